@@ -1,0 +1,167 @@
+"""Pictures to pixel values: upright RGB, bicubic resize to a rectangle, rescale, CLIP normalisation (Pillow and NumPy only)."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_processing_backends import PilBackend
+from transformers.image_utils import (
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    ChannelDimension,
+    PILImageResampling,
+    infer_channel_dimension_format,
+)
+
+
+def to_upright_rgb(image: Image.Image) -> Image.Image:
+    """
+    Any Pillow picture as 8-bit RGB, the way a person sees it.
+
+    The EXIF orientation is applied, transparency (RGBA, LA, palette with a transparent colour) is composited on white,
+    grayscale and palettes are expanded, 16-bit grayscale keeps its high byte.
+
+    Args:
+        image: a Pillow image of any 8-bit or 16-bit mode.
+
+    Returns:
+        A Pillow image of mode "RGB".
+
+    Raises:
+        ValueError: modes "I" and "F", whose value range is unknown.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and image.info.get("transparency") is None:
+        return image
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips everything above 255 to white.
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(
+            f"a picture of mode {image.mode!r} has no known value range; convert it to 8 bits per channel first"
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+class ViChaImageProcessor(PilBackend):
+    """
+    Image processor of ViCHA: `size` (height, width) by bicubic interpolation without cropping, values scaled to [0, 1],
+    then normalised with CLIP's channel means and deviations, as the published code does at evaluation.
+
+    Accepted pictures, single or in a list: Pillow images of any 8- or 16-bit mode, paths, URLs, and arrays or tensors
+    ([H, W], [H, W, C], [C, H, W] or a batch [B, ...] of the last two; C = 1, 3 or 4) of integers in 0 .. 255 or floats
+    in 0 .. 1. Returns `pixel_values` [B, 3, height, width], float32.
+
+    Raises:
+        ValueError: an array of a wrong shape or value range, an unusable `size`; the message names the remedy.
+        TypeError: something that is not a picture.
+    """
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    # Pretraining resolution (Khan et al. 2022, arXiv 2208.13628, implementation details); fine-tuning uses 380 or 384.
+    size = {"height": 256, "width": 256}  # noqa: RUF012 - the backend's way of declaring defaults
+    default_to_square = True
+    do_convert_rgb = True
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+
+    def _standardize_kwargs(self, **kwargs) -> dict:
+        kwargs = super()._standardize_kwargs(**kwargs)
+        size = kwargs.get("size")
+        if size is not None and not (size.height and size.width and size.height > 0 and size.width > 0):
+            raise ValueError(
+                f"ViChaImageProcessor: size={dict(size)} is not usable; give a positive int (square) or "
+                '{"height": ..., "width": ...}'
+            )
+        return kwargs
+
+    def fetch_images(self, image_url_or_urls):
+        """Opens paths and URLs; pictures pass through. Lists keep their structure."""
+        if isinstance(image_url_or_urls, list | tuple):
+            return [self.fetch_images(entry) for entry in image_url_or_urls]
+        if isinstance(image_url_or_urls, str | Path) and os.path.isfile(image_url_or_urls):
+            # The library's own loader drops the alpha channel onto black before the processor can see it.
+            with Image.open(image_url_or_urls) as image:
+                return to_upright_rgb(image).copy() if self.do_convert_rgb else image.copy()
+        if isinstance(image_url_or_urls, Path):
+            raise ValueError(f"picture file not found: {image_url_or_urls}")
+        return super().fetch_images(image_url_or_urls)
+
+    def _prepare_images_structure(self, images, expected_ndims: int = 3):
+        # The library refuses [H, W] arrays and lists that mix Pillow images with arrays; a channel axis and one list fix both.
+        if isinstance(images, list | tuple) and not len(images):
+            raise ValueError("ViChaImageProcessor: the list of pictures is empty")
+        images = self.fetch_images(images)
+        if isinstance(images, list | tuple):
+            images = [_with_channel_axis(image) for image in images]
+            if all(isinstance(image, Image.Image) or getattr(image, "ndim", None) == 3 for image in images):
+                return images
+        return super()._prepare_images_structure(_with_channel_axis(images), expected_ndims=expected_ndims)
+
+    def process_image(
+        self, image, do_convert_rgb=None, input_data_format=None, do_rescale=None, **kwargs
+    ) -> np.ndarray:
+        """One picture as an array [C, H, W]: uint8, or untouched floats when `do_rescale` is off."""
+        if isinstance(image, Image.Image):
+            if 0 in image.size:
+                raise ValueError(f"a picture of size {image.size} (width, height) has no pixels")
+            if do_convert_rgb:
+                image = to_upright_rgb(image)
+        else:
+            if isinstance(image, torch.Tensor):
+                image = image.detach().cpu().numpy()
+            image = np.asarray(image)
+            input_data_format = _checked_layout(image, input_data_format)
+            if do_rescale:
+                image = _to_uint8(image)
+        return super().process_image(
+            image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
+        )
+
+
+def _with_channel_axis(image):
+    if isinstance(image, np.ndarray | torch.Tensor) and image.ndim == 2:
+        return image[None]
+    return image
+
+
+def _checked_layout(image: np.ndarray, layout: str | ChannelDimension | None) -> ChannelDimension:
+    if 0 in image.shape:
+        raise ValueError(f"a picture array of shape {image.shape} has no pixels")
+    if layout is not None:
+        return ChannelDimension(layout)
+    try:
+        return infer_channel_dimension_format(image, num_channels=(1, 3, 4))
+    except ValueError as error:
+        raise ValueError(
+            f"a picture array must be [H, W], [H, W, C] or [C, H, W] with C = 1, 3 or 4, got shape {image.shape}"
+        ) from error
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    """Integers in 0 .. 255 and floats in 0 .. 1 on one scale, so that the later 1/255 is right for both."""
+    if image.dtype == np.uint8:
+        return image
+    low, high = image.min(), image.max()
+    if np.issubdtype(image.dtype, np.integer) and low >= 0 and high <= 255:
+        return image.astype(np.uint8)
+    if np.issubdtype(image.dtype, np.floating) and low >= 0 and high <= 1:  # NaN fails both comparisons
+        return np.rint(image * 255).astype(np.uint8)
+    raise ValueError(
+        f"a picture array of {image.dtype} with values {low} .. {high} has an unknown scale: pass integers in 0 .. 255 or "
+        "floats in 0 .. 1 (or do_resize=False, do_rescale=False, do_normalize=False for values that are already final)"
+    )
+
+
+ViChaImageProcessor.register_for_auto_class("AutoImageProcessor")
+
+__all__ = ["ViChaImageProcessor", "to_upright_rgb"]

@@ -1,0 +1,42 @@
+# `make demo` and `make test` work on a fresh machine: they need only Python 3.11 or newer, with venv, and a package registry.
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Two test processes, each on one core: threads of torch would only get into each other's way on tiny models.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.PHONY: help venv demo test test-slow style quality
+
+help:
+	@echo "make demo       build the demo corpus, pretrain a tiny ViCHA on it, evaluate, write outputs/demo/"
+	@echo "make test       the test suite"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make style      format the code and fix what can be fixed"
+	@echo "make quality    check the code's format and style"
+
+venv: $(INSTALLED)
+
+# torch comes first and pinned because that is the CPU build here; with a GPU, see the README's pip lines.
+$(INSTALLED): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install torch==2.13.0
+	$(BIN)/pip install -e ".[demo,dev]"
+	touch $(INSTALLED)
+
+demo: venv
+	$(BIN)/python examples/demo.py
+
+test: venv
+	$(TEST) -m "not slow"
+
+test-slow: venv
+	$(TEST) -m slow
+
+style: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+quality: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .

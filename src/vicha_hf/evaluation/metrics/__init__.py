@@ -1,0 +1,1 @@
+"""Metric scripts for `evaluate.load`, one folder each."""

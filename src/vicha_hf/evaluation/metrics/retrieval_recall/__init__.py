@@ -1,0 +1,1 @@
+"""Recall@K for `evaluate.load`."""

@@ -1,0 +1,179 @@
+"""Image-text retrieval in two stages: cosine of the projections, then the matching head on the k best."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .recall import chance_recall, recall_at_k
+
+
+CUTOFFS = (1, 5, 10)
+
+
+def retrieval_metrics(
+    scores_i2t: Tensor,
+    scores_t2i: Tensor,
+    captions_of_image: Sequence[Sequence[int]],
+    image_of_caption: Sequence[int],
+) -> dict[str, float]:
+    """Recall@1/5/10 in both directions and their means, in %, as the field reports them.
+
+    Image to text counts an image as found when any of its captions is among the K best; text to image has one right
+    image per caption. How ties are resolved: [`~vicha_hf.evaluation.recall.best_ranks`].
+
+    Args:
+        scores_i2t: `[num_images, num_captions]`, higher = better (tensor or array).
+        scores_t2i: `[num_captions, num_images]`.
+        captions_of_image: for each image the indices of its captions.
+        image_of_caption: for each caption the index of its image.
+
+    Returns:
+        `r1_i2t, r5_i2t, r10_i2t, r_mean_i2t`, the same with `_t2i`, and `r_mean`, the mean of the two means.
+
+    Raises:
+        ValueError: shapes or ground truth that contradict each other, an image without captions, NaN scores.
+    """
+    scores_i2t, scores_t2i = torch.as_tensor(scores_i2t), torch.as_tensor(scores_t2i)
+    expected = (len(captions_of_image), len(image_of_caption))
+    if tuple(scores_i2t.shape) != expected or tuple(scores_t2i.shape) != expected[::-1]:
+        raise ValueError(
+            f"for {expected[0]} images and {expected[1]} captions scores_i2t must be {expected} and scores_t2i "
+            f"{expected[::-1]}, but they are {tuple(scores_i2t.shape)} and {tuple(scores_t2i.shape)}"
+        )
+    _check_ground_truth(captions_of_image, image_of_caption)
+    i2t = recall_at_k(scores_i2t, captions_of_image, CUTOFFS)
+    t2i = recall_at_k(scores_t2i, [[image] for image in image_of_caption], CUTOFFS)
+    return {
+        **{f"{name}_i2t": value for name, value in i2t.items()},
+        **{f"{name}_t2i": value for name, value in t2i.items()},
+        "r_mean": (i2t["r_mean"] + t2i["r_mean"]) / 2,
+    }
+
+
+def _check_ground_truth(captions_of_image: Sequence[Sequence[int]], image_of_caption: Sequence[int]) -> None:
+    for image, captions in enumerate(captions_of_image):
+        if len(captions) == 0:
+            raise ValueError(f"image {image} has no caption: leave it out of the evaluation or give it one")
+        for caption in captions:
+            if not 0 <= caption < len(image_of_caption) or image_of_caption[caption] != image:
+                raise ValueError(
+                    f"captions_of_image[{image}] names caption {caption}, but image_of_caption does not say that "
+                    f"caption {caption} belongs to image {image}"
+                )
+    if sum(len(set(captions)) for captions in captions_of_image) != len(image_of_caption):
+        raise ValueError("image_of_caption has captions that captions_of_image does not list")
+
+
+@dataclass
+class RetrievalScores:
+    """Scores of one gallery; `num_images` images by `num_captions` captions, on the CPU.
+
+    Args:
+        similarity: `[num_images, num_captions]`, cosine of the projections (first stage).
+        rerank_i2t: `[num_images, num_captions]`, match logit of the k best captions of each image, -100 elsewhere.
+        rerank_t2i: `[num_captions, num_images]`, match logit of the k best images of each caption, -100 elsewhere.
+    """
+
+    similarity: Tensor
+    rerank_i2t: Tensor
+    rerank_t2i: Tensor
+
+    def metrics(self, captions_of_image: Sequence[Sequence[int]], image_of_caption: Sequence[int]) -> dict[str, float]:
+        """[`retrieval_metrics`] of the re-ranked scores, of the first stage alone (`*_itc_only`), and R@1 by chance."""
+        reranked = retrieval_metrics(self.rerank_i2t, self.rerank_t2i, captions_of_image, image_of_caption)
+        first_stage = retrieval_metrics(self.similarity, self.similarity.T, captions_of_image, image_of_caption)
+        counts = [len(captions) for captions in captions_of_image]
+        num_images, num_captions = len(captions_of_image), len(image_of_caption)
+        return {
+            **reranked,
+            **{f"{name}_itc_only": value for name, value in first_stage.items()},
+            **{f"chance_r{k}_i2t": chance_recall(num_captions, counts, k) for k in CUTOFFS},
+            **{f"chance_r{k}_t2i": chance_recall(num_images, [1], k) for k in CUTOFFS},
+            "chance_r1": chance_recall(num_images, [1], 1),
+            "num_images": num_images,
+            "num_captions": num_captions,
+        }
+
+
+def evaluate_retrieval(
+    model,
+    processor,
+    dataset,
+    k: int = 128,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    with_concepts: bool = True,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Recall of `model` on `dataset`, both directions and both stages.
+
+    Args:
+        model: a retrieval or pretraining head (`encode_images`, `encode_texts`, `rerank`).
+        processor: the model's processor.
+        dataset: a [`~vicha_hf.data.datasets_retrieval.RetrievalDataset`].
+        k: how many candidates of the first stage the matching head re-ranks; clipped to the size of the corpus.
+            The published models use 128 for Flickr30K and 256 for COCO.
+        batch_size: pictures, or captions, encoded at a time.
+        device: where to run; by default where the model is.
+        with_concepts: False leaves the dataset's visual concepts out.
+        progress: whether to show progress bars.
+
+    Returns:
+        Everything that [`retrieval_metrics`] names for the re-ranked scores, the same with `_itc_only` for the first
+        stage, `chance_r1` (of one right image among all) and `chance_r{1,5,10}_{i2t,t2i}`, all in %;
+        `num_images` and `num_captions`.
+    """
+    scores = score_retrieval(model, processor, dataset, k, batch_size, device, with_concepts, progress)
+    return scores.metrics(dataset.captions_of_image, dataset.image_of_caption)
+
+
+@torch.no_grad()
+def score_retrieval(
+    model,
+    processor,
+    dataset,
+    k: int = 128,
+    batch_size: int = 32,
+    device: torch.device | str | None = None,
+    with_concepts: bool = True,
+    progress: bool = True,
+) -> RetrievalScores:
+    """The scores behind [`evaluate_retrieval`] (same arguments), for those who look at single queries."""
+    if k < 1:
+        raise ValueError(f"k = {k}: the second stage needs at least one candidate per query")
+    device = torch.device(device) if device is not None else model.device
+    was_training = model.training
+    model.eval().to(device)
+    try:
+        images = _concatenate(
+            model.encode_images(**batch.to(device))
+            for batch in tqdm(
+                _image_batches(processor, dataset, batch_size, with_concepts),
+                total=-(-len(dataset) // batch_size),
+                desc="pictures" if with_concepts else "pictures without concepts",
+                disable=not progress,
+            )
+        )
+        texts = _concatenate(
+            model.encode_texts(**processor(text=captions, padding=True, return_tensors="pt").to(device))
+            for captions in tqdm(list(_chunks(dataset.captions, batch_size)), desc="captions", disable=not progress)
+        )
+        similarity = images.embeds.float() @ texts.embeds.float().T
+        reranked = model.rerank(images, texts, k)
+    finally:
+        model.train(was_training)
+    return RetrievalScores(similarity.cpu(), reranked.scores_i2t.float().cpu(), reranked.scores_t2i.float().cpu())
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _concatenate(encodings: Iterable[Any]) -> Any:
+    encodings = list(encodings)
+    return type(encodings[0]).concatenate(encodings)

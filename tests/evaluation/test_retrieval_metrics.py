@@ -1,0 +1,123 @@
+"""Recall@K against a slow, obvious version, the published evaluation's numbers, and by hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from vicha_hf.evaluation.recall import best_ranks, chance_recall, recall_at_k
+from vicha_hf.evaluation.retrieval import RetrievalScores, retrieval_metrics
+
+
+def slow_rank(scores, relevant):
+    """Sorts one query's candidates, the irrelevant of equal score first, and looks for the first relevant one."""
+    order = sorted(range(len(scores)), key=lambda candidate: (-scores[candidate], candidate in relevant))
+    return next(place for place, candidate in enumerate(order) if candidate in relevant)
+
+
+@pytest.mark.parametrize("levels", [3, 10_000])  # 3 levels: most scores are tied
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_equal_a_sorted_list(levels, seed):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(levels, (23, 17), generator=generator).float()
+    relevant = [torch.randperm(17, generator=generator)[: 1 + query % 4].tolist() for query in range(23)]
+    expected = [slow_rank(row.tolist(), right) for row, right in zip(scores, relevant, strict=True)]
+    assert best_ranks(scores, relevant).tolist() == expected
+
+
+def test_metrics_by_hand():
+    # Image 0 finds caption 0 at once, image 1 finds its best caption (2) second; caption 1 finds image 0 second.
+    scores_i2t = torch.tensor([[0.9, 0.1, 0.5], [0.8, 0.2, 0.6]])
+    scores_t2i = torch.tensor([[3.0, 2.0], [1.0, 2.0], [0.0, 5.0]])
+    metrics = retrieval_metrics(scores_i2t, scores_t2i, [[0, 1], [2]], [0, 0, 1])
+    assert metrics["r1_i2t"] == 50.0
+    assert metrics["r5_i2t"] == metrics["r10_i2t"] == 100.0
+    assert metrics["r1_t2i"] == pytest.approx(200 / 3)
+    assert metrics["r_mean_i2t"] == pytest.approx(250 / 3)
+    assert metrics["r_mean"] == pytest.approx((250 / 3 + (200 / 3 + 200) / 3) / 2)
+
+
+def test_a_model_that_scores_everything_alike_finds_nothing():
+    equal = torch.zeros(20, 20)
+    pairs = list(range(20))
+    metrics = retrieval_metrics(equal, equal, [[index] for index in pairs], pairs)
+    assert metrics["r10_i2t"] == metrics["r10_t2i"] == 0.0
+
+
+def test_the_order_of_the_candidates_does_not_matter():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(3, (30, 30), generator=generator).float()
+    order = torch.randperm(30, generator=generator)
+    place_of = order.argsort().tolist()
+    shuffled = recall_at_k(scores[:, order], [[place_of[query]] for query in range(30)])
+    assert shuffled == recall_at_k(scores, [[query] for query in range(30)])
+
+
+def test_a_relevant_pair_that_the_second_stage_left_out_is_not_found():
+    scores = torch.full((1, 50), -100.0)
+    scores[0, :4] = torch.tensor([3.0, 2.0, 1.0, 0.5])
+    assert recall_at_k(scores, [[30]]) == {"r1": 0.0, "r5": 0.0, "r10": 0.0, "r_mean": 0.0}
+
+
+def test_a_corpus_smaller_than_k():
+    assert recall_at_k(torch.tensor([[0.1, 0.9]]), [[0]]) == {"r1": 0.0, "r5": 100.0, "r10": 100.0, "r_mean": 200 / 3}
+
+
+def test_two_stages_and_chance_are_reported_side_by_side():
+    eye = torch.eye(4)
+    pairs = list(range(4))
+    metrics = RetrievalScores(eye.flip(0), eye, eye).metrics([[index] for index in pairs], pairs)
+    assert metrics["r1_i2t"] == metrics["r1_t2i"] == 100.0
+    assert metrics["r1_i2t_itc_only"] == metrics["r1_t2i_itc_only"] == 0.0
+    assert metrics["chance_r1"] == pytest.approx(25.0)
+    assert (metrics["num_images"], metrics["num_captions"]) == (4, 4)
+
+
+def test_chance_equals_the_average_over_random_rankings():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(4000, 12, generator=generator)
+    relevant = [[0, 5, 7]] * 4000
+    for k in (1, 5):
+        assert recall_at_k(scores, relevant, [k])[f"r{k}"] == pytest.approx(chance_recall(12, [3], k), abs=2.5)
+    assert chance_recall(200, [1], 1) == pytest.approx(0.5)
+    assert chance_recall(3, [1], 10) == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores_i2t": torch.zeros(3, 2)}, "scores_i2t must be"),
+        ({"captions_of_image": [[0, 1], []]}, "image 1 has no caption"),
+        ({"image_of_caption": [0, 1, 1]}, "caption 1 belongs to image 0"),
+        ({"captions_of_image": [[0], [2]]}, "does not list"),
+        ({"scores_t2i": torch.tensor([[0.0, 1.0], [float("nan"), 0.0], [0.0, 1.0]])}, "query 1 hold NaN"),
+    ],
+)
+def test_contradictory_input_is_an_error(change, message):
+    right = {
+        "scores_i2t": torch.rand(2, 3),
+        "scores_t2i": torch.rand(3, 2),
+        "captions_of_image": [[0, 1], [2]],
+        "image_of_caption": [0, 0, 1],
+    }
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(**(right | change))
+
+
+def test_the_evaluate_metric_loads_from_its_path(tmp_path, monkeypatch):
+    import evaluate
+    from evaluate import config
+
+    import vicha_hf.evaluation
+
+    # evaluate copies the script into its module cache: not the user's one.
+    monkeypatch.setattr(config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    script = Path(vicha_hf.evaluation.__file__).parent / "metrics" / "retrieval_recall"
+    metric = evaluate.load(os.fspath(script), cache_dir=str(tmp_path / "cache"))
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.rand(15, 35, generator=generator, dtype=torch.float64)
+    relevant = [[query, query + 15] if query % 2 else [query] for query in range(15)]  # rows of unequal length
+    metric.add_batch(predictions=scores[:7].tolist(), references=relevant[:7])
+    metric.add_batch(predictions=scores[7:].tolist(), references=relevant[7:])
+    assert metric.compute() == recall_at_k(scores, relevant)

@@ -1,0 +1,1 @@
+"""Annotations, transforms, datasets and collators; import each from its own module."""

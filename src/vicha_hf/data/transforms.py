@@ -1,0 +1,169 @@
+"""Pictures to normalised tensors for training (cropped, flipped, augmented) and evaluation (resized)."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.image_processing_backends import PilBackend
+
+from ..models.image_processing_vicha import ViChaImageProcessor
+from .randaugment import RandAugment
+
+
+# Width to height of a random crop, drawn log-uniformly.
+CROP_RATIO = (3 / 4, 4 / 3)
+# Share of the picture's area: pretraining and fine-tuning of the published systems.
+PRETRAINING_CROP_SCALE = (0.2, 1.0)
+FINETUNING_CROP_SCALE = (0.5, 1.0)
+CROP_ATTEMPTS = 10
+FLIP_PROBABILITY = 0.5
+
+
+class EvaluationTransform:
+    """
+    Resizes to the model's size without cropping and normalises: exactly what the image processor does.
+
+    Args:
+        image_size: side of the square, or (height, width).
+        image_processor: where the channel means and deviations come from (default: CLIP's).
+    """
+
+    def __init__(self, image_size: int | tuple[int, int], image_processor: PilBackend | None = None):
+        self.height, self.width = _height_and_width(image_size)
+        self._normalize = _Normalization(image_processor or ViChaImageProcessor())
+
+    @classmethod
+    def from_image_processor(cls, image_processor: PilBackend, **options):
+        """A transform with the size and normalisation of an image processor."""
+        size = image_processor.size
+        return cls((size["height"], size["width"]), image_processor=image_processor, **options)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> torch.Tensor:
+        """
+        Args:
+            image: an RGB picture.
+            rng: not used; evaluation draws nothing.
+
+        Returns:
+            float32 [3, height, width].
+        """
+        return self._normalize(image.resize((self.width, self.height), Image.Resampling.BICUBIC))
+
+
+class PretrainingTransform:
+    """
+    Random crop resized bicubically, random horizontal flip, RandAugment, normalisation (ALBEF, arXiv 2107.07651; kept by
+    ViCHA and SIMLA).
+
+    Every draw comes from the generator that is passed in, so a picture's augmentation depends on nothing else: not on the
+    number of workers, nor on the pictures before it.
+
+    Args:
+        image_size: side of the square, or (height, width).
+        scale: smallest and largest share of the picture's area that a crop keeps (0.2 .. 1 in pretraining, 0.5 .. 1 in
+            fine-tuning). None resizes the whole picture instead, as grounding does.
+        hflip: whether to mirror half of the pictures. Turn it off where captions say left and right.
+        randaugment: whether to augment, or a `RandAugment` of one's own.
+        image_processor: where the channel means and deviations come from (default: CLIP's).
+
+    Raises:
+        ValueError: an unusable size or scale.
+    """
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int],
+        scale: Sequence[float] | None = PRETRAINING_CROP_SCALE,
+        hflip: bool = True,
+        randaugment: bool | RandAugment = True,
+        image_processor: PilBackend | None = None,
+    ):
+        self.height, self.width = _height_and_width(image_size)
+        if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
+            raise ValueError(f"the crop scale must be (smallest, largest) within (0, 1], got {scale}")
+        self.scale = tuple(scale) if scale is not None else None
+        self.hflip = hflip
+        if isinstance(randaugment, bool):
+            randaugment = RandAugment() if randaugment else None
+        self.randaugment = randaugment
+        self._normalize = _Normalization(image_processor or ViChaImageProcessor())
+
+    @classmethod
+    def from_image_processor(cls, image_processor: PilBackend, **options):
+        """A transform with the size and normalisation of an image processor."""
+        size = image_processor.size
+        return cls((size["height"], size["width"]), image_processor=image_processor, **options)
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
+        """
+        Args:
+            image: an RGB picture.
+            rng: source of every draw.
+
+        Returns:
+            float32 [3, height, width].
+        """
+        if self.scale is not None:
+            # Cropped first: resizing a box of the whole picture would mix pixels from outside the box into its edge.
+            image = image.crop(random_crop_box(image.size, self.scale, CROP_RATIO, rng))
+        image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)
+        if self.hflip and rng.random() < FLIP_PROBABILITY:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.randaugment is not None:
+            image = self.randaugment(image, rng)
+        return self._normalize(image)
+
+
+def random_crop_box(
+    size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """
+    A random box (left, upper, right, lower) whose share of the area lies in `scale` and whose width to height lies in
+    `ratio` (Szegedy et al. 2015, arXiv 1409.4842). Where ten draws do not fit into the picture, the largest centred box
+    with an allowed shape is taken.
+
+    Args:
+        size: (width, height) of the picture in pixels.
+    """
+    width, height = size
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(CROP_ATTEMPTS):
+        area = width * height * rng.uniform(*scale)
+        shape = math.exp(rng.uniform(*log_ratio))
+        crop_width, crop_height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            left = int(rng.integers(width - crop_width + 1))
+            upper = int(rng.integers(height - crop_height + 1))
+            return left, upper, left + crop_width, upper + crop_height
+    shape = min(max(width / height, ratio[0]), ratio[1])
+    crop_width = max(1, min(width, round(height * shape)))
+    crop_height = max(1, min(height, round(width / shape)))
+    left, upper = (width - crop_width) // 2, (height - crop_height) // 2
+    return left, upper, left + crop_width, upper + crop_height
+
+
+class _Normalization:
+    """
+    The image processor's rescaling and normalisation as a table of the 256 values of each channel: the same numbers to
+    the last bit, without arithmetic per pixel.
+    """
+
+    def __init__(self, image_processor: PilBackend):
+        values = np.arange(256, dtype=np.uint8).reshape(1, 1, 256).repeat(3, axis=0)
+        rescaled = image_processor.rescale(values, image_processor.rescale_factor)
+        normalized = image_processor.normalize(rescaled, image_processor.image_mean, image_processor.image_std)
+        self._table = np.ascontiguousarray(normalized[:, 0], dtype=np.float32)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        pixels = np.asarray(image)
+        channels = [self._table[channel][pixels[:, :, channel]] for channel in range(3)]
+        return torch.from_numpy(np.stack(channels))
+
+
+def _height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height < 1 or width < 1:
+        raise ValueError(f"image_size={image_size} must be positive")
+    return height, width

@@ -1,0 +1,296 @@
+"""The text encoder: BERT layers of which the upper ones also attend to image tokens (ALBEF section 3.1)."""
+
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_vicha import ViChaTextConfig
+from .encoder_attention import attention_function, cross_attention_implementation, expand_key_mask, split_heads
+
+
+# Module names follow BERT's, so that a BERT checkpoint loads without translation.
+
+KeyValues = tuple[torch.Tensor, torch.Tensor]
+
+
+class TextEmbeddings(nn.Module):
+    """Word, position and token-type embeddings, normalised."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = (
+            nn.Embedding(config.type_vocab_size, config.hidden_size) if config.type_vocab_size > 0 else None
+        )
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """`input_ids` and `token_type_ids` [B, T] -> [B, T, d_t]."""
+        length, longest = input_ids.shape[1], self.position_embeddings.num_embeddings
+        if length > longest:
+            raise ValueError(
+                f"`input_ids` has {length} tokens, but the text encoder has `max_position_embeddings={longest}`; "
+                "truncate the text, e.g. with the processor's `max_text_length`."
+            )
+        embeddings = self.word_embeddings(input_ids)
+        if self.token_type_embeddings is not None:
+            token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            embeddings = embeddings + self.token_type_embeddings(token_type_ids)
+        embeddings = embeddings + self.position_embeddings.weight[:length]
+        return self.dropout(self.LayerNorm(embeddings))
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        context, probabilities = attention_function(self.config._attn_implementation)(
+            self,
+            split_heads(self.query(hidden_states), self.head_dim),
+            split_heads(self.key(hidden_states), self.head_dim),
+            split_heads(self.value(hidden_states), self.head_dim),
+            attention_mask,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return context.flatten(2), probabilities
+
+
+class CrossAttention(nn.Module):
+    """Attention from text to conditioning tokens, whose keys and values are projected once and shared by many texts."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.encoder_hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.encoder_hidden_size, config.hidden_size)
+
+    def project(self, encoder_hidden_states: torch.Tensor) -> KeyValues:
+        """[N, S, d_enc] -> keys and values, each [N, H, S, d]."""
+        key, value = self.key(encoder_hidden_states), self.value(encoder_hidden_states)
+        return split_heads(key, self.head_dim), split_heads(value, self.head_dim)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        key_values: KeyValues,
+        attention_mask: torch.Tensor | None = None,
+        index: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        key, value = key_values
+        if index is not None:
+            key, value = key.index_select(0, index), value.index_select(0, index)
+        implementation = cross_attention_implementation(self.config._attn_implementation)
+        context, probabilities = attention_function(implementation)(
+            self,
+            split_heads(self.query(hidden_states), self.head_dim),
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return context.flatten(2), probabilities
+
+
+class ResidualOutput(nn.Module):
+    """Projection, dropout, residual and norm (post-norm), after attention and after the feed-forward layer."""
+
+    def __init__(self, config, input_size: int):
+        super().__init__()
+        self.dense = nn.Linear(input_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(self.dropout(self.dense(hidden_states)) + residual)
+
+
+class AttentionBlock(nn.Module):
+    def __init__(self, config, attention: nn.Module):
+        super().__init__()
+        self.self = attention
+        self.output = ResidualOutput(config, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        context, _ = self.self(hidden_states, *args, **kwargs)
+        return self.output(context, hidden_states)
+
+
+class Intermediate(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.dense(hidden_states))
+
+
+class TextLayer(GradientCheckpointingLayer):
+    """A post-norm transformer layer: self-attention, cross-attention where it has one and is given keys, feed-forward."""
+
+    def __init__(self, config, cross_attention: bool):
+        super().__init__()
+        self.attention = AttentionBlock(config, SelfAttention(config))
+        self.crossattention = AttentionBlock(config, CrossAttention(config)) if cross_attention else None
+        self.intermediate = Intermediate(config)
+        self.output = ResidualOutput(config, config.intermediate_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        key_values: KeyValues | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_index: torch.Tensor | None = None,
+        **kwargs,
+    ) -> torch.Tensor:
+        hidden_states = self.attention(hidden_states, attention_mask, **kwargs)
+        if key_values is not None:
+            hidden_states = self.crossattention(
+                hidden_states, key_values, encoder_attention_mask, encoder_index, **kwargs
+            )
+        return self.output(self.intermediate(hidden_states), hidden_states)
+
+
+class TextLayers(nn.Module):
+    """The stack of layers, under the name that BERT checkpoints use."""
+
+    def __init__(self, layers: list[TextLayer]):
+        super().__init__()
+        self.layer = nn.ModuleList(layers)
+
+
+class TextEncoder(PreTrainedModel):
+    """
+    BERT-layout encoder with three modes. *text*: the text-only layers on token ids. *fusion*: the remaining layers on
+    their output, attending to conditioning tokens. *multimodal*: all layers, on token ids.
+    """
+
+    config: ViChaTextConfig
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["TextEmbeddings", "TextLayer"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": TextLayer,
+        "attentions": OutputRecorder(SelfAttention, index=1),
+        "cross_attentions": OutputRecorder(CrossAttention, index=1),
+    }
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embeddings = TextEmbeddings(config)
+        self.encoder = TextLayers(
+            [
+                TextLayer(config, cross_attention=index >= config.first_cross_attention_layer)
+                for index in range(config.num_hidden_layers)
+            ]
+        )
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.word_embeddings = value
+
+    def project_keys_values(self, encoder_hidden_states: torch.Tensor) -> list[KeyValues | None]:
+        """
+        Keys and values of conditioning tokens [N, S, d_enc] for every layer (`None` where a layer has no
+        cross-attention), to be shared by all the texts that are paired with them.
+        """
+        return [
+            None if layer.crossattention is None else layer.crossattention.self.project(encoder_hidden_states)
+            for layer in self.encoder.layer
+        ]
+
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_key_values: list[KeyValues | None] | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_index: torch.Tensor | None = None,
+        mode: Literal["text", "fusion", "multimodal"] = "multimodal",
+        **kwargs,
+    ) -> BaseModelOutputWithCrossAttentions:
+        """
+        Args:
+            input_ids: [B, T]; for *text* and *multimodal* mode.
+            attention_mask: [B, T], 1 = attend.
+            inputs_embeds: [B, T, d_t], hidden states that enter the first layer of the mode as they are
+                (the output of *text* mode for *fusion*).
+            encoder_hidden_states: [N, S, d_enc], the conditioning tokens; or
+            encoder_key_values: their keys and values from [`~TextEncoder.project_keys_values`].
+            encoder_attention_mask: [N, S], 1 = attend.
+            encoder_index: [B], which of the N sequences each text attends to; by default text b attends to b.
+        Returns:
+            `last_hidden_state` [B, T, d_t].
+        """
+        hidden_states = inputs_embeds
+        if hidden_states is None:
+            hidden_states = self.embeddings(input_ids, token_type_ids)
+        self_attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+        layers = self._layers_of(mode)
+        if mode == "text":
+            encoder_key_values = [None] * len(self.encoder.layer)
+        else:
+            if encoder_key_values is None:
+                encoder_key_values = self.project_keys_values(encoder_hidden_states)
+            if encoder_attention_mask is not None and encoder_index is not None:
+                encoder_attention_mask = encoder_attention_mask.index_select(0, encoder_index)
+            encoder_attention_mask = expand_key_mask(
+                encoder_attention_mask,
+                hidden_states.dtype,
+                cross_attention_implementation(self.config._attn_implementation),
+            )
+        for index in layers:
+            hidden_states = self.encoder.layer[index](
+                hidden_states,
+                self_attention_mask,
+                encoder_key_values[index],
+                encoder_attention_mask,
+                encoder_index,
+                **kwargs,
+            )
+        return BaseModelOutputWithCrossAttentions(last_hidden_state=hidden_states)
+
+    def _layers_of(self, mode: str) -> range:
+        if mode == "text":
+            return range(self.config.num_text_layers)
+        return range(self.config.num_text_layers if mode == "fusion" else 0, self.config.num_hidden_layers)

@@ -1,0 +1,203 @@
+"""The vision encoder: a ViT whose sequence is [CLS], patches, concept tokens (ViCHA section 3.2)."""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_vicha import ViChaVisionConfig
+from .encoder_attention import attention_function, split_heads
+
+
+class VisionEmbeddings(nn.Module):
+    """[CLS] and patches, each with its learned absolute position."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        width, patch = config.hidden_size, config.patch_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, config.num_patches + 1, width))
+        self.patch_embeddings = nn.Conv2d(config.num_channels, width, kernel_size=patch, stride=patch)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        patch_indices: torch.Tensor | None = None,
+        cls_position: bool = True,
+    ) -> torch.Tensor:
+        """
+        `pixel_values` [B, 3, H, W]; `patch_indices` [B, K] keeps only those patches, in that order.
+        Returns [B, 1 + P, d_v] (or [B, 1 + K, d_v]).
+        """
+        if pixel_values.shape[1] != self.config.num_channels:
+            raise ValueError(
+                f"`pixel_values` has {pixel_values.shape[1]} channels (shape {tuple(pixel_values.shape)}); "
+                f"the model expects [batch, {self.config.num_channels}, height, width]."
+            )
+        patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
+        positions = interpolate_positions(self.position_embeddings, tuple(patches.shape[-2:]))
+        patches = patches.flatten(2).transpose(1, 2) + positions[:, 1:]
+        if patch_indices is not None:
+            patches = patches.gather(1, patch_indices[..., None].expand(-1, -1, patches.shape[-1]))
+        cls_token = self.cls_token + positions[:, :1] if cls_position else self.cls_token
+        return self.dropout(torch.cat([cls_token.expand(patches.shape[0], -1, -1), patches], dim=1))
+
+
+def interpolate_positions(positions: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """
+    Learned positions [1, 1 + g*g, d] for another grid of patches, by bicubic interpolation; the [CLS] row is kept.
+    Returns [1, 1 + grid[0]*grid[1], d].
+    """
+    side = int((positions.shape[1] - 1) ** 0.5)
+    if grid == (side, side):
+        return positions
+    patch_positions = positions[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    resized = nn.functional.interpolate(patch_positions.float(), size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1], resized.to(positions.dtype).flatten(2).transpose(1, 2)], dim=1)
+
+
+class VisionAttention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        context, probabilities = attention_function(self.config._attn_implementation)(
+            self,
+            split_heads(self.q_proj(hidden_states), self.head_dim),
+            split_heads(self.k_proj(hidden_states), self.head_dim),
+            split_heads(self.v_proj(hidden_states), self.head_dim),
+            attention_mask,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(context.flatten(2)), probabilities
+
+
+class VisionMLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(hidden_states)))
+
+
+class VisionLayer(GradientCheckpointingLayer):
+    """A pre-norm transformer block."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = VisionAttention(config)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = VisionMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
+        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+
+
+class VisionEncoder(PreTrainedModel):
+    """
+    ViT over [CLS], patches and, where given, concept tokens. Concept tokens carry no position of the ViT and pass
+    through every block; `hidden_states` on request are the embeddings and each block's output before the final norm.
+    """
+
+    config: ViChaVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VisionEmbeddings", "VisionLayer"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": VisionLayer, "attentions": VisionAttention}  # noqa: RUF012
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embeddings = VisionEmbeddings(config)
+        self.layers = nn.ModuleList([VisionLayer(config) for _ in range(config.num_hidden_layers)])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, VisionEmbeddings):
+            std = self.config.initializer_range
+            init.trunc_normal_(module.cls_token, mean=0.0, std=std)
+            init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
+
+    def get_input_embeddings(self):
+        return self.embeddings.patch_embeddings
+
+    def resize_positions(self, image_size: int) -> None:
+        """Interpolates the learned positions to another input size (pixels), as fine-tuning at 384 px does."""
+        self.config.image_size = image_size
+        positions = interpolate_positions(self.embeddings.position_embeddings.data, (self.config.grid_size,) * 2)
+        self.embeddings.position_embeddings = nn.Parameter(positions.clone())
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        concept_embeds: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        patch_indices: torch.Tensor | None = None,
+        cls_position: bool = True,
+        **kwargs,
+    ) -> BaseModelOutput:
+        """
+        Args:
+            pixel_values: [B, 3, H, W]; another size than the configuration's interpolates the positions.
+            concept_embeds: [B, C, d_v], appended after the patches.
+            concept_attention_mask: [B, C], 1 = attend; all are attended to when it is not given.
+            patch_indices: [B, K], the patches to keep (masked image modelling); all by default.
+            cls_position: whether [CLS] gets its position embedding.
+        Returns:
+            `last_hidden_state` [B, 1 + P + C, d_v], after the final norm.
+        """
+        hidden_states = self.embeddings(pixel_values, patch_indices=patch_indices, cls_position=cls_position)
+        attention_mask = None
+        if concept_embeds is not None:
+            attention_mask = image_attention_mask(hidden_states, concept_attention_mask)
+            hidden_states = torch.cat([hidden_states, concept_embeds.to(hidden_states.dtype)], dim=1)
+        attention_mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.layernorm(hidden_states))
+
+
+def image_attention_mask(
+    image_tokens: torch.Tensor, concept_attention_mask: torch.Tensor | None
+) -> torch.Tensor | None:
+    """
+    Key mask over [CLS], patches and concepts: `image_tokens` [B, 1 + P, d], `concept_attention_mask` [B, C],
+    1 = attend -> [B, 1 + P + C]; `None` (attend to all) without concepts to mask.
+    """
+    if concept_attention_mask is None:
+        return None
+    patches = concept_attention_mask.new_ones(image_tokens.shape[:2])
+    return torch.cat([patches, concept_attention_mask], dim=1)

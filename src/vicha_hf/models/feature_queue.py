@@ -1,0 +1,51 @@
+"""The queue of teacher features that serve as negatives in later steps (ALBEF section 3.2, after MoCo)."""
+
+import torch
+from torch import nn
+
+from .process_group import gather
+
+
+UNKNOWN_IMAGE = -1
+
+
+class FeatureQueue(nn.Module):
+    """
+    A ring buffer of the last `size` image and text features with the ids of their images. It starts empty: unfilled
+    entries are marked by [`~FeatureQueue.filled`] and are nobody's negatives. Any batch size fits any queue size.
+
+    Buffers: `image_features`, `text_features` [K, E]; `image_ids` [K]; `pointer` [1], the next entry to be written;
+    `num_filled` [1].
+    """
+
+    def __init__(self, size: int, width: int):
+        super().__init__()
+        self.size = size
+        self.register_buffer("image_features", torch.zeros(size, width))
+        self.register_buffer("text_features", torch.zeros(size, width))
+        self.register_buffer("image_ids", torch.full((size,), UNKNOWN_IMAGE, dtype=torch.long))
+        self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("num_filled", torch.zeros(1, dtype=torch.long))
+
+    def filled(self) -> torch.Tensor:
+        """[K], true where an entry holds a feature."""
+        return torch.arange(self.size, device=self.num_filled.device) < self.num_filled
+
+    @torch.no_grad()
+    def enqueue(
+        self, image_features: torch.Tensor, text_features: torch.Tensor, image_ids: torch.Tensor | None = None
+    ) -> None:
+        """Appends the features [B, E] and image ids [B] of every process, in rank order; the oldest entries go."""
+        if self.size == 0:
+            return
+        if image_ids is None:
+            image_ids = torch.full_like(image_features[:, 0], UNKNOWN_IMAGE, dtype=torch.long)
+        gathered = [gather(image_features), gather(text_features), gather(image_ids)]
+        written = gathered[0].shape[0]
+        start = self.pointer + max(written - self.size, 0)
+        kept = min(written, self.size)
+        positions = (start + torch.arange(kept, device=self.pointer.device)) % self.size
+        for buffer, values in zip((self.image_features, self.text_features, self.image_ids), gathered, strict=True):
+            buffer.index_copy_(0, positions, values[written - kept :].to(buffer.dtype))
+        self.pointer.copy_((self.pointer + written) % self.size)
+        self.num_filled.copy_((self.num_filled + written).clamp(max=self.size))

@@ -1,0 +1,129 @@
+"""Typed outputs of the models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class ImageEncoding(ModelOutput):
+    """
+    Pictures, encoded once and for all texts.
+
+    `embeds` [N, E], L2-normalised; `hidden_states` [N, S, d_v] ([CLS], patches, concepts); `attention_mask` [N, S],
+    1 = attend, `None` where nothing is masked.
+    """
+
+    embeds: torch.Tensor | None = None
+    hidden_states: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+
+    @classmethod
+    def concatenate(cls, encodings: "Sequence[ImageEncoding]") -> "ImageEncoding":
+        """Joins batches of encodings; shorter sequences are padded and masked."""
+        return cls(**_concatenate(encodings))
+
+
+@dataclass
+class TextEncoding(ModelOutput):
+    """
+    Texts, encoded by the text-only layers.
+
+    `embeds` [N, E], L2-normalised; `hidden_states` [N, T, d_t]; `attention_mask` [N, T], 1 = attend.
+    """
+
+    embeds: torch.Tensor | None = None
+    hidden_states: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+
+    @classmethod
+    def concatenate(cls, encodings: "Sequence[TextEncoding]") -> "TextEncoding":
+        """Joins batches of encodings; shorter sequences are padded and masked."""
+        return cls(**_concatenate(encodings))
+
+
+def _concatenate(encodings) -> dict[str, torch.Tensor | None]:
+    lengths = [encoding.hidden_states.shape[1] for encoding in encodings]
+    longest = max(lengths)
+    unmasked = all(encoding.attention_mask is None for encoding in encodings) and min(lengths) == longest
+    hidden_states, masks = [], []
+    for encoding, length in zip(encodings, lengths, strict=True):
+        states, mask = encoding.hidden_states, encoding.attention_mask
+        if mask is None:
+            mask = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+        hidden_states.append(nn.functional.pad(states, (0, 0, 0, longest - length)))
+        masks.append(nn.functional.pad(mask, (0, longest - length)))
+    return {
+        "embeds": torch.cat([encoding.embeds for encoding in encodings]),
+        "hidden_states": torch.cat(hidden_states),
+        "attention_mask": None if unmasked else torch.cat(masks),
+    }
+
+
+@dataclass
+class RerankOutput(ModelOutput):
+    """
+    Two-stage retrieval scores: the match logit of the k best candidates by similarity, -100 elsewhere.
+
+    `scores_i2t` [N_i, N_t]: each picture's texts; `scores_t2i` [N_t, N_i]: each text's pictures.
+    """
+
+    scores_i2t: torch.Tensor | None = None
+    scores_t2i: torch.Tensor | None = None
+
+
+@dataclass
+class VisionTextOutput(ModelOutput):
+    """
+    n pictures against m texts.
+
+    `logits_per_image` [n, m] and `logits_per_text` [m, n]: cosine similarity over temperature; `image_embeds` [n, E]
+    and `text_embeds` [m, E], L2-normalised; `image_hidden_states` [n, S, d_v]; `text_hidden_states` [m, T, d_t];
+    `last_hidden_state` [n, T, d_t]: the fused states of picture i with text i, only where n == m.
+    """
+
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    image_hidden_states: torch.Tensor | None = None
+    text_hidden_states: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class PreTrainingOutput(ModelOutput):
+    """
+    `loss` is the weighted sum of the objectives; each objective's own loss is unweighted, `None` where it is off.
+
+    `hierarchical_itc_loss` has its level weights applied. `itm_logits` [3B, 2]: matching pairs, (negative image, own
+    text), (own image, negative text). `temperature` and `distillation_alpha` are those that were used.
+    """
+
+    loss: torch.Tensor | None = None
+    itc_loss: torch.Tensor | None = None
+    hierarchical_itc_loss: torch.Tensor | None = None
+    itm_loss: torch.Tensor | None = None
+    mlm_loss: torch.Tensor | None = None
+    mim_loss: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    temperature: torch.Tensor | None = None
+    distillation_alpha: float | None = None
+
+
+@dataclass
+class RetrievalTrainingOutput(ModelOutput):
+    """`loss` = `itc_loss` + `itm_loss`; `itm_logits` [3B, 2] as in [`PreTrainingOutput`]."""
+
+    loss: torch.Tensor | None = None
+    itc_loss: torch.Tensor | None = None
+    itm_loss: torch.Tensor | None = None
+    itm_logits: torch.Tensor | None = None
+    temperature: torch.Tensor | None = None
+    distillation_alpha: float | None = None

@@ -1,0 +1,613 @@
+"""ViCHA: vision-language model with visual concepts, hierarchical alignment and masked image modelling (arXiv 2208.13628)."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import cached_file, can_return_tuple, logging
+
+from .configuration_vicha import ViChaConfig
+from .encoder_concept import ConceptEncoder
+from .encoder_text import TextEncoder
+from .encoder_vision import VisionEncoder, image_attention_mask
+from .feature_queue import FeatureQueue
+from .head_language_modeling import LanguageModelingHead
+from .modeling_outputs import (
+    ImageEncoding,
+    PreTrainingOutput,
+    RetrievalTrainingOutput,
+    TextEncoding,
+    VisionTextOutput,
+)
+from .momentum import TrainingState
+from .objective_hierarchical_itc import HierarchicalContrast
+from .objective_itc import ImageTextContrast
+from .objective_itm import HardNegativeSampler, ImageTextMatching
+from .objective_mim import MaskedImageModeling
+from .objective_mlm import IGNORED, MaskedLanguageModeling, mask_tokens
+from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
+from .retrieval_scoring import RetrievalScoring
+
+
+logger = logging.get_logger(__name__)
+
+TEMPERATURE_RANGE = (0.001, 0.5)
+TRAINING_STATE_PREFIX = "training_state."
+TRAINING_STATE_FILE = "training_state.safetensors"
+
+
+class ViChaPreTrainedModel(PreTrainedModel):
+    """Initialisation, loading and the training-only state shared by all ViCHA models."""
+
+    config: ViChaConfig
+    base_model_prefix = "vicha"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VisionEmbeddings", "VisionLayer", "TextEmbeddings", "TextLayer"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    # Pretraining folders hold heads that other tasks have no use for.
+    _keys_to_ignore_on_load_unexpected = [r"^mim\.", r"^mlm_head\.", r"^hierarchical_itc\.", r"^itm_head\."]  # noqa: RUF012
+    # The losses are means over all processes already; Trainer must not rescale them.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, ViChaModel):
+            init.constant_(module.temperature, self.config.temperature_init)
+        elif isinstance(module, MaskedImageModeling):
+            module.init_raw_tensors()
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """Resizes the text encoder's and the concept encoder's word embeddings together: they share the tokenizer."""
+        if getattr(self, "training_state", None) is not None:
+            raise ValueError("Resize the token embeddings before `add_training_state`: the teacher copies the sizes.")
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        concept_model = self.base_model.concept_model
+        if concept_model is not None:
+            # Its configuration is the text encoder's, which knows the new size already.
+            size = embeddings.num_embeddings
+            resized = self._get_resized_embeddings(concept_model.get_input_embeddings(), size, None, mean_resizing)
+            concept_model.set_input_embeddings(resized)
+        return embeddings
+
+    def resize_image_size(self, image_size: int) -> None:
+        """Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning."""
+        if getattr(self, "training_state", None) is not None:
+            raise ValueError("Resize the image size before `add_training_state`: the teacher copies the sizes.")
+        if getattr(self, "mim", None) is not None:
+            raise ValueError("Masked image modelling has fixed positions: set `mim_weight=0` to change the image size.")
+        self.base_model.vision_model.resize_positions(image_size)
+
+    def no_weight_decay(self) -> set[str]:
+        """
+        Names of the parameters that weight decay leaves alone besides biases and norms: temperature, [CLS], positions
+        and mask token. The published code decays them (quirk `decay_embeddings`), and then the set is empty.
+        """
+        if "decay_embeddings" in self.config.reference_quirks:
+            return set()
+        free = ("temperature", "cls_token", "position_embeddings", "position_embeddings.weight", "mask_token")
+        return {name for name, _ in self.named_parameters() if name.endswith(free)}
+
+    # Training state: the teacher and the queue. Absent from every model that is saved or loaded for inference.
+
+    def _online_modules(self) -> dict[str, nn.Module]:
+        """The modules that the teacher copies and follows."""
+        raise TypeError(f"{type(self).__name__} has no training objective and hence no training state.")
+
+    def _new_queue(self) -> FeatureQueue | None:
+        return FeatureQueue(self.config.queue_size, self.config.projection_dim)
+
+    def add_training_state(self) -> None:
+        """
+        Gives the model what only training needs: a teacher that starts as a copy of the present weights, and an empty
+        queue. Call it before preparing the model for distributed training; a second call does nothing.
+        """
+        if self.training_state is None:
+            state = TrainingState(self._online_modules(), self._new_queue())
+            self.training_state = state.to(self.device)
+
+    def _teacher(self) -> dict[str, nn.Module]:
+        """The teacher's modules; outside training a model without training state is its own teacher."""
+        return self._online_modules() if self.training_state is None else self.training_state.teacher
+
+    def _begin_training_step(self, update_teacher: bool) -> None:
+        if not self.training:
+            return
+        if self.training_state is None:
+            logger.warning_once("Training starts without `add_training_state()`: the teacher copies the present weights.")
+            self.add_training_state()
+        if update_teacher:
+            self.training_state.update_teacher(self._online_modules(), self.config.momentum)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, training_state: bool = False, **kwargs):
+        """
+        As [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Args:
+            training_state: also add teacher and queue, from the folder if it holds them, otherwise as a copy of the
+                loaded weights and empty.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        if training_state:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.add_training_state()
+            hub_options = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
+            path = cached_file(
+                pretrained_model_name_or_path,
+                TRAINING_STATE_FILE,
+                _raise_exceptions_for_missing_entries=False,
+                **hub_options,
+            )
+            if path is not None:
+                load_model(model.training_state, path)
+        return loaded
+
+    def save_pretrained(self, save_directory, *args, state_dict=None, training_state: bool = False, **kwargs):
+        """
+        As [`~transformers.PreTrainedModel.save_pretrained`], without teacher and queue.
+
+        Args:
+            training_state: also write them, to a file of their own.
+        """
+        state_dict = self.state_dict() if state_dict is None else state_dict
+        inference = {name: value for name, value in state_dict.items() if not name.startswith(TRAINING_STATE_PREFIX)}
+        super().save_pretrained(save_directory, *args, state_dict=inference, **kwargs)
+        if training_state and self.training_state is not None:
+            save_model(self.training_state, str(Path(save_directory) / TRAINING_STATE_FILE))
+
+
+class ViChaModel(ViChaPreTrainedModel):
+    """
+    The bare ViCHA model: vision, concept and text encoders, projections to a joint space, and fusion.
+    """
+
+    def __init__(self, config: ViChaConfig):
+        super().__init__(config)
+        vision, text = config.vision_config, config.text_config
+        self.vision_model = VisionEncoder(vision)
+        self.text_model = TextEncoder(text)
+        self.concept_model = ConceptEncoder(text, config.num_concept_layers) if config.use_concepts else None
+        self.concept_projection = nn.Linear(text.hidden_size, vision.hidden_size) if config.use_concepts else None
+        self.vision_projection = nn.Linear(vision.hidden_size, config.projection_dim)
+        self.text_projection = nn.Linear(text.hidden_size, config.projection_dim)
+        # One element rather than none: sharded training cannot split a scalar.
+        self.temperature = nn.Parameter(torch.full((1,), config.temperature_init))
+        self.training_state = None
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.text_model.set_input_embeddings(value)
+
+    @torch.no_grad()
+    def clamp_temperature(self) -> None:
+        self.temperature.clamp_(*TEMPERATURE_RANGE)
+
+    def embed_concepts(
+        self, concept_input_ids: torch.Tensor | None, concept_attention_mask: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """Concepts [B, C] -> tokens for the vision encoder [B, C, d_v]; `None` without concepts."""
+        if concept_input_ids is None:
+            return None
+        if self.concept_model is None:
+            raise ValueError("`concept_input_ids` was given to a model with `use_concepts=False`; leave it out.")
+        states = self.concept_model(concept_input_ids, concept_attention_mask).last_hidden_state
+        return self.concept_projection(states)
+
+    def project_image(self, image_hidden_states: torch.Tensor) -> torch.Tensor:
+        """[N, S, d_v] -> L2-normalised [N, E] from [CLS]."""
+        return nn.functional.normalize(self.vision_projection(image_hidden_states[:, 0]), dim=-1)
+
+    def project_text(self, text_hidden_states: torch.Tensor) -> torch.Tensor:
+        """[N, T, d_t] -> L2-normalised [N, E] from the first token."""
+        return nn.functional.normalize(self.text_projection(text_hidden_states[:, 0]), dim=-1)
+
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+    ) -> ImageEncoding:
+        """
+        `pixel_values` [N, 3, H, W]; concepts [N, C], mask 1 = attend, optional. A picture whose mask row is zero is
+        encoded as without concepts.
+        """
+        return self._encode_images(pixel_values, concept_input_ids, concept_attention_mask)[0]
+
+    def _encode_images(self, pixel_values, concept_input_ids=None, concept_attention_mask=None, **kwargs):
+        concepts = self.embed_concepts(concept_input_ids, concept_attention_mask)
+        if concepts is None or "unmasked_concepts" in self.config.reference_quirks:
+            concept_attention_mask = None
+        output = self.vision_model(pixel_values, concepts, concept_attention_mask, **kwargs)
+        states = output.last_hidden_state
+        num_image_tokens = states.shape[1] - (0 if concepts is None else concepts.shape[1])
+        mask = image_attention_mask(states[:, :num_image_tokens], concept_attention_mask)
+        return ImageEncoding(embeds=self.project_image(states), hidden_states=states, attention_mask=mask), output
+
+    def encode_texts(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> TextEncoding:
+        """`input_ids`, `attention_mask` (1 = attend) [N, T]; without a mask every token is attended to."""
+        return self._encode_texts(input_ids, attention_mask, token_type_ids)[0]
+
+    def _encode_texts(self, input_ids, attention_mask=None, token_type_ids=None, **kwargs):
+        output = self.text_model(input_ids, attention_mask, token_type_ids, mode="text", **kwargs)
+        states = output.last_hidden_state
+        encoding = TextEncoding(embeds=self.project_text(states), hidden_states=states, attention_mask=attention_mask)
+        return encoding, output
+
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """`pooler_output` [N, E]: L2-normalised image embeddings; `last_hidden_state` [N, S, d_v]."""
+        images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=images.hidden_states, pooler_output=images.embeds)
+
+    @can_return_tuple
+    def get_text_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> BaseModelOutputWithPooling:
+        """`pooler_output` [N, E]: L2-normalised text embeddings; `last_hidden_state` [N, T, d_t]."""
+        texts = self.encode_texts(input_ids, attention_mask, token_type_ids)
+        return BaseModelOutputWithPooling(last_hidden_state=texts.hidden_states, pooler_output=texts.embeds)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs,
+    ) -> VisionTextOutput:
+        """
+        Args:
+            pixel_values: [n, 3, H, W].
+            input_ids, attention_mask, token_type_ids: [m, T]; mask 1 = attend.
+            concept_input_ids, concept_attention_mask: [n, C]; mask 1 = attend; a zero row = no concepts.
+
+        Example:
+
+        ```python
+        >>> inputs = processor(images=picture, text=["a cat", "a dog"], return_tensors="pt")
+        >>> probabilities = model(**inputs).logits_per_image.softmax(dim=-1)  # [1, 2]
+        ```
+        """
+        images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
+        texts = self.encode_texts(input_ids, attention_mask, token_type_ids)
+        logits_per_image = images.embeds @ texts.embeds.T / self.temperature
+        fused = None
+        if len(pixel_values) == len(input_ids):
+            fused = self.text_model(
+                inputs_embeds=texts.hidden_states,
+                attention_mask=attention_mask,
+                encoder_hidden_states=images.hidden_states,
+                encoder_attention_mask=images.attention_mask,
+                mode="fusion",
+                **kwargs,
+            )
+        return VisionTextOutput(
+            logits_per_image=logits_per_image,
+            logits_per_text=logits_per_image.T,
+            image_embeds=images.embeds,
+            text_embeds=texts.embeds,
+            last_hidden_state=None if fused is None else fused.last_hidden_state,
+            image_hidden_states=images.hidden_states,
+            text_hidden_states=texts.hidden_states,
+            hidden_states=None if fused is None else fused.hidden_states,
+            attentions=None if fused is None else fused.attentions,
+            cross_attentions=None if fused is None else fused.cross_attentions,
+        )
+
+
+class ContrastAndMatch(RetrievalScoring):
+    """
+    The two objectives that pretraining and retrieval fine-tuning share: contrast against teacher and queue, then
+    matching with the negatives that the contrast finds hard.
+    """
+
+    def _contrast(self, images, texts, teacher_images, teacher_texts, alpha, image_ids):
+        queue = None if self.training_state is None else self.training_state.queue
+        contrast = self.itc(
+            images.embeds,
+            texts.embeds,
+            teacher_images.embeds,
+            teacher_texts.embeds,
+            self.base_model.temperature,
+            alpha,
+            queue=queue,
+            image_ids=image_ids,
+        )
+        if self.training and queue is not None:
+            queue.enqueue(teacher_images.embeds, teacher_texts.embeds, image_ids)
+        return contrast
+
+    def _match(self, images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices):
+        """Fuses the pairs, each text with a hard negative image and each image with a hard negative text."""
+        own = slice(contrast.batch_start, contrast.batch_start + len(images.embeds))
+        negatives = self.negative_sampler(
+            contrast.sim_i2t[:, own], contrast.sim_t2i[:, own], image_ids, negative_image_indices, negative_text_indices
+        )
+        pair = torch.arange(len(images.embeds), device=images.embeds.device)
+        image_index = torch.cat([pair, negatives.image_indices, pair])
+        text_index = torch.cat([pair, pair, negatives.text_indices])
+        mask = texts.attention_mask
+        fused = self.base_model.text_model(
+            inputs_embeds=texts.hidden_states.index_select(0, text_index),
+            attention_mask=None if mask is None else mask.index_select(0, text_index),
+            encoder_key_values=key_values,
+            encoder_attention_mask=images.attention_mask,
+            encoder_index=image_index,
+            mode="fusion",
+        ).last_hidden_state
+        return self.itm(self.itm_head(fused[:, 0]), negatives)
+
+    @torch.no_grad()
+    def _teacher_encodings(self, pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask):
+        teacher = self._teacher()[self.base_model_prefix]
+        images = teacher.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
+        return images, teacher.encode_texts(input_ids, attention_mask)
+
+
+class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
+    """
+    ViCHA with its pretraining objectives: ITC with queue and momentum distillation, hierarchical ITC, ITM with hard
+    negatives, MLM with distillation, MIM. Objectives whose weight is 0 have no parameters.
+    """
+
+    _tied_weights_keys = {  # noqa: RUF012
+        "mlm_head.decoder.weight": "vicha.text_model.embeddings.word_embeddings.weight"
+    }
+
+    def __init__(self, config: ViChaConfig):
+        super().__init__(config)
+        vision, text, quirks = config.vision_config, config.text_config, config.reference_quirks
+        self.vicha = ViChaModel(config)
+        self.itm_head = nn.Linear(text.hidden_size, 2)
+        self.itc = ImageTextContrast("excluded", local_columns="itc_local_columns" in quirks)
+        self.negative_sampler = HardNegativeSampler()
+        self.itm = ImageTextMatching()
+        self.mlm_head = LanguageModelingHead(text) if config.mlm_weight > 0 else None
+        self.mlm = MaskedLanguageModeling()
+        self.hierarchical_itc = None
+        if config.hierarchical_itc_weight > 0:
+            self.hierarchical_itc = HierarchicalContrast(
+                vision.hidden_size,
+                text.hidden_size,
+                config.projection_dim,
+                config.hierarchical_itc_levels,
+                config.hierarchical_itc_level_weights,
+                local_diagonal="hitc_local_diagonal" in quirks,
+            )
+        self.mim = MaskedImageModeling(config) if config.mim_weight > 0 else None
+        self.training_state = None
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return None if self.mlm_head is None else self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings):
+        self.mlm_head.decoder = new_embeddings
+
+    @classmethod
+    def from_vision_text_pretrained(cls, vision: str, text: str, **config) -> "ViChaForPreTraining":
+        """
+        A model whose encoders start from separately pretrained ones, as the paper's do (DeiT-B and BERT-base).
+
+        Args:
+            vision: folder or Hub id of a ViT or DeiT checkpoint; its positions are interpolated to the image size.
+            text: folder or Hub id of a BERT checkpoint; also starts the concept encoder and the masked-language head.
+            config: fields of [`ViChaConfig`]; `vision_config` and `text_config` (dicts) override single fields of
+                what the checkpoints say, e.g. `vision_config={"image_size": 256}`.
+        """
+        vision_config = vision_config_from(vision).to_dict() | config.pop("vision_config", {})
+        text_config = text_config_from(text).to_dict() | config.pop("text_config", {})
+        model = cls(ViChaConfig(vision_config=vision_config, text_config=text_config, **config))
+        load_vision_weights(model.vicha.vision_model, vision)
+        load_text_weights(model.vicha.text_model, text, model.vicha.concept_model, model.mlm_head)
+        return model
+
+    def _online_modules(self) -> dict[str, nn.Module]:
+        online = {"vicha": self.vicha}
+        if self.mlm_head is not None:
+            online["mlm_head"] = self.mlm_head
+        return online
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        mlm_input_ids: torch.Tensor | None = None,
+        mlm_labels: torch.Tensor | None = None,
+        mim_noise: torch.Tensor | None = None,
+        negative_image_indices: torch.Tensor | None = None,
+        negative_text_indices: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        update_teacher: bool = True,
+        **kwargs,
+    ) -> PreTrainingOutput:
+        """
+        What is not given is drawn inside. In training mode the teacher is updated first and its features join the
+        queue; in evaluation mode nothing changes.
+
+        Args:
+            pixel_values: [B, 3, H, W]; row b of pictures and texts is a pair.
+            input_ids, attention_mask: [B, T], 1 = attend.
+            concept_input_ids, concept_attention_mask: [B, C], 1 = attend.
+            image_ids: [B], equal for the same image; other pairs of an image are then nobody's negatives.
+            mlm_input_ids, mlm_labels: [B, T], masked ids and labels (-100 = not predicted).
+            mim_noise: [B, P]; the patches with the smallest values stay.
+            negative_image_indices: [B], for each text the row of its negative image.
+            negative_text_indices: [B], for each image the row of its negative text.
+            distillation_alpha: share of the teacher's soft targets; the configuration's by default.
+            update_teacher: false for all but the first micro-batch of an accumulated step.
+        """
+        config, model = self.config, self.vicha
+        alpha = config.distillation_alpha if distillation_alpha is None else float(distillation_alpha)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if self.training:
+            model.clamp_temperature()
+        self._begin_training_step(update_teacher)
+
+        aligned = self.hierarchical_itc is not None
+        record = {"output_hidden_states": True} if aligned else {}
+        images, vision_output = model._encode_images(pixel_values, concept_input_ids, concept_attention_mask, **record)
+        texts, text_output = model._encode_texts(input_ids, attention_mask, **record)
+        teacher_images, teacher_texts = self._teacher_encodings(
+            pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask
+        )
+
+        contrast = self._contrast(images, texts, teacher_images, teacher_texts, alpha, image_ids)
+        losses = {"itc": contrast.loss}
+        if aligned:
+            losses["hierarchical_itc"] = self._align_levels(vision_output, text_output, image_ids).loss
+        key_values = model.text_model.project_keys_values(images.hidden_states)
+        match = self._match(
+            images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices
+        )
+        losses["itm"] = match.loss
+        if self.mlm_head is not None:
+            if mlm_input_ids is None:
+                mlm_input_ids, mlm_labels = self._mask_tokens(input_ids, attention_mask)
+            losses["mlm"] = self._model_language(
+                images, key_values, teacher_images, mlm_input_ids, attention_mask, mlm_labels, alpha
+            ).loss
+        if self.mim is not None:
+            losses["mim"] = self.mim(
+                pixel_values, model.vision_model, model.text_model, texts.hidden_states, attention_mask, mim_noise
+            ).loss
+        return PreTrainingOutput(
+            loss=sum(getattr(config, f"{name}_weight") * loss for name, loss in losses.items()),
+            **{f"{name}_loss": loss for name, loss in losses.items()},
+            itm_logits=match.logits,
+            temperature=model.temperature.detach(),
+            distillation_alpha=alpha,
+        )
+
+    def _align_levels(self, vision_output, text_output, image_ids):
+        levels = slice(-(self.config.hierarchical_itc_levels + 1), -1)
+        norm = self.vicha.vision_model.layernorm
+        image_levels = [norm(states[:, 0]) for states in vision_output.hidden_states[levels]]
+        text_levels = [states[:, 0] for states in text_output.hidden_states[levels]]
+        return self.hierarchical_itc(image_levels, text_levels, self.vicha.temperature, image_ids)
+
+    def _mask_tokens(self, input_ids, attention_mask):
+        text = self.config.text_config
+        return mask_tokens(
+            input_ids,
+            attention_mask,
+            self.config.mlm_probability,
+            mask_token_id=text.mask_token_id,
+            cls_token_id=text.cls_token_id,
+            vocab_size=text.vocab_size,
+        )
+
+    def _model_language(self, images, key_values, teacher_images, masked_ids, attention_mask, labels, alpha):
+        predicted = labels != IGNORED
+        states = self.vicha.text_model(
+            masked_ids, attention_mask, encoder_key_values=key_values, encoder_attention_mask=images.attention_mask
+        ).last_hidden_state
+        with torch.no_grad():
+            teacher = self._teacher()
+            teacher_states = teacher[self.base_model_prefix].text_model(
+                masked_ids,
+                attention_mask,
+                encoder_hidden_states=teacher_images.hidden_states,
+                encoder_attention_mask=teacher_images.attention_mask,
+            )
+            teacher_logits = teacher["mlm_head"](teacher_states.last_hidden_state[predicted])
+        return self.mlm(self.mlm_head(states[predicted]), teacher_logits, labels[predicted], alpha)
+
+
+class ViChaForRetrieval(ContrastAndMatch, ViChaPreTrainedModel):
+    """
+    Image-text retrieval: fine-tuned with contrast and matching, answers in two stages ([`~ViChaForRetrieval.rerank`]).
+    """
+
+    def __init__(self, config: ViChaConfig):
+        super().__init__(config)
+        self.vicha = ViChaModel(config)
+        self.itm_head = nn.Linear(config.text_config.hidden_size, 2)
+        self.itc = ImageTextContrast("positive", local_columns="itc_local_columns" in config.reference_quirks)
+        self.negative_sampler = HardNegativeSampler()
+        self.itm = ImageTextMatching()
+        self.training_state = None
+        self.post_init()
+
+    def _online_modules(self) -> dict[str, nn.Module]:
+        return {"vicha": self.vicha}
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        negative_image_indices: torch.Tensor | None = None,
+        negative_text_indices: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        update_teacher: bool = True,
+        **kwargs,
+    ) -> RetrievalTrainingOutput:
+        """
+        The fine-tuning losses; arguments as in [`ViChaForPreTraining.forward`]. Every pair of the same `image_ids`,
+        in the batch or in the queue, is a positive.
+        """
+        config, model = self.config, self.vicha
+        alpha = config.distillation_alpha if distillation_alpha is None else float(distillation_alpha)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if self.training and "temperature_unclamped" not in config.reference_quirks:
+            model.clamp_temperature()
+        self._begin_training_step(update_teacher)
+        images = model.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
+        texts = model.encode_texts(input_ids, attention_mask)
+        teacher_images, teacher_texts = self._teacher_encodings(
+            pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask
+        )
+        contrast = self._contrast(images, texts, teacher_images, teacher_texts, alpha, image_ids)
+        key_values = model.text_model.project_keys_values(images.hidden_states)
+        match = self._match(
+            images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices
+        )
+        return RetrievalTrainingOutput(
+            loss=contrast.loss + match.loss,
+            itc_loss=contrast.loss,
+            itm_loss=match.loss,
+            itm_logits=match.logits,
+            temperature=model.temperature.detach(),
+            distillation_alpha=alpha,
+        )
+
+
+__all__ = ["ViChaForPreTraining", "ViChaForRetrieval", "ViChaModel", "ViChaPreTrainedModel"]

@@ -1,0 +1,100 @@
+"""
+Hierarchical image-text contrastive learning: the objective repeated between intermediate levels of the two encoders.
+
+Reference:
+    [1] Shukor et al., ViCHA, arXiv 2208.13628, section 3.1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .objective_itc import soft_cross_entropy
+from .process_group import gather, gather_with_gradient, rank, world_size
+
+
+@dataclass
+class HierarchicalContrastiveOutput(ModelOutput):
+    """`loss` = sum over levels of weight * loss; `sim_i2t`, `sim_t2i`, `targets`: one [B, W * B] tensor per level."""
+
+    loss: torch.Tensor | None = None
+    level_losses: tuple[torch.Tensor, ...] | None = None
+    sim_i2t: tuple[torch.Tensor, ...] | None = None
+    sim_t2i: tuple[torch.Tensor, ...] | None = None
+    targets: tuple[torch.Tensor, ...] | None = None
+
+
+class HierarchicalContrast(nn.Module):
+    """
+    At each level the [CLS] of image and text are projected by a pair of their own and contrasted within the batch of
+    all processes, without teacher and queue: the levels are a side objective that must stay cheap. Gradient flows
+    through both sides.
+
+    Args:
+        vision_width, text_width: of the encoders' hidden states.
+        projection_dim: of the joint space.
+        num_levels: levels below the top.
+        level_weights: one weight per level, lowest first; all 1 by default.
+        local_diagonal: quirk `hitc_local_diagonal`, positives on the diagonal on every rank and keys without gradient.
+    """
+
+    def __init__(
+        self,
+        vision_width: int,
+        text_width: int,
+        projection_dim: int,
+        num_levels: int,
+        level_weights: Sequence[float] | None = None,
+        local_diagonal: bool = False,
+    ):
+        super().__init__()
+        self.vision_projections = nn.ModuleList(nn.Linear(vision_width, projection_dim) for _ in range(num_levels))
+        self.text_projections = nn.ModuleList(nn.Linear(text_width, projection_dim) for _ in range(num_levels))
+        self.level_weights = list(level_weights) if level_weights is not None else [1.0] * num_levels
+        self.local_diagonal = local_diagonal
+
+    def forward(
+        self,
+        image_levels: Sequence[torch.Tensor],
+        text_levels: Sequence[torch.Tensor],
+        temperature: torch.Tensor,
+        image_ids: torch.Tensor | None = None,
+    ) -> HierarchicalContrastiveOutput:
+        """
+        Args:
+            image_levels: per level the image's [CLS] [B, d_v], after the encoder's final norm, lowest level first.
+            text_levels: per level the text's first token [B, d_t].
+            temperature: shared with the top level.
+            image_ids: [B]; other samples of the same image leave the denominator.
+        """
+        batch_size, device = image_levels[0].shape[0], image_levels[0].device
+        start = 0 if self.local_diagonal else rank() * batch_size
+        columns = world_size() * batch_size
+        own_pair = torch.arange(batch_size, device=device) + start
+        targets = nn.functional.one_hot(own_pair, columns).to(image_levels[0].dtype)
+        excluded = None
+        if image_ids is not None:
+            excluded = (image_ids[:, None] == gather(image_ids)[None, :]) & (targets == 0)
+        collect = gather if self.local_diagonal else gather_with_gradient
+        losses, all_i2t, all_t2i = [], [], []
+        for level, (image_cls, text_cls) in enumerate(zip(image_levels, text_levels, strict=True)):
+            image_embeds = nn.functional.normalize(self.vision_projections[level](image_cls), dim=-1)
+            text_embeds = nn.functional.normalize(self.text_projections[level](text_cls), dim=-1)
+            sim_i2t = image_embeds @ collect(text_embeds).T / temperature
+            sim_t2i = text_embeds @ collect(image_embeds).T / temperature
+            if excluded is not None:
+                floor = torch.finfo(sim_i2t.dtype).min
+                sim_i2t, sim_t2i = sim_i2t.masked_fill(excluded, floor), sim_t2i.masked_fill(excluded, floor)
+            losses.append((soft_cross_entropy(sim_i2t, targets) + soft_cross_entropy(sim_t2i, targets)) / 2)
+            all_i2t.append(sim_i2t)
+            all_t2i.append(sim_t2i)
+        return HierarchicalContrastiveOutput(
+            loss=sum(weight * loss for weight, loss in zip(self.level_weights, losses, strict=True)),
+            level_losses=tuple(losses),
+            sim_i2t=tuple(all_i2t),
+            sim_t2i=tuple(all_t2i),
+            targets=tuple([targets] * len(losses)),
+        )

@@ -1,0 +1,133 @@
+"""
+Image-text contrastive learning with a momentum teacher and a queue.
+
+References:
+    [1] Li et al., Align before Fuse (ALBEF), arXiv 2107.07651, sections 3.2 (ITC) and 3.3 (momentum distillation).
+    [2] He et al., Momentum Contrast, arXiv 1911.05722 (the queue).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .feature_queue import FeatureQueue
+from .process_group import gather, rank
+
+
+@dataclass
+class ContrastiveOutput(ModelOutput):
+    """
+    `loss` is the mean of `loss_i2t` and `loss_t2i`. Similarities and targets are [B, columns], columns = teacher
+    features of the batch of every process, then the queue; similarities are divided by the temperature.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_i2t: torch.Tensor | None = None
+    loss_t2i: torch.Tensor | None = None
+    sim_i2t: torch.Tensor | None = None
+    sim_t2i: torch.Tensor | None = None
+    sim_i2t_teacher: torch.Tensor | None = None
+    sim_t2i_teacher: torch.Tensor | None = None
+    targets_i2t: torch.Tensor | None = None
+    targets_t2i: torch.Tensor | None = None
+    batch_start: int | None = None
+
+
+class ImageTextContrast(nn.Module):
+    """
+    Each image is to find its text among the teacher's texts of the whole batch and the queue, and the reverse. The
+    targets mix the true pairs with the teacher's own similarities: (1 - alpha) * positives + alpha * softmax(teacher).
+
+    Columns of the same image as a row, other than its own pair, are no negatives. With `same_image="excluded"`
+    (pretraining) they leave the denominator; with `"positive"` (fine-tuning) they share the target equally.
+
+    Args:
+        same_image: `"excluded"` or `"positive"`.
+        local_columns: quirk `itc_local_columns`, only the own process's batch besides the queue.
+    """
+
+    def __init__(self, same_image: str = "excluded", local_columns: bool = False):
+        super().__init__()
+        if same_image not in ("excluded", "positive"):
+            raise ValueError(f'`same_image={same_image!r}`: choose "excluded" or "positive".')
+        self.same_image = same_image
+        self.local_columns = local_columns
+
+    def forward(
+        self,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
+        teacher_image_embeds: torch.Tensor,
+        teacher_text_embeds: torch.Tensor,
+        temperature: torch.Tensor,
+        alpha: float,
+        queue: FeatureQueue | None = None,
+        image_ids: torch.Tensor | None = None,
+    ) -> ContrastiveOutput:
+        """
+        Args:
+            image_embeds, text_embeds: [B, E], L2-normalised, with gradient; row b of both is a pair.
+            teacher_image_embeds, teacher_text_embeds: [B, E], L2-normalised, without gradient.
+            temperature: [] or [1], learned.
+            alpha: share of the teacher's soft targets.
+            queue: past teacher features, not yet holding this batch.
+            image_ids: [B], equal for the same image; `None` if every image is different.
+        """
+        collect = (lambda tensor: tensor) if self.local_columns else gather
+        batch_size = image_embeds.shape[0]
+        batch_start = 0 if self.local_columns else rank() * batch_size
+        image_columns, text_columns = collect(teacher_image_embeds), collect(teacher_text_embeds)
+        num_batch_columns = image_columns.shape[0]
+        own_pair = torch.arange(batch_size, device=image_embeds.device) + batch_start
+        column_ids = None if image_ids is None else collect(image_ids)
+        allowed = torch.ones(num_batch_columns, dtype=torch.bool, device=image_embeds.device)
+        if queue is not None:
+            image_columns = torch.cat([image_columns, queue.image_features.to(image_columns.dtype)])
+            text_columns = torch.cat([text_columns, queue.text_features.to(text_columns.dtype)])
+            allowed = torch.cat([allowed, queue.filled()])
+            column_ids = None if column_ids is None else torch.cat([column_ids, queue.image_ids])
+
+        positives = nn.functional.one_hot(own_pair, image_columns.shape[0]).to(image_embeds.dtype)
+        allowed = allowed.expand(batch_size, -1)
+        if column_ids is not None:
+            same_image = (image_ids[:, None] == column_ids[None, :]) & allowed
+            if self.same_image == "positive":
+                positives = same_image.to(image_embeds.dtype)
+                positives = positives / positives.sum(dim=1, keepdim=True)
+            else:
+                allowed = allowed & (~same_image | (positives > 0))
+
+        sim_i2t = _similarity(image_embeds, text_columns, temperature, allowed)
+        sim_t2i = _similarity(text_embeds, image_columns, temperature, allowed)
+        with torch.no_grad():
+            sim_i2t_teacher = _similarity(teacher_image_embeds, text_columns, temperature, allowed)
+            sim_t2i_teacher = _similarity(teacher_text_embeds, image_columns, temperature, allowed)
+            targets_i2t = alpha * sim_i2t_teacher.softmax(dim=1) + (1 - alpha) * positives
+            targets_t2i = alpha * sim_t2i_teacher.softmax(dim=1) + (1 - alpha) * positives
+        loss_i2t = soft_cross_entropy(sim_i2t, targets_i2t)
+        loss_t2i = soft_cross_entropy(sim_t2i, targets_t2i)
+        return ContrastiveOutput(
+            loss=(loss_i2t + loss_t2i) / 2,
+            loss_i2t=loss_i2t,
+            loss_t2i=loss_t2i,
+            sim_i2t=sim_i2t,
+            sim_t2i=sim_t2i,
+            sim_i2t_teacher=sim_i2t_teacher,
+            sim_t2i_teacher=sim_t2i_teacher,
+            targets_i2t=targets_i2t,
+            targets_t2i=targets_t2i,
+            batch_start=batch_start,
+        )
+
+
+def _similarity(rows, columns, temperature, allowed):
+    similarity = rows @ columns.T / temperature
+    # A finite floor rather than -inf: its target is 0, and 0 * -inf would be nan.
+    return similarity.masked_fill(~allowed, torch.finfo(similarity.dtype).min)
+
+
+def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean over rows of -sum(targets * log_softmax(logits)); `logits`, `targets` [B, classes]."""
+    return -(logits.log_softmax(dim=1) * targets).sum(dim=1).mean()

@@ -1,0 +1,103 @@
+"""
+Image-text matching with hard negatives from the batch.
+
+Reference:
+    [1] Li et al., Align before Fuse (ALBEF), arXiv 2107.07651, section 3.2 (ITM).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .process_group import mean_over_processes
+
+
+MATCH = 1
+MISMATCH = 0
+
+
+@dataclass
+class HardNegatives(ModelOutput):
+    """
+    `image_indices` [B]: for each text a picture that it does not describe; `text_indices` [B]: for each image a text.
+    `image_exists`, `text_exists` [B]: false where the batch holds no negative (the index is then the row itself).
+    `weights_i2t`, `weights_t2i` [B, B]: the sampling weights.
+    """
+
+    image_indices: torch.Tensor | None = None
+    text_indices: torch.Tensor | None = None
+    image_exists: torch.Tensor | None = None
+    text_exists: torch.Tensor | None = None
+    weights_i2t: torch.Tensor | None = None
+    weights_t2i: torch.Tensor | None = None
+
+
+class HardNegativeSampler(nn.Module):
+    """Draws negatives in proportion to the softmaxed similarity; pairs of the same image are never drawn."""
+
+    @torch.no_grad()
+    def forward(
+        self,
+        sim_i2t: torch.Tensor,
+        sim_t2i: torch.Tensor,
+        image_ids: torch.Tensor | None = None,
+        image_indices: torch.Tensor | None = None,
+        text_indices: torch.Tensor | None = None,
+    ) -> HardNegatives:
+        """
+        Args:
+            sim_i2t, sim_t2i: [B, B], similarities within the process's batch, divided by the temperature.
+            image_ids: [B], equal for the same image.
+            image_indices, text_indices: [B], negatives given instead of drawn.
+        """
+        weights_i2t, weights_t2i = sim_i2t.softmax(dim=1), sim_t2i.softmax(dim=1)
+        same = torch.eye(sim_i2t.shape[0], dtype=torch.bool, device=sim_i2t.device)
+        if image_ids is not None:
+            same = same | (image_ids[:, None] == image_ids[None, :])
+        weights_i2t, weights_t2i = weights_i2t.masked_fill(same, 0.0), weights_t2i.masked_fill(same, 0.0)
+        exists = ~same.all(dim=1)
+        if image_indices is None:
+            image_indices = _draw(weights_t2i, same)
+        if text_indices is None:
+            text_indices = _draw(weights_i2t, same)
+        return HardNegatives(
+            image_indices=image_indices,
+            text_indices=text_indices,
+            image_exists=exists,
+            text_exists=exists,
+            weights_i2t=weights_i2t,
+            weights_t2i=weights_t2i,
+        )
+
+
+def _draw(weights: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """One draw per row of [B, B] weights. A row that has no candidate draws itself; underflown weights draw uniformly."""
+    underflow = weights.sum(dim=1, keepdim=True) <= 0
+    weights = torch.where(underflow, (~same).to(weights.dtype), weights)
+    weights = weights + torch.diag_embed((weights.sum(dim=1) <= 0).to(weights.dtype))
+    return torch.multinomial(weights.float(), 1).squeeze(1)
+
+
+@dataclass
+class MatchingOutput(ModelOutput):
+    """`logits` [3B, 2]: the pairs, (negative image, own text), (own image, negative text); `labels` [3B]."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+
+
+class ImageTextMatching(nn.Module):
+    """Binary cross-entropy over positive and hard negative pairs, averaged over the pairs of all processes."""
+
+    def forward(self, logits: torch.Tensor, negatives: HardNegatives) -> MatchingOutput:
+        """`logits` [3B, 2] in the order of [`MatchingOutput`]; negatives that do not exist are left out of the mean."""
+        batch_size = logits.shape[0] // 3
+        positive = torch.ones(batch_size, dtype=torch.bool, device=logits.device)
+        labels = torch.cat([positive, ~positive, ~positive]).long()
+        exists = torch.cat([positive, negatives.image_exists, negatives.text_exists]).to(logits.dtype)
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        loss = mean_over_processes((losses * exists).sum(), exists.sum())
+        return MatchingOutput(loss=loss, logits=logits, labels=labels)

@@ -1,0 +1,69 @@
+"""
+Masked language modelling with a momentum teacher's soft targets.
+
+References:
+    [1] Devlin et al., BERT, arXiv 1810.04805, section 3.1 (the 80/10/10 masking).
+    [2] Li et al., Align before Fuse (ALBEF), arXiv 2107.07651, sections 3.2 (MLM) and 3.3 (distillation).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .process_group import mean_over_processes
+
+
+IGNORED = -100
+
+
+@torch.no_grad()
+def mask_tokens(
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor,
+    probability: float,
+    mask_token_id: int,
+    cls_token_id: int,
+    vocab_size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Chooses each token that is neither padding nor [CLS] with the given probability; of the chosen 80 % become [MASK],
+    10 % a random id, 10 % stay. `input_ids`, `attention_mask` (1 = real) [B, T].
+
+    Returns the masked ids and the labels, both [B, T]; labels are -100 where nothing is predicted.
+    """
+    draws = torch.rand(2, *input_ids.shape, device=input_ids.device)
+    predicted = (draws[0] < probability) & attention_mask.bool() & (input_ids != cls_token_id)
+    labels = input_ids.masked_fill(~predicted, IGNORED)
+    random_ids = torch.randint_like(input_ids, vocab_size)
+    masked = torch.where(predicted & (draws[1] < 0.8), torch.full_like(input_ids, mask_token_id), input_ids)
+    masked = torch.where(predicted & (draws[1] >= 0.9), random_ids, masked)
+    return masked, labels
+
+
+@dataclass
+class MaskedLanguageModelingOutput(ModelOutput):
+    """`logits`, `teacher_logits` [M, vocabulary] at the M predicted positions, in row-major order."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    teacher_logits: torch.Tensor | None = None
+
+
+class MaskedLanguageModeling(nn.Module):
+    """(1 - alpha) * cross-entropy + alpha * soft cross-entropy against the teacher, on the predicted positions only."""
+
+    def forward(
+        self, logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor, alpha: float
+    ) -> MaskedLanguageModelingOutput:
+        """
+        `logits`, `teacher_logits` [M, vocabulary] and `labels` [M] at the predicted positions. The mean is over the
+        positions of all processes; no position at all gives 0.
+        """
+        log_probabilities = logits.float().log_softmax(dim=-1)
+        hard = -log_probabilities.gather(1, labels[:, None]).sum()
+        soft = -(log_probabilities * teacher_logits.float().softmax(dim=-1)).sum()
+        count = torch.tensor(labels.shape[0], device=logits.device)
+        loss = mean_over_processes((1 - alpha) * hard + alpha * soft, count)
+        return MaskedLanguageModelingOutput(loss=loss, logits=logits, teacher_logits=teacher_logits)

@@ -1,0 +1,104 @@
+"""Starting a model from an image encoder and a text encoder that were pretrained separately."""
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
+from transformers.utils import logging
+
+from .configuration_vicha import ViChaTextConfig, ViChaVisionConfig
+from .encoder_vision import interpolate_positions
+
+
+logger = logging.get_logger(__name__)
+
+VISION_MODEL_TYPES = ("vit", "deit")
+TEXT_MODEL_TYPES = ("bert",)
+
+
+def vision_config_from(path: str) -> ViChaVisionConfig:
+    """The vision configuration of a ViT or DeiT checkpoint in Hugging Face format."""
+    source = _source_config(path, VISION_MODEL_TYPES, "vision")
+    return ViChaVisionConfig(**_shared_fields(source, ViChaVisionConfig()))
+
+
+def text_config_from(path: str) -> ViChaTextConfig:
+    """The text configuration of a BERT checkpoint in Hugging Face format; the upper half of its layers fuses."""
+    source = _source_config(path, TEXT_MODEL_TYPES, "text")
+    return ViChaTextConfig(**_shared_fields(source, ViChaTextConfig()), fusion_layer=source.num_hidden_layers // 2)
+
+
+def _source_config(path, model_types, role):
+    config = AutoConfig.from_pretrained(path)
+    if config.model_type not in model_types:
+        raise ValueError(
+            f"The {role} encoder {path!r} is of type {config.model_type!r}; supported types are {model_types}."
+        )
+    return config
+
+
+def _shared_fields(source, target) -> dict:
+    skipped = {"model_type", "architectures", "transformers_version", "dtype", "id2label", "label2id", "fusion_layer"}
+    own = set(type(target)().to_dict()) - skipped
+    return {name: getattr(source, name) for name in own if getattr(source, name, None) is not None}
+
+
+@torch.no_grad()
+def load_vision_weights(vision_model: nn.Module, path: str) -> None:
+    """Copies a ViT or DeiT checkpoint into a vision encoder; positions are interpolated to its grid."""
+    source = AutoModel.from_pretrained(path).state_dict()
+    weights = {}
+    for name, tensor in source.items():
+        if name.startswith("pooler.") or name.endswith(("distillation_token", "mask_token")):
+            continue
+        weights[name.replace("patch_embeddings.projection", "patch_embeddings")] = tensor
+    positions = weights["embeddings.position_embeddings"]
+    if "embeddings.distillation_token" in source:
+        positions = torch.cat([positions[:, :1], positions[:, 2:]], dim=1)
+    grid = vision_model.config.grid_size
+    weights["embeddings.position_embeddings"] = interpolate_positions(positions, (grid, grid))
+    _load(vision_model, weights, path, allowed_missing=())
+
+
+@torch.no_grad()
+def load_text_weights(
+    text_model: nn.Module, path: str, concept_model: nn.Module | None = None, mlm_head: nn.Module | None = None
+) -> None:
+    """
+    Copies a BERT checkpoint into the text encoder (its cross-attention stays new), into the concept encoder (BERT's
+    embeddings and first layers, ViCHA section 4.1) and, where the checkpoint has one, its masked-language head.
+    """
+    model, info = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True)
+    source = model.state_dict()
+    weights = {name.removeprefix("bert."): tensor for name, tensor in source.items() if name.startswith("bert.")}
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
+    depth = len(text_model.encoder.layer)
+    _load(text_model, _first_layers(weights, depth), path, allowed_missing=("crossattention",))
+    if concept_model is not None:
+        _load(concept_model, _first_layers(weights, len(concept_model.encoder.layer)), path, allowed_missing=())
+    if mlm_head is not None:
+        if any(name.startswith("cls.predictions.transform") for name in info["missing_keys"]):
+            logger.warning(f"{path} holds no masked-language head: the model's own starts from random weights.")
+            return
+        head = {
+            name.removeprefix("cls.predictions."): tensor
+            for name, tensor in source.items()
+            if name.startswith("cls.predictions.") and name != "cls.predictions.bias"
+        }
+        _load(mlm_head, head, path, allowed_missing=())
+
+
+def _first_layers(weights: dict, depth: int) -> dict:
+    return {
+        name: tensor
+        for name, tensor in weights.items()
+        if not name.startswith("encoder.layer.") or int(name.split(".")[2]) < depth
+    }
+
+
+def _load(module: nn.Module, weights: dict, path: str, allowed_missing: tuple[str, ...]) -> None:
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not any(part in name for part in allowed_missing)]
+    if missing or unexpected:
+        raise ValueError(
+            f"{path} does not fit {type(module).__name__}: missing {missing or 'nothing'}, left over {unexpected or 'nothing'}."
+        )

@@ -1,3 +1,36 @@
 """Efficient vision-language pretraining: ViCHA and ALBEF as Hugging Face models."""
 
+import transformers
+
+from .models.configuration_vicha import ViChaConfig, ViChaTextConfig, ViChaVisionConfig
+from .models.hub_export import AUTO_CLASSES
+from .models.image_processing_vicha import ViChaImageProcessor
+from .models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaModel
+from .models.processing_vicha import ViChaProcessor
+
+
 __version__ = "0.1.0"
+
+
+def _register_family(config_class: type, image_processor: type, processor: type) -> None:
+    """Lets transformers' Auto classes and pipelines find one family by its `model_type`."""
+    transformers.AutoConfig.register(config_class.model_type, config_class)
+    transformers.AutoImageProcessor.register(config_class, image_processor_classes={"pil": image_processor})
+    transformers.AutoProcessor.register(config_class, processor)
+    for auto_class, reference in AUTO_CLASSES[config_class.model_type].items():
+        if auto_class != "AutoConfig":
+            getattr(transformers, auto_class).register(config_class, globals()[reference.split(".")[1]])
+
+
+_register_family(ViChaConfig, ViChaImageProcessor, ViChaProcessor)
+
+__all__ = [
+    "ViChaConfig",
+    "ViChaForPreTraining",
+    "ViChaForRetrieval",
+    "ViChaImageProcessor",
+    "ViChaModel",
+    "ViChaProcessor",
+    "ViChaTextConfig",
+    "ViChaVisionConfig",
+]

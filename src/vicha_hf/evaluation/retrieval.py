@@ -1,11 +1,13 @@
 """Image-text retrieval in two stages: cosine of the projections, then the matching head on the k best."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .recall import chance_recall, recall_at_k
@@ -108,6 +110,7 @@ def evaluate_retrieval(
     device: torch.device | str | None = None,
     with_concepts: bool = True,
     progress: bool = True,
+    num_workers: int = 0,
 ) -> dict[str, float]:
     """Recall of `model` on `dataset`, both directions and both stages.
 
@@ -121,13 +124,24 @@ def evaluate_retrieval(
         device: where to run; by default where the model is.
         with_concepts: False leaves the dataset's visual concepts out.
         progress: whether to show progress bars.
+        num_workers: processes that load pictures.
 
     Returns:
         Everything that [`retrieval_metrics`] names for the re-ranked scores, the same with `_itc_only` for the first
         stage, `chance_r1` (of one right image among all) and `chance_r{1,5,10}_{i2t,t2i}`, all in %;
         `num_images` and `num_captions`.
     """
-    scores = score_retrieval(model, processor, dataset, k, batch_size, device, with_concepts, progress)
+    scores = score_retrieval(
+        model,
+        processor,
+        dataset,
+        k=k,
+        batch_size=batch_size,
+        device=device,
+        with_concepts=with_concepts,
+        progress=progress,
+        num_workers=num_workers,
+    )
     return scores.metrics(dataset.captions_of_image, dataset.image_of_caption)
 
 
@@ -141,27 +155,34 @@ def score_retrieval(
     device: torch.device | str | None = None,
     with_concepts: bool = True,
     progress: bool = True,
+    num_workers: int = 0,
 ) -> RetrievalScores:
     """The scores behind [`evaluate_retrieval`] (same arguments), for those who look at single queries."""
     if k < 1:
-        raise ValueError(f"k = {k}: the second stage needs at least one candidate per query")
+        raise ValueError(f"k={k} is not possible: the second stage needs at least one candidate per query")
+    if len(dataset) == 0:
+        raise ValueError("the dataset has no picture: there is nothing to retrieve")
     device = torch.device(device) if device is not None else model.device
+    image_batches = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=partial(_image_arguments, processor, with_concepts=with_concepts),
+    )
+    text_batches = [dataset.texts[start : start + batch_size] for start in range(0, len(dataset.texts), batch_size)]
     was_training = model.training
     model.eval().to(device)
     try:
-        images = _concatenate(
-            model.encode_images(**batch.to(device))
-            for batch in tqdm(
-                _image_batches(processor, dataset, batch_size, with_concepts),
-                total=-(-len(dataset) // batch_size),
-                desc="pictures" if with_concepts else "pictures without concepts",
-                disable=not progress,
-            )
-        )
-        texts = _concatenate(
-            model.encode_texts(**processor(text=captions, padding=True, return_tensors="pt").to(device))
-            for captions in tqdm(list(_chunks(dataset.captions, batch_size)), desc="captions", disable=not progress)
-        )
+        image_encodings = [
+            model.encode_images(**{name: tensor.to(device) for name, tensor in batch.items()})
+            for batch in tqdm(image_batches, desc="Encoding pictures", unit="batch", disable=not progress)
+        ]
+        text_encodings = [
+            model.encode_texts(**processor(text=texts, padding=True, return_tensors="pt").to(device))
+            for texts in tqdm(text_batches, desc="Encoding captions", unit="batch", disable=not progress)
+        ]
+        images = type(image_encodings[0]).concatenate(image_encodings)
+        texts = type(text_encodings[0]).concatenate(text_encodings)
         similarity = images.embeds.float() @ texts.embeds.float().T
         reranked = model.rerank(images, texts, k)
     finally:
@@ -169,11 +190,9 @@ def score_retrieval(
     return RetrievalScores(similarity.cpu(), reranked.scores_i2t.float().cpu(), reranked.scores_t2i.float().cpu())
 
 
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _concatenate(encodings: Iterable[Any]) -> Any:
-    encodings = list(encodings)
-    return type(encodings[0]).concatenate(encodings)
+def _image_arguments(processor, items: Sequence[Mapping[str, Any]], with_concepts: bool) -> dict[str, Tensor]:
+    arguments = {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
+    if with_concepts:
+        concepts = [item["concepts"] for item in items]
+        arguments.update(processor(concepts=concepts, padding=True, return_tensors="pt"))
+    return arguments

@@ -16,6 +16,7 @@ from .encoder_text import TextEncoder
 from .encoder_vision import VisionEncoder, image_attention_mask
 from .feature_queue import FeatureQueue
 from .head_language_modeling import LanguageModelingHead
+from .hub_export import HubExportMixin
 from .modeling_outputs import (
     ImageEncoding,
     PreTrainingOutput,
@@ -40,7 +41,7 @@ TRAINING_STATE_PREFIX = "training_state."
 TRAINING_STATE_FILE = "training_state.safetensors"
 
 
-class ViChaPreTrainedModel(PreTrainedModel):
+class ViChaPreTrainedModel(HubExportMixin, PreTrainedModel):
     """Initialisation, loading and the training-only state shared by all ViCHA models."""
 
     config: ViChaConfig

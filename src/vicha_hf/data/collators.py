@@ -6,7 +6,6 @@ import torch
 from transformers.processing_utils import ProcessorMixin
 
 from .datasets_pretraining import PretrainingItem
-from .datasets_retrieval import RetrievalImage
 
 
 class PretrainingCollator:
@@ -28,48 +27,23 @@ class PretrainingCollator:
     def __init__(self, processor: ProcessorMixin, *, with_concepts: bool = True, pad_to_max_length: bool = False):
         self.processor = processor
         self.with_concepts = with_concepts
-        self.pad_to_max_length = pad_to_max_length
+        self.padding = "max_length" if pad_to_max_length else "longest"
 
     def __call__(self, items: Sequence[PretrainingItem]) -> dict[str, torch.Tensor]:
-        padding = "max_length" if self.pad_to_max_length else True
-        batch = _stack_images(items)
-        texts = self.processor(text=[item["caption"] for item in items], padding=padding, return_tensors="pt")
-        batch |= texts
-        if self.with_concepts:
-            batch |= _encode_concepts(self.processor, items, self.pad_to_max_length)
-        batch["image_ids"] = torch.tensor([item["image_id"] for item in items], dtype=torch.int64)
-        return batch
-
-
-class RetrievalImageCollator:
-    """
-    Batches of pictures for encoding: `pixel_values` [B, 3, H, W] and, where any picture of the batch has concepts,
-    `concept_input_ids`, `concept_attention_mask` [B, C] (1 = attend).
-    """
-
-    def __init__(self, processor: ProcessorMixin, *, with_concepts: bool = True):
-        self.processor = processor
-        self.with_concepts = with_concepts
-
-    def __call__(self, items: Sequence[RetrievalImage]) -> dict[str, torch.Tensor]:
-        batch = _stack_images(items)
-        if self.with_concepts and any(item["concepts"] for item in items):
-            batch |= _encode_concepts(self.processor, items, pad_to_max_length=False)
-        return batch
-
-
-def _stack_images(items: Sequence) -> dict[str, torch.Tensor]:
-    return {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
-
-
-def _encode_concepts(processor: ProcessorMixin, items: Sequence, pad_to_max_length: bool) -> dict[str, torch.Tensor]:
-    padding = "max_length" if pad_to_max_length else True
-    encoded = processor(concepts=[item["concepts"] for item in items], padding=padding, return_tensors="pt")
-    if not encoded:
-        width = processor.max_concept_length if pad_to_max_length else 1
-        shape = (len(items), width)
+        captions = [item["caption"] for item in items]
         return {
-            "concept_input_ids": torch.full(shape, processor.tokenizer.pad_token_id),
+            "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+            **self.processor(text=captions, padding=self.padding, return_tensors="pt"),
+            **(self._encode_concepts([item["concepts"] for item in items]) if self.with_concepts else {}),
+            "image_ids": torch.tensor([item["image_id"] for item in items], dtype=torch.int64),
+        }
+
+    def _encode_concepts(self, concepts: list[list[str]]) -> dict[str, torch.Tensor]:
+        if any(concepts):
+            return dict(self.processor(concepts=concepts, padding=self.padding, return_tensors="pt"))
+        width = self.processor.max_concept_length if self.padding == "max_length" else 1
+        shape = (len(concepts), width)
+        return {
+            "concept_input_ids": torch.full(shape, self.processor.tokenizer.pad_token_id),
             "concept_attention_mask": torch.zeros(shape, dtype=torch.int64),
         }
-    return dict(encoded)

@@ -45,7 +45,7 @@ class PretrainingDataset(Dataset):
         max_words: words kept of a caption (30).
 
     Raises:
-        ValueError: an unknown `captions`, a fraction outside (0, 1], `max_words` below 1.
+        ValueError: an unknown `captions`, a fraction outside (0, 1], `max_words` below 1, a negative seed.
         ImageReadError: from `__getitem__`, a picture that cannot be decoded.
     """
 
@@ -68,6 +68,8 @@ class PretrainingDataset(Dataset):
             )
         if max_words < 1:
             raise ValueError(f"max_words={max_words} must be at least 1")
+        if seed < 0:
+            raise ValueError(f"seed={seed} must not be negative")
         self.annotations = annotations
         self.transform = transform
         self.seed = seed
@@ -90,6 +92,8 @@ class PretrainingDataset(Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Call before each epoch: other captions, concepts and crops are drawn."""
+        if epoch < 0:
+            raise ValueError(f"epoch={epoch} must not be negative")
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .annotations import Annotations, EmbeddedImage, ImageTextRecord, open_image
+from .annotations import Annotations, ImageTextRecord
 from .datasets_pretraining import MAX_CAPTION_WORDS
+from .image_files import EmbeddedImage, open_image
 from .text_cleaning import clean_caption
 
 

@@ -1,0 +1,87 @@
+"""A local Hub, a tiny model folder, and processes that use both."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from tiny_tokenizer import build_tiny_tokenizer
+from tools.local_hub import LocalHub
+
+
+class Repositories(NamedTuple):
+    """A retrieval model for everybody and a pretraining model for those who have a token."""
+
+    public: str = "org/vicha-tiny"
+    private: str = "org/vicha-tiny-pretraining"
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    """A `ViChaForRetrieval` with random weights and its processor."""
+    import torch
+
+    from vicha_hf import ViChaConfig, ViChaForRetrieval, ViChaImageProcessor, ViChaProcessor
+
+    folder = tmp_path_factory.mktemp("vicha-tiny")
+    tokenizer = build_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "initializer_range": 0.2}
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
+    config = ViChaConfig(
+        vision_config={"num_hidden_layers": 3, "image_size": 32, "patch_size": 8, **sizes},
+        text_config={"num_hidden_layers": 4, "fusion_layer": 2, "vocab_size": len(tokenizer), **sizes, **special},
+        projection_dim=16,
+        hierarchical_itc_levels=2,
+        mim_decoder_hidden_size=32,
+        mim_decoder_heads=2,
+        num_concept_layers=1,
+        queue_size=16,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    ViChaForRetrieval(config).save_pretrained(folder)
+    image_processor = ViChaImageProcessor(size={"height": 32, "width": 32})
+    ViChaProcessor(image_processor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    server = LocalHub(tmp_path_factory.mktemp("hub"), lfs=True)
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def run_client(hub, tmp_path_factory):
+    """Runs `hub_client.py` as a user with an empty cache of their own and returns what it printed."""
+
+    def run(*arguments, token: str | None = "hf_local_write") -> dict:
+        environment = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"}
+        environment |= hub.env(tmp_path_factory.mktemp("home"), token)
+        process = subprocess.run(
+            [sys.executable, Path(__file__).parent / "hub_client.py", *map(str, arguments)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=tmp_path_factory.mktemp("elsewhere"),
+        )
+        assert process.returncode == 0, process.stderr[-6000:]
+        return json.loads(process.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def repositories() -> Repositories:
+    return Repositories()
+
+
+@pytest.fixture(scope="session")
+def pushed(run_client, model_folder, repositories) -> dict:
+    """Both repositories exist on the Hub; the numbers are those of the model before it was pushed."""
+    return run_client("push", model_folder, *repositories)

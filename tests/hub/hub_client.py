@@ -1,0 +1,104 @@
+"""A user's process beside the local Hub: pushes or pulls models and prints what it saw as one line of JSON.
+
+    python hub_client.py push MODEL_FOLDER REPO PRIVATE_REPO
+    python hub_client.py pull REPO {package,remote-code}
+    python hub_client.py save-again REPO FOLDER
+
+It runs on its own because huggingface_hub reads its environment once, and because `remote-code` must not be able to
+import the package.
+"""
+
+import json
+import sys
+
+
+def pictures():
+    """Two pictures that every process makes alike."""
+    import numpy as np
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
+    return [Image.fromarray(array) for array in noise]
+
+
+CONCEPTS = [["dog", "grass"], []]
+TEXTS = ["a dog on the grass", "two birds in a tree", "a man"]
+
+
+def similarities(model, processor) -> list[list[float]]:
+    """Cosine over temperature of the two pictures with the three texts."""
+    import torch
+
+    inputs = processor(images=pictures(), text=TEXTS, concepts=CONCEPTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return model.eval()(**inputs).logits_per_image.tolist()
+
+
+def push(folder: str, repo: str, private_repo: str) -> dict:
+    from vicha_hf import ViChaForPreTraining, ViChaForRetrieval, ViChaProcessor
+
+    model = ViChaForRetrieval.from_pretrained(folder, training_state=True)
+    processor = ViChaProcessor.from_pretrained(folder)
+    model.push_to_hub(repo)
+    processor.push_to_hub(repo)
+    other_head = ViChaForPreTraining.from_pretrained(folder)
+    other_head.push_to_hub(private_repo, private=True)
+    processor.push_to_hub(private_repo, private=True)
+    return {"logits": similarities(model.vicha, processor)}
+
+
+def pull(source: str, trust_remote_code: bool) -> dict:
+    if trust_remote_code:
+        sys.modules["vicha_hf"] = None  # any import of the package is now an ImportError
+    else:
+        import vicha_hf  # noqa: F401
+    import transformers
+
+    options = {"trust_remote_code": True} if trust_remote_code else {}
+    config = transformers.AutoConfig.from_pretrained(source, **options)
+    processor = transformers.AutoProcessor.from_pretrained(source, **options)
+    model, report = transformers.AutoModel.from_pretrained(source, output_loading_info=True, **options)
+    classes = {
+        name: type(getattr(transformers, name).from_pretrained(source, **options)).__name__
+        for name in (*config.auto_map, "AutoProcessor", "AutoImageProcessor")
+    }
+    pipeline = transformers.pipeline("zero-shot-image-classification", model=source, **options)
+    answers = pipeline(pictures()[0], candidate_labels=TEXTS, hypothesis_template="{}")
+    return {
+        "auto_map": config.auto_map,
+        "classes": classes,
+        "module": type(model).__module__,
+        "missing_keys": sorted(report["missing_keys"]),
+        "weights": weight_names(source),
+        "logits": similarities(model, processor),
+        "pipeline": {answer["label"]: answer["score"] for answer in answers},
+    }
+
+
+def save_again(source: str, folder: str) -> dict:
+    """Loads with the code from the Hub, saves, and loads what was saved."""
+    first = pull(source, trust_remote_code=True)
+    import transformers
+
+    transformers.AutoModel.from_pretrained(source, trust_remote_code=True).save_pretrained(folder)
+    transformers.AutoProcessor.from_pretrained(source, trust_remote_code=True).save_pretrained(folder)
+    return {"first": first, "again": pull(folder, trust_remote_code=True)}
+
+
+def weight_names(source: str) -> list[str]:
+    from safetensors import safe_open
+    from transformers.utils import cached_file
+
+    with safe_open(cached_file(source, "model.safetensors"), "pt") as weights:
+        return sorted(weights.keys())
+
+
+if __name__ == "__main__":
+    command, *arguments = sys.argv[1:]
+    if command == "push":
+        result = push(*arguments)
+    elif command == "pull":
+        result = pull(arguments[0], trust_remote_code=arguments[1] == "remote-code")
+    else:
+        result = save_again(*arguments)
+    print(json.dumps(result))

@@ -1,0 +1,6 @@
+"""Embedded demo corpus: scenes composed of real picture sprites, with captions, concepts and exact boxes."""
+
+from .builder import DemoCorpus, DemoCorpusParameters, build_demo_corpus
+
+
+__all__ = ["DemoCorpus", "DemoCorpusParameters", "build_demo_corpus"]

@@ -209,6 +209,7 @@ class ViChaConfig(PreTrainedConfig):
     momentum: float = 0.995
     distillation_alpha: float | int = 0.4
     initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
     reference_quirks: list[str] | tuple[str, ...] = ()
 
     def __post_init__(self, **kwargs):

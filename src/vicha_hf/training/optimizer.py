@@ -29,7 +29,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        without = parameter.ndim == 1 or name.endswith(".bias") or id(parameter) in exempt
+        # A single number (the temperature) is no norm scale: only the model's own list exempts it.
+        vector = parameter.ndim == 1 and parameter.numel() > 1
+        without = vector or name.endswith(".bias") or id(parameter) in exempt
         (not_decayed if without else decayed).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": weight_decay},

@@ -1,0 +1,151 @@
+"""Arguments that every training script shares, read from YAML and the command line, and checked where they are made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Literal, TypeVar
+
+import jsonargparse
+
+from .schedule import LearningRateSchedule, PublishedSchedule, WarmupCosineSchedule
+
+
+T = TypeVar("T")
+
+
+def require(condition: bool, name: str, value: object, remedy: str) -> None:
+    """Raise a `ValueError` that names the argument, its value and what to do about it."""
+    if not condition:
+        raise ValueError(f"{name}={value!r} is not possible: {remedy}")
+
+
+@dataclass(kw_only=True)
+class TrainingArguments:
+    """How to train. Where to train (GPUs, nodes, DeepSpeed) is told to `accelerate launch`. Defaults are the paper's.
+
+    Args:
+        output_dir: Folder of checkpoints, logs, metrics and the final model.
+        seed: Of the initial weights, the data order, the augmentation and everything drawn in training.
+        num_epochs: Passes over the training data.
+        max_steps: Stop after so many optimiser steps even inside an epoch; null trains for all epochs.
+        per_device_batch_size: Samples in one forward pass of one process.
+        gradient_accumulation_steps: Forward passes of one optimiser step.
+        learning_rate: Peak learning rate.
+        min_learning_rate: Where the learning rate would end.
+        warmup_learning_rate: Learning rate of the first step.
+        warmup_steps: Optimiser steps until the peak; 0 starts there.
+        lr_schedule: "cosine" moves with every step; "published" moves as the paper's code did, in jumps of 100 steps and then once per epoch.
+        weight_decay: Of matrices; biases, norms, positions and single tokens are not decayed.
+        max_grad_norm: Gradients of a greater norm are scaled down to it; null does not clip, as the paper.
+        ramp_distillation_alpha: Raise the teacher's share linearly from 0 over the first epoch.
+        mixed_precision: "no", "bf16" or "fp16"; null leaves it to `accelerate launch`.
+        gradient_checkpointing: Recompute activations in the backward pass, for less memory and more time.
+        num_workers: Processes that load data, per training process; the samples do not depend on it.
+        logging_steps: Optimiser steps between two records of the log, each the mean since the last one.
+        evaluation_steps: Optimiser steps between two evaluations; null evaluates after every epoch. The end of training is always evaluated.
+        checkpoint_steps: Optimiser steps between two checkpoints; null saves after every epoch. The end of training is always saved.
+        keep_last_checkpoints: How many checkpoints to keep; older ones are deleted.
+        resume_from_checkpoint: "latest" or the folder of a checkpoint. With "latest" a run that has none yet starts anew.
+        trackers: Experiment trackers by accelerate's names ("tensorboard", "wandb", ...); [] for none.
+    """
+
+    output_dir: str
+    seed: int = 42
+    num_epochs: int = 11
+    max_steps: int | None = None
+    per_device_batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-4
+    min_learning_rate: float = 1e-5
+    warmup_learning_rate: float = 1e-5
+    warmup_steps: int = 2000
+    lr_schedule: Literal["cosine", "published"] = "cosine"
+    weight_decay: float = 0.02
+    max_grad_norm: float | None = None
+    ramp_distillation_alpha: bool = True
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    gradient_checkpointing: bool = False
+    num_workers: int = 4
+    logging_steps: int = 50
+    evaluation_steps: int | None = None
+    checkpoint_steps: int | None = None
+    keep_last_checkpoints: int = 2
+    resume_from_checkpoint: str | None = None
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+
+    def __post_init__(self):
+        require(bool(self.output_dir), "output_dir", self.output_dir, "name a folder that this run may write to.")
+        for name in (
+            "num_epochs",
+            "per_device_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+            "keep_last_checkpoints",
+        ):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1.")
+        for name in ("max_steps", "evaluation_steps", "checkpoint_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, "it must be at least 1, or null.")
+        for name in ("seed", "warmup_steps", "num_workers", "weight_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "it must not be negative.")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "it must be above 0.")
+        for name in ("min_learning_rate", "warmup_learning_rate"):
+            value = getattr(self, name)
+            require(
+                0 <= value <= self.learning_rate,
+                name,
+                value,
+                f"it must lie between 0 and the peak, learning_rate={self.learning_rate!r}.",
+            )
+        require(
+            self.max_grad_norm is None or self.max_grad_norm > 0,
+            "max_grad_norm",
+            self.max_grad_norm,
+            "it must be above 0, or null for no clipping.",
+        )
+        # Complains about a warm-up that the schedule cannot follow before any data is read.
+        self.learning_rate_schedule(steps_per_epoch=1)
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimiser steps of the whole run."""
+        steps = self.num_epochs * steps_per_epoch
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def learning_rate_schedule(self, steps_per_epoch: int) -> LearningRateSchedule:
+        """The schedule that `lr_schedule` names, for epochs of `steps_per_epoch` optimiser steps."""
+        rates = {
+            "learning_rate": self.learning_rate,
+            "min_learning_rate": self.min_learning_rate,
+            "warmup_learning_rate": self.warmup_learning_rate,
+            "warmup_steps": self.warmup_steps,
+        }
+        if self.lr_schedule == "published":
+            return PublishedSchedule(steps_per_epoch=steps_per_epoch, num_epochs=self.num_epochs, **rates)
+        return WarmupCosineSchedule(total_steps=self.total_steps(steps_per_epoch), **rates)
+
+
+def parse_arguments(
+    arguments_class: type[T], argv: Sequence[str] | None = None, description: str = ""
+) -> tuple[T, str]:
+    """Read `--config FILE.yaml` and overrides such as `--learning_rate 1e-4 --data.num_workers 2`.
+
+    Args:
+        arguments_class: a dataclass, usually derived from [`TrainingArguments`]; nested dataclasses become dotted names.
+        argv: the command line; by default the process's own.
+        description: shown by `--help`.
+
+    Returns:
+        The arguments, and the same as YAML that `--config` reads back.
+
+    Raises:
+        SystemExit: an unknown name, a value of the wrong type or an impossible value, explained on stderr.
+    """
+    parser = jsonargparse.ArgumentParser(description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    parser.add_class_arguments(arguments_class)
+    parsed = parser.parse_args(argv)
+    made = parser.instantiate(parsed)
+    try:
+        arguments = arguments_class(**{item.name: made[item.name] for item in fields(arguments_class)})
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments, parser.dump(parsed, skip_unset=False)

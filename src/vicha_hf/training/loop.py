@@ -1,0 +1,516 @@
+"""The training loop of every script: a model that returns named losses, a dataset, a collator, and Accelerate."""
+
+import inspect
+import json
+import math
+import resource
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    GradientAccumulationPlugin,
+    ProjectConfiguration,
+    set_seed,
+)
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from .arguments import TrainingArguments
+from .checkpoints import Progress, complete_folder, find_checkpoint, load_checkpoint, save_checkpoint
+from .data_order import DataOrder
+from .optimizer import create_optimizer
+from .random_state import preserved_random_state
+from .run_log import RunLog
+from .schedule import ramped_alpha
+
+
+logger = get_logger(__name__)
+
+MODEL_FOLDER = "model"
+BEST_MODEL_FOLDER = "best_model"
+METRICS_FILE = "metrics.json"
+
+EvaluationHook = Callable[[nn.Module, Accelerator], dict[str, float]]
+Batch = dict[str, Tensor]
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or a gradient became infinite or NaN; going on would only destroy the weights."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimiser step in numbers.
+
+    Args:
+        losses: each averaged over the step's forward passes and over all processes.
+        state: learning rate, alpha, gradient norm and temperature, where they exist.
+    """
+
+    losses: dict[str, float]
+    state: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Args:
+        step: optimiser steps taken.
+        metrics: of the last evaluation; empty without one.
+        best_metric: best value of the primary metric.
+        best_step: when it was reached.
+        train_seconds: over all interruptions, evaluations and checkpoints included.
+        interrupted: whether a SIGTERM ended it early, after a checkpoint.
+    """
+
+    step: int
+    metrics: dict[str, float]
+    best_metric: float | None
+    best_step: int | None
+    train_seconds: float
+    interrupted: bool
+
+
+def create_accelerator(arguments: TrainingArguments, find_unused_parameters: bool = False) -> Accelerator:
+    """An `Accelerator` as the loop wants it; devices and processes come from `accelerate launch`.
+
+    Args:
+        arguments: of the run.
+        find_unused_parameters: needed only by a model that leaves trainable parameters out of some steps; costs time.
+    """
+    accelerator = Accelerator(
+        mixed_precision=arguments.mixed_precision,
+        # The loop makes every optimiser step full, so the end of a data loader needs no special case.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(
+            num_steps=arguments.gradient_accumulation_steps, sync_with_dataloader=False
+        ),
+        log_with=arguments.trackers or None,
+        project_config=ProjectConfiguration(
+            project_dir=arguments.output_dir, logging_dir=str(Path(arguments.output_dir) / "tracking")
+        ),
+        kwargs_handlers=[
+            # The queues are equal on every process by construction: they hold what was gathered from all.
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters),
+        ],
+    )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # DeepSpeed clips inside its own step and cannot see the batch size, for the data loader is not prepared.
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = arguments.per_device_batch_size
+        config["gradient_clipping"] = arguments.max_grad_norm or 0.0
+    return accelerator
+
+
+class TrainingLoop:
+    """Trains a model whose forward returns a mapping with `loss` and any number of entries named `*_loss`.
+
+    The model is called as `model(**batch)`, and with `distillation_alpha` and `update_teacher` if its forward names
+    them: alpha follows the ramp, and the teacher moves once per optimiser step, in its first forward pass.
+    One run gives the same result, bit for bit on a CPU, whether it was interrupted or not.
+
+    Args:
+        model: on any device. Teacher and queue, if it has them, must already be there.
+        arguments: of the run.
+        train_dataset: map-style. `set_epoch(epoch)` is called before each epoch if it exists; what the dataset draws
+            at random must depend on seed, epoch and index alone.
+        collator: turns a list of samples into the arguments of the model's forward.
+        accelerator: from [`create_accelerator`].
+        processor: saved beside the model, if given.
+        evaluate: `evaluate(model, accelerator) -> metrics`. Called on every process with the unwrapped model in
+            evaluation mode and without gradient; all processes must return the same metrics. It cannot change training:
+            random states are restored after it.
+        primary_metric: name of the metric whose best value (higher = better) is kept as `best_model`.
+        resolved_config: the run's arguments as YAML, written to `config.yaml`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        arguments: TrainingArguments,
+        train_dataset: Dataset,
+        collator: Callable[[list], Batch],
+        accelerator: Accelerator,
+        processor=None,
+        evaluate: EvaluationHook | None = None,
+        primary_metric: str | None = None,
+        resolved_config: str | None = None,
+    ):
+        if (evaluate is None) != (primary_metric is None):
+            raise ValueError("evaluate and primary_metric belong together: give both or neither.")
+        self.arguments = arguments
+        self.accelerator = accelerator
+        self.train_dataset = train_dataset
+        self.collator = collator
+        self.processor = processor
+        self.evaluate = evaluate
+        self.primary_metric = primary_metric
+        self.resolved_config = resolved_config
+        self.output_dir = Path(arguments.output_dir)
+
+        self.order = DataOrder(
+            dataset_size=len(train_dataset),
+            batch_size=arguments.per_device_batch_size,
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            num_processes=accelerator.num_processes,
+            seed=arguments.seed,
+        )
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self.total_steps = arguments.total_steps(self.steps_per_epoch)
+        self.schedule = arguments.learning_rate_schedule(self.steps_per_epoch)
+        if len(train_dataset) < self.order.samples_per_step:
+            logger.warning(
+                "%d training samples do not fill one optimiser step of %d: samples are repeated within a step.",
+                len(train_dataset),
+                self.order.samples_per_step,
+            )
+
+        # Read before `prepare`, which may hide the model's own signature.
+        self._forward_arguments = inspect.signature(model.forward).parameters
+        self._temperature = next(
+            (value for name, value in model.named_parameters() if name.split(".")[-1] == "temperature"), None
+        )
+        if arguments.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        optimizer = create_optimizer(model, arguments.learning_rate, arguments.weight_decay, accelerator.device)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.progress = Progress()
+        self._sigterm_received = False
+        self._stop = False
+
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The model without what Accelerate put around it."""
+        return self.accelerator.unwrap_model(self.model)
+
+    def run(self) -> TrainingResult:
+        """Train to the end, or to a SIGTERM; evaluate, checkpoint and log on the way.
+
+        At the end `model/` holds the last weights, `best_model/` those of the best evaluation, `metrics.json` the metrics.
+
+        Raises:
+            NonFiniteLossError: a loss or the gradient is not finite; the message names step, loss and samples.
+            FileExistsError, FileNotFoundError, ValueError: see [`find_checkpoint`] and [`load_checkpoint`].
+        """
+        self._begin()
+        with self._stop_on_sigterm(), self._progress_bar() as bar:
+            while not self._is_over():
+                self._train_epoch(bar)
+        interrupted = self.progress.step < self.total_steps
+        if interrupted:
+            logger.warning(
+                "Stopped by SIGTERM after step %d of %d, with a checkpoint: continue with --resume_from_checkpoint latest.",
+                self.progress.step,
+                self.total_steps,
+            )
+        else:
+            self._finish()
+        if self.arguments.trackers:
+            self.accelerator.end_training()
+        return TrainingResult(
+            step=self.progress.step,
+            metrics=self.progress.metrics,
+            best_metric=self.progress.best_metric,
+            best_step=self.progress.best_step,
+            train_seconds=self.progress.train_seconds,
+            interrupted=interrupted,
+        )
+
+    def save_model(self, folder: Path) -> None:
+        """Write the weights for inference, and the processor. Every process must call it."""
+        state_dict = self.accelerator.get_state_dict(self.model)
+        with complete_folder(folder, self.accelerator) as unfinished:
+            if self.accelerator.is_main_process:
+                self.unwrapped_model.save_pretrained(unfinished, state_dict=state_dict)
+                if self.processor is not None:
+                    self.processor.save_pretrained(unfinished)
+
+    def _begin(self) -> None:
+        checkpoint = find_checkpoint(self.output_dir, self.arguments.resume_from_checkpoint)
+        if checkpoint is None and self.arguments.resume_from_checkpoint is not None:
+            logger.warning("No checkpoint in %s yet: starting from the beginning.", self.output_dir)
+        if self.accelerator.is_main_process:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            if self.resolved_config is not None:
+                (self.output_dir / "config.yaml").write_text(self.resolved_config)
+        # Dropout and masks differ between processes; the weights were made before and are equal.
+        set_seed(self.arguments.seed, device_specific=True)
+        if checkpoint is not None:
+            self.progress = load_checkpoint(self.accelerator, checkpoint, self.order)
+            self._report_continuation(checkpoint)
+        self.progress.total_steps = self.total_steps
+        if self.arguments.trackers:
+            self.accelerator.init_trackers("vicha_hf")
+        self.log = RunLog(self.accelerator, self.output_dir, self.progress.step)
+        self._session_start = time.perf_counter()
+        self._earlier_seconds = self.progress.train_seconds
+        self._window_start, self._window_start_step = self._session_start, self.progress.step
+
+    def _report_continuation(self, checkpoint: Path) -> None:
+        logger.info("Continuing from %s at step %d of %d.", checkpoint, self.progress.step, self.total_steps)
+        if self.progress.total_steps != self.total_steps:
+            logger.warning(
+                "%s belongs to a run of %d steps, this one has %d: the learning rate may jump.",
+                checkpoint,
+                self.progress.total_steps,
+                self.total_steps,
+            )
+
+    def _is_over(self) -> bool:
+        return self._stop or self.progress.step >= self.total_steps
+
+    def _train_epoch(self, bar: tqdm) -> None:
+        epoch, first_step = divmod(self.progress.step, self.steps_per_epoch)
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.train_dataset.set_epoch(epoch)
+        batches = self.order.batches(epoch, self.accelerator.process_index, first_step)
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.collator,
+            num_workers=self.arguments.num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            # The loader's own draw must not come from the random state that training uses.
+            generator=torch.Generator().manual_seed(self.arguments.seed + epoch),
+        )
+        samples_and_batches = zip(batches, loader, strict=True)
+        self.model.train()
+        for step_in_epoch in range(first_step, self.steps_per_epoch):
+            report = self._optimizer_step(epoch, step_in_epoch, samples_and_batches)
+            self.progress.step += 1
+            bar.set_postfix(_shown(report), refresh=False)
+            bar.update()
+            self._after_step(report)
+            if self._is_over():
+                return
+
+    def _optimizer_step(
+        self, epoch: int, step_in_epoch: int, samples_and_batches: Iterator[tuple[list[int], Batch]]
+    ) -> StepReport:
+        accumulation = self.arguments.gradient_accumulation_steps
+        learning_rate = self.schedule(self.progress.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        state, options = {"learning_rate": learning_rate}, {}
+        if "distillation_alpha" in self._forward_arguments:
+            options["distillation_alpha"] = state["distillation_alpha"] = self._alpha(epoch, step_in_epoch)
+
+        losses: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.accelerator.device))
+        grad_norm = None
+        for micro_step in range(accumulation):
+            samples, batch = next(samples_and_batches)
+            batch = {name: _to_device(value, self.accelerator.device) for name, value in batch.items()}
+            if "update_teacher" in self._forward_arguments:
+                options["update_teacher"] = micro_step == 0
+            with self.accelerator.accumulate(self.model):
+                output = self.model(**batch, **options)
+                named = _named_losses(output)
+                self._require_finite(named, samples, batch)
+                for name, value in named.items():
+                    losses[name] += value.detach().float() / accumulation
+                self.accelerator.backward(output["loss"])
+                if self.accelerator.sync_gradients:
+                    grad_norm = self._clip_gradients(samples)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+
+        if grad_norm is not None:
+            state["grad_norm"] = grad_norm
+        if self._temperature is not None:
+            state["temperature"] = self._temperature.item()
+        return StepReport(self._average_over_processes(losses), state)
+
+    def _alpha(self, epoch: int, step_in_epoch: int) -> float:
+        alpha = self.unwrapped_model.config.distillation_alpha
+        if not self.arguments.ramp_distillation_alpha:
+            return alpha
+        return ramped_alpha(alpha, epoch, step_in_epoch, self.steps_per_epoch)
+
+    def _require_finite(self, losses: Mapping[str, Tensor], samples: list[int], batch: Batch) -> None:
+        if torch.stack([value.detach().float() for value in losses.values()]).isfinite().all():
+            return
+        bad = [name for name, value in losses.items() if not value.isfinite()]
+        # The total is not finite because a component is not; name the cause first.
+        culprit = next((name for name in bad if name != "loss"), "loss")
+        listed = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
+        image_ids = batch.get("image_ids")
+        raise NonFiniteLossError(
+            f"step {self.progress.step}: {culprit} is not finite ({listed}). "
+            f"Process {self.accelerator.process_index} was at the dataset indices {samples}"
+            + (f" (image_ids {image_ids.tolist()})" if image_ids is not None else "")
+            + ". Look at these samples; if they are sound, lower learning_rate or set max_grad_norm."
+        )
+
+    def _clip_gradients(self, samples: list[int]) -> float | None:
+        limit = self.arguments.max_grad_norm
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
+        if norm is None:
+            return None
+        norm = float(norm)
+        if math.isfinite(norm):
+            return norm
+        # The loss scaling of fp16 runs into overflows on purpose and skips these steps itself.
+        if self.accelerator.mixed_precision != "fp16":
+            raise NonFiniteLossError(
+                f"step {self.progress.step}: the norm of the gradient is {norm}, though every loss is finite. "
+                f"Process {self.accelerator.process_index} was at the dataset indices {samples}. "
+                "Look at these samples; if they are sound, lower learning_rate or use mixed_precision=no."
+            )
+        return None
+
+    def _average_over_processes(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
+        """Means over the processes; on the way, a stop that was asked of one process becomes a stop of all."""
+        stop = torch.tensor(float(self._sigterm_received), device=self.accelerator.device)
+        averaged = self.accelerator.reduce(torch.stack([*losses.values(), stop]), reduction="mean").tolist()
+        self._stop = averaged.pop() > 0
+        return dict(zip(losses, averaged, strict=True))
+
+    def _after_step(self, report: StepReport) -> None:
+        progress, arguments = self.progress, self.arguments
+        for name, value in report.losses.items():
+            progress.window_sums[name] = progress.window_sums.get(name, 0.0) + value
+        progress.window_steps += 1
+        last = progress.step == self.total_steps
+        if last or progress.step % arguments.logging_steps == 0:
+            self._log_window(report.state)
+
+        pause = time.perf_counter()
+        if self.evaluate is not None and (last or self._is_due(arguments.evaluation_steps)):
+            self._evaluate()
+        if last or self._stop or self._is_due(arguments.checkpoint_steps):
+            progress.train_seconds = self._train_seconds()
+            save_checkpoint(self.accelerator, self.output_dir, progress, self.order, arguments.keep_last_checkpoints)
+        # Samples per second are those of training alone.
+        self._window_start += time.perf_counter() - pause
+
+    def _is_due(self, every: int | None) -> bool:
+        return self.progress.step % (every or self.steps_per_epoch) == 0
+
+    def _log_window(self, state: dict[str, float]) -> None:
+        progress = self.progress
+        now = time.perf_counter()
+        steps_per_second = (progress.step - self._window_start_step) / (now - self._window_start)
+        record = {
+            **{name: total / progress.window_steps for name, total in progress.window_sums.items()},
+            **state,
+            "samples_per_second": steps_per_second * self.order.samples_per_step,
+            "eta_seconds": (self.total_steps - progress.step) / steps_per_second,
+            "memory_gib": _peak_memory_gib(self.accelerator.device),
+            "train_seconds": self._train_seconds(),
+        }
+        self.log.training(progress.step, self._epoch(), record)
+        progress.window_sums, progress.window_steps = {}, 0
+        self._window_start, self._window_start_step = now, progress.step
+
+    def _evaluate(self) -> None:
+        progress = self.progress
+        model = self.unwrapped_model
+        model.eval()
+        with preserved_random_state(), torch.no_grad():
+            metrics = self.evaluate(model, self.accelerator)
+        self.model.train()
+        if self.primary_metric not in metrics:
+            raise KeyError(f"the evaluation returned no {self.primary_metric!r}; it has {sorted(metrics)}")
+        progress.metrics = metrics
+        self.log.evaluation(progress.step, self._epoch(), metrics)
+        if progress.best_metric is None or metrics[self.primary_metric] > progress.best_metric:
+            progress.best_metric, progress.best_step = metrics[self.primary_metric], progress.step
+            self.save_model(self.output_dir / BEST_MODEL_FOLDER)
+
+    def _finish(self) -> None:
+        self.save_model(self.output_dir / MODEL_FOLDER)
+        if self.accelerator.is_main_process:
+            content = {
+                **self.progress.metrics,
+                "step": self.progress.step,
+                "epoch": self._epoch(),
+                "train_seconds": self.progress.train_seconds,
+            }
+            if self.primary_metric is not None:
+                content["primary_metric"] = self.primary_metric
+                content["best_metric"] = self.progress.best_metric
+                content["best_step"] = self.progress.best_step
+            (self.output_dir / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+    def _epoch(self) -> float:
+        return self.progress.step / self.steps_per_epoch
+
+    def _train_seconds(self) -> float:
+        return self._earlier_seconds + self._session_seconds()
+
+    def _session_seconds(self) -> float:
+        return time.perf_counter() - self._session_start
+
+    def _progress_bar(self) -> tqdm:
+        return tqdm(
+            total=self.total_steps,
+            initial=self.progress.step,
+            desc="training",
+            unit="step",
+            # The losses need the room that the drawing of a bar would take.
+            bar_format="{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+            mininterval=1.0,
+            dynamic_ncols=True,
+            disable=not self.accelerator.is_main_process,
+        )
+
+    @contextmanager
+    def _stop_on_sigterm(self) -> Iterator[None]:
+        """Turn a SIGTERM (a cluster taking its machine back) into a checkpoint after the present step."""
+
+        def request_stop(signum: int, frame: FrameType | None) -> None:
+            self._sigterm_received = True
+
+        try:
+            previous = signal.signal(signal.SIGTERM, request_stop)
+        except ValueError:
+            # Only the main thread may install handlers; a loop that somebody runs in another thread has none.
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _named_losses(output: Mapping) -> dict[str, Tensor]:
+    losses = {
+        name: value
+        for name, value in output.items()
+        if value is not None and (name == "loss" or name.endswith("_loss"))
+    }
+    if "loss" not in losses:
+        raise ValueError("the model's output has no loss: the collator did not give it what it needs to train.")
+    return losses
+
+
+def _shown(report: StepReport) -> dict[str, str]:
+    short = {"learning_rate": "lr", "distillation_alpha": "alpha"}
+    values = {name.removesuffix("_loss"): value for name, value in report.losses.items()}
+    values |= {short[name]: value for name, value in report.state.items() if name in short}
+    return {name: f"{value:.3g}" for name, value in values.items()}
+
+
+def _to_device(value, device: torch.device):
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    # Kilobytes everywhere but on macOS, which counts bytes.
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

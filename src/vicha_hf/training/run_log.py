@@ -1,0 +1,52 @@
+"""Where the numbers of a run go: `log.jsonl` in the output folder, and accelerate's experiment trackers."""
+
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+
+
+LOG_FILE = "log.jsonl"
+# What a record says of the machine rather than of the training; the rest is reproducible.
+MACHINE_FIELDS = ("samples_per_second", "eta_seconds", "memory_gib", "train_seconds")
+
+
+class RunLog:
+    """One JSON object per line. Training records hold every loss by name; evaluations stand under `evaluation`.
+
+    Args:
+        accelerator: its trackers must have been initialised; only the main process writes.
+        output_dir: folder of `log.jsonl`.
+        step: optimiser steps already taken; records after it, left by an interrupted run, are dropped.
+    """
+
+    def __init__(self, accelerator: Accelerator, output_dir: Path, step: int):
+        self.accelerator = accelerator
+        self.path = output_dir / LOG_FILE
+        if accelerator.is_main_process:
+            kept = [record for record in read_log(output_dir) if record["step"] <= step]
+            self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+    def training(self, step: int, epoch: float, values: dict[str, float]) -> None:
+        """Record means since the last record."""
+        self._append({"step": step, "epoch": epoch, **values})
+        self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=step)
+
+    def evaluation(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
+        """Record the metrics of an evaluation."""
+        self._append({"step": step, "epoch": epoch, "evaluation": metrics})
+        self.accelerator.log({f"evaluation/{name}": value for name, value in metrics.items()}, step=step)
+
+    def _append(self, record: dict) -> None:
+        if self.accelerator.is_main_process:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+
+
+def read_log(output_dir: str | Path) -> list[dict]:
+    """The records of a run, oldest first; a last line cut off by a kill is left out."""
+    path = Path(output_dir) / LOG_FILE
+    if not path.is_file():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

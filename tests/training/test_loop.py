@@ -1,0 +1,267 @@
+import json
+import logging
+import math
+import os
+import signal
+
+import pytest
+import torch
+from accelerate.state import GradientState
+from safetensors.torch import load_file
+from stand_in import Samples, StandIn, evaluate, stand_in_arguments, stand_in_loop
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from vicha_hf.training.checkpoints import list_checkpoints
+from vicha_hf.training.loop import NonFiniteLossError, TrainingLoop
+from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
+
+
+def reproducible(records):
+    return [{name: value for name, value in record.items() if name not in MACHINE_FIELDS} for record in records]
+
+
+def weights(loop):
+    return {name: tensor.clone() for name, tensor in loop.unwrapped_model.state_dict().items()}
+
+
+def assert_equal_weights(left, right):
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [({"max_steps": 1}, 1), ({"num_epochs": 1}, 5), ({"num_epochs": 3}, 15), ({"max_steps": 7}, 7)],
+    ids=["one step", "one epoch", "many epochs", "inside an epoch"],
+)
+def test_every_length_of_run_ends_alike(tmp_path, changes, steps):
+    loop = stand_in_loop(stand_in_arguments(tmp_path, **changes), evaluate=evaluate, primary_metric="r_mean")
+    result = loop.run()
+    assert (result.step, result.interrupted) == (steps, False)
+    assert list_checkpoints(tmp_path)[-1].name == f"checkpoint-{steps:08d}"
+    assert (tmp_path / "model/model.safetensors").is_file()
+    assert (tmp_path / "best_model/model.safetensors").is_file()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["step"] == steps and metrics["r_mean"] == result.metrics["r_mean"]
+    assert metrics["train_seconds"] > 0
+    records = [record for record in read_log(tmp_path) if "evaluation" not in record]
+    assert [record["step"] for record in records] == list(range(1, steps + 1))
+    assert records[0]["learning_rate"] == pytest.approx(1e-3)
+    assert records[0]["distillation_alpha"] == 0.0
+
+
+def test_runs_of_every_length_begin_alike(tmp_path):
+    logs = []
+    for name, changes in (("one", {"max_steps": 1}), ("epoch", {"num_epochs": 1}), ("many", {"num_epochs": 3})):
+        stand_in_loop(stand_in_arguments(tmp_path / name, **changes)).run()
+        logs.append(reproducible(read_log(tmp_path / name))[0])
+    assert logs[0] == logs[1] == logs[2]
+
+
+def test_a_record_holds_every_loss_and_the_state_of_the_run(tmp_path):
+    stand_in_loop(stand_in_arguments(tmp_path, max_steps=2)).run()
+    record = read_log(tmp_path)[-1]
+    assert set(record) == {
+        "step",
+        "epoch",
+        "loss",
+        "itc_loss",
+        "mlm_loss",
+        "learning_rate",
+        "distillation_alpha",
+        "grad_norm",
+        "temperature",
+        "samples_per_second",
+        "eta_seconds",
+        "memory_gib",
+        "train_seconds",
+    }
+    assert record["loss"] == pytest.approx(record["itc_loss"] + record["mlm_loss"])
+
+
+def test_a_record_averages_the_steps_since_the_last_one(tmp_path):
+    stand_in_loop(stand_in_arguments(tmp_path / "each")).run()
+    stand_in_loop(stand_in_arguments(tmp_path / "third", logging_steps=3)).run()
+    each, third = read_log(tmp_path / "each"), read_log(tmp_path / "third")
+    assert [record["step"] for record in third] == [3, 6, 9, 10]
+    assert third[1]["loss"] == pytest.approx(sum(record["loss"] for record in each[3:6]) / 3)
+    assert third[1]["learning_rate"] == each[5]["learning_rate"]
+
+
+def test_alpha_ramps_over_the_first_epoch(tmp_path):
+    loop = stand_in_loop(stand_in_arguments(tmp_path))
+    loop.run()
+    assert loop.unwrapped_model.alphas == pytest.approx([0.0, 0.08, 0.16, 0.24, 0.32, 0.4, 0.4, 0.4, 0.4, 0.4])
+
+
+def test_alpha_without_ramp_is_constant(tmp_path):
+    loop = stand_in_loop(stand_in_arguments(tmp_path, max_steps=2, ramp_distillation_alpha=False))
+    loop.run()
+    assert loop.unwrapped_model.alphas == [0.4, 0.4]
+
+
+class WithoutRandomness(StandIn):
+    """One forward pass over 8 samples and two over 4 can only agree where nothing is drawn and no queue moves."""
+
+    def forward(self, inputs, image_ids, update_teacher=True):
+        if self.training and update_teacher:
+            self.teacher_updates += 1
+        itc = (self.encoder(inputs) - inputs).square().mean()
+        return {"loss": itc, "itc_loss": itc}
+
+
+def without_randomness(arguments):
+    loop = stand_in_loop(arguments, dropout=0.0)
+    torch.manual_seed(0)
+    return TrainingLoop(WithoutRandomness(0.0), arguments, Samples(), loop.collator, loop.accelerator)
+
+
+def test_accumulated_batches_equal_one_big_batch(tmp_path):
+    whole = without_randomness(stand_in_arguments(tmp_path / "whole", per_device_batch_size=8, max_grad_norm=0.05))
+    whole.run()
+    GradientState._reset_state()
+    parts = without_randomness(
+        stand_in_arguments(
+            tmp_path / "parts", per_device_batch_size=2, gradient_accumulation_steps=4, max_grad_norm=0.05
+        )
+    )
+    parts.run()
+    assert parts.total_steps == whole.total_steps == 4
+    for name, tensor in weights(whole).items():
+        assert torch.allclose(tensor, weights(parts)[name], rtol=1e-5, atol=1e-7), name
+    assert [record["loss"] for record in read_log(tmp_path / "parts")] == pytest.approx(
+        [record["loss"] for record in read_log(tmp_path / "whole")], rel=1e-5
+    )
+
+
+def test_the_teacher_moves_once_per_optimiser_step(tmp_path):
+    arguments = stand_in_arguments(tmp_path, per_device_batch_size=2, gradient_accumulation_steps=2)
+    loop = stand_in_loop(arguments)
+    assert loop.run().step == 10
+    assert loop.unwrapped_model.teacher_updates.item() == 10
+
+
+def test_gradients_are_clipped(tmp_path):
+    stand_in_loop(stand_in_arguments(tmp_path, max_steps=1)).run()
+    free = read_log(tmp_path)[0]["grad_norm"]
+
+    seen = []
+
+    class Spy(TrainingLoop):
+        def _clip_gradients(self, samples):
+            norm = super()._clip_gradients(samples)
+            gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+            seen.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
+            return norm
+
+    arguments = stand_in_arguments(tmp_path / "clipped", max_steps=1, max_grad_norm=free / 10)
+    stand_in_loop(arguments, loop_class=Spy).run()
+    assert read_log(tmp_path / "clipped")[0]["grad_norm"] == pytest.approx(free)
+    assert seen == [pytest.approx(free / 10, rel=1e-3)]
+
+
+def test_evaluation_leaves_training_as_it_is(tmp_path):
+    alone = stand_in_loop(stand_in_arguments(tmp_path / "alone"))
+    alone.run()
+    watched = stand_in_loop(
+        stand_in_arguments(tmp_path / "watched", evaluation_steps=1), evaluate=evaluate, primary_metric="r_mean"
+    )
+    watched.run()
+    assert_equal_weights(weights(alone), weights(watched))
+
+
+def test_the_best_evaluation_is_kept(tmp_path):
+    scores = iter([1.0, 3.0, 2.0])
+    seen = []
+
+    def scripted(model, accelerator):
+        assert not model.training and not torch.is_grad_enabled()
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"r_mean": next(scores)}
+
+    loop = stand_in_loop(stand_in_arguments(tmp_path, num_epochs=3), evaluate=scripted, primary_metric="r_mean")
+    result = loop.run()
+    assert (result.best_metric, result.best_step) == (3.0, 10)
+    assert_equal_weights(load_file(tmp_path / "best_model/model.safetensors"), seen[1])
+    assert_equal_weights(load_file(tmp_path / "model/model.safetensors"), seen[2])
+
+
+def test_a_missing_primary_metric_is_an_error(tmp_path):
+    loop = stand_in_loop(stand_in_arguments(tmp_path), evaluate=lambda *_: {"r1": 1.0}, primary_metric="r_mean")
+    with pytest.raises(KeyError, match="r_mean"):
+        loop.run()
+
+
+def test_a_loss_that_is_not_finite_names_step_loss_and_samples(tmp_path):
+    loop = stand_in_loop(stand_in_arguments(tmp_path), dataset=Samples(bad_index=13))
+    with pytest.raises(NonFiniteLossError) as error:
+        loop.run()
+    message = str(error.value)
+    batches = loop.order.batches(0, 0)
+    step = next(number for number, batch in enumerate(batches) if 13 in batch)
+    assert f"step {step}: itc_loss is not finite" in message
+    assert "itc_loss=nan" in message
+    assert str(batches[step]) in message and "1013" in message
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    class Exploding(StandIn):
+        def forward(self, inputs, image_ids):
+            # The derivative of sqrt at 0 is infinite while its value is not.
+            loss = (self.temperature * 0).sqrt().sum() + self.encoder(inputs).mean()
+            return {"loss": loss}
+
+    arguments = stand_in_arguments(tmp_path)
+    loop = stand_in_loop(arguments)
+    loop = TrainingLoop(Exploding(), arguments, Samples(), loop.collator, loop.accelerator)
+    with pytest.raises(NonFiniteLossError, match="norm of the gradient"):
+        loop.run()
+
+
+def test_sigterm_saves_and_stops(tmp_path):
+    class Terminated(Samples):
+        def __getitem__(self, index):
+            if self.epoch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__getitem__(index)
+
+    whole = stand_in_loop(stand_in_arguments(tmp_path / "whole"))
+    whole.run()
+    before = signal.getsignal(signal.SIGTERM)
+    result = stand_in_loop(stand_in_arguments(tmp_path / "cut"), dataset=Terminated()).run()
+    assert (result.step, result.interrupted) == (6, True)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert not (tmp_path / "cut/model").exists()
+    arguments = stand_in_arguments(tmp_path / "cut", resume_from_checkpoint="latest")
+    resumed = stand_in_loop(arguments)
+    assert not resumed.run().interrupted
+    assert_equal_weights(weights(whole), weights(resumed))
+
+
+def test_bf16_keeps_losses_finite_and_weights_in_fp32(tmp_path):
+    loop = stand_in_loop(stand_in_arguments(tmp_path, max_steps=2, mixed_precision="bf16"))
+    loop.run()
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(loop).values())
+    assert all(math.isfinite(record["loss"]) for record in read_log(tmp_path))
+
+
+def test_workers_do_not_change_the_run(tmp_path):
+    alone = stand_in_loop(stand_in_arguments(tmp_path / "alone"))
+    alone.run()
+    helped = stand_in_loop(stand_in_arguments(tmp_path / "helped", num_workers=2))
+    helped.run()
+    assert_equal_weights(weights(alone), weights(helped))
+
+
+def test_a_small_dataset_is_announced(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        stand_in_loop(stand_in_arguments(tmp_path), dataset=Samples(size=3)).run()
+    assert "samples are repeated" in caplog.text
+
+
+def test_tensorboard_gets_the_losses(tmp_path):
+    stand_in_loop(stand_in_arguments(tmp_path, max_steps=1, trackers=["tensorboard"])).run()
+    events = EventAccumulator(str(tmp_path / "tracking/vicha_hf"))
+    events.Reload()
+    assert {"train/loss", "train/itc_loss", "train/learning_rate"} <= set(events.Tags()["scalars"])

@@ -66,7 +66,7 @@ class ViChaImageProcessor(PilBackend):
     resample = PILImageResampling.BICUBIC
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD
-    # Pretraining resolution (Khan et al. 2022, arXiv 2208.13628, implementation details); fine-tuning uses 380 or 384.
+    # Pretraining resolution (Shukor et al. 2022, arXiv 2208.13628, implementation details); fine-tuning uses 380 or 384.
     size = {"height": 256, "width": 256}  # noqa: RUF012 - the backend's way of declaring defaults
     default_to_square = True
     do_convert_rgb = True

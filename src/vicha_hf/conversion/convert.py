@@ -86,7 +86,9 @@ def _resolve_head(path, tensors, head: str | None) -> str:
             "converted folder into the head that you want with `from_pretrained`."
         )
     if head not in CONVERTIBLE_HEADS:
-        raise CheckpointError(f"{path} is a checkpoint for {head}; the heads that can be converted are {CONVERTIBLE_HEADS}.")
+        raise CheckpointError(
+            f"{path} is a checkpoint for {head}; the heads that can be converted are {CONVERTIBLE_HEADS}."
+        )
     return head
 
 

@@ -28,7 +28,9 @@ class Target:
         converted = {}
         for name, part in zip(self.names, parts, strict=True):
             # Scalars and rows of one are the same numbers in another shape (temperature, id queue).
-            same_size = name in shapes and part.numel() == shapes[name].numel() and min(part.dim(), len(shapes[name])) <= 1
+            same_size = (
+                name in shapes and part.numel() == shapes[name].numel() and min(part.dim(), len(shapes[name])) <= 1
+            )
             converted[name] = part.reshape(shapes[name]) if same_size else part
         return converted
 

@@ -1,0 +1,126 @@
+"""Running the golden files that are not training steps: each function compares one file."""
+
+import json
+from pathlib import Path
+
+import torch
+from comparison import Comparison
+from safetensors.torch import load_file
+
+from vicha_hf.data import randaugment, transforms
+from vicha_hf.data.text_cleaning import clean_caption, clean_question
+from vicha_hf.evaluation.retrieval import retrieval_metrics
+from vicha_hf.models.encoder_vision import interpolate_positions
+from vicha_hf.models.image_processing_vicha import ViChaImageProcessor
+from vicha_hf.models.objective_mim import sincos_positions
+from vicha_hf.training.schedule import published_learning_rate
+
+
+def position_embeddings(path: Path) -> Comparison:
+    comparison = Comparison()
+    golden = load_file(path)
+    for name, expected in golden.items():
+        if name.startswith("interpolate.") and name.endswith(".out"):
+            side = int((expected.shape[1] - 1) ** 0.5)
+            positions = golden[name.removesuffix("out") + "in"]
+            comparison.tensor(name, expected, interpolate_positions(positions, (side, side)))
+        elif name.startswith("sincos."):
+            dim, grid = (int(part) for part in name.removeprefix("sincos.dim").split("_grid"))
+            comparison.tensor(name, expected, sincos_positions(dim, grid))
+        elif not name.endswith(".in"):
+            comparison.differences.append(f"{name}: nothing to compare it with")
+    return comparison
+
+
+def text_cleaning(path: Path) -> Comparison:
+    comparison = Comparison()
+    functions = {"pre_caption": clean_caption, "pre_question": clean_question}
+    for case in json.loads(path.read_text())["cases"]:
+        for name, expected in case.items():
+            if name == "input":
+                continue
+            function, max_words = name.rsplit("_", 1)
+            observed = functions[function](case["input"], int(max_words))
+            comparison.equal(f"{name}({case['input']!r})", expected, observed)
+    return comparison
+
+
+def learning_rates(path: Path) -> Comparison:
+    comparison = Comparison()
+    for run in json.loads(path.read_text())["runs"]:
+        schedule = run["schedular"]
+        for epoch, encoded in enumerate(run["lr_used_per_epoch"]):
+            expected = [rate for rate, repeats in encoded for _ in range(repeats)]
+            observed = [
+                published_learning_rate(
+                    epoch,
+                    iteration,
+                    num_epochs=schedule["epochs"],
+                    learning_rate=schedule["lr"],
+                    min_learning_rate=schedule["min_lr"],
+                    warmup_learning_rate=schedule["warmup_lr"],
+                    warmup_epochs=schedule["warmup_epochs"],
+                )
+                for iteration in range(len(expected))
+            ]
+            comparison.tensor(f"{run['name']}.epoch{epoch}", torch.tensor(expected), torch.tensor(observed))
+    return comparison
+
+
+def augmentation(path: Path) -> Comparison:
+    """The file describes constants; each is asserted against the code and against the description's own words."""
+    comparison = Comparison()
+    golden = json.loads(path.read_text())
+    comparison.equal("augs", golden["augs"], list(randaugment.OPERATIONS))
+    image_processor = ViChaImageProcessor()
+    comparison.equal("mean", golden["normalize"]["mean"], list(image_processor.image_mean))
+    comparison.equal("std", golden["normalize"]["std"], list(image_processor.image_std))
+    scale = ",".join(f"{value:.1f}" for value in transforms.PRETRAINING_CROP_SCALE)
+    comparison.equal("crop scale", True, f"scale=({scale})" in golden["pipeline"]["pretrain"])
+    scale = ",".join(f"{value:.1f}" for value in transforms.FINETUNING_CROP_SCALE)
+    comparison.equal("fine-tuning crop scale", True, f"scale ({scale})" in golden["pipeline"]["train"])
+    operations = f"RandomAugment({randaugment.NUM_OPERATIONS},{randaugment.LEVEL},"
+    comparison.equal("operations and level", True, operations in golden["pipeline"]["pretrain"])
+    comparison.equal("probability", True, f"> {randaugment.APPLY_PROBABILITY})" in golden["sampling"])
+    level = randaugment.LEVEL
+    for name, value, pattern in (
+        ("Brightness", randaugment.enhancement_factor(level), "= {:.2f}"),
+        ("Sharpness", randaugment.enhancement_factor(level), "factor {:.2f}"),
+        ("ShearX", randaugment.shear_slope(level), "= {:.2f},"),
+        ("TranslateX", randaugment.translation_pixels(level), "= {:.0f} PIXELS"),
+        ("Rotate", randaugment.rotation_degrees(level), "= {:.0f} degrees"),
+    ):
+        comparison.equal(name, True, pattern.format(value) in golden["args"][name])
+    comparison.equal("fill", True, str(randaugment.FILL).replace(" ", "") in golden["args"]["ShearX"])
+    return comparison
+
+
+def retrieval_recalls(path: Path) -> Comparison:
+    comparison = Comparison()
+    for index, case in enumerate(json.loads(path.read_text())["cases"]):
+        captions = [list(case["img2txt"][str(image)]) for image in range(len(case["img2txt"]))]
+        images = [case["txt2img"][str(text)] for text in range(len(case["txt2img"]))]
+        observed = retrieval_metrics(
+            torch.tensor(case["scores_i2t"]), torch.tensor(case["scores_t2i"]), captions, images
+        )
+        names = {"txt_r1": "r1_i2t", "txt_r5": "r5_i2t", "txt_r10": "r10_i2t"}
+        names |= {"img_r1": "r1_t2i", "img_r5": "r5_t2i", "img_r10": "r10_t2i"}
+        if case["tie_sensitive"]:
+            # R@10 and the means over it are not defined there: numpy's sort decides ties among unscored pairs.
+            names = {golden: ours for golden, ours in names.items() if not golden.endswith("r10")}
+        else:
+            names |= {"txt_r_mean": "r_mean_i2t", "img_r_mean": "r_mean_t2i", "r_mean": "r_mean"}
+        for golden, ours in names.items():
+            comparison.tensor(
+                f"{index}.{golden}", torch.tensor([case["result"][golden]]), torch.tensor([observed[ours]])
+            )
+    return comparison
+
+
+REFERENCE_FILES = {
+    "pos_embed.safetensors": position_embeddings,
+    "text_cleaning.json": text_cleaning,
+    "lr_schedule.json": learning_rates,
+    "randaugment.json": augmentation,
+    "retrieval_metrics.json": retrieval_recalls,
+}

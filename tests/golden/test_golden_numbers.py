@@ -1,0 +1,47 @@
+"""
+Every number of the published code that is in reach: `pytest tests/golden` compares the committed cases,
+`VICHA_GOLDEN_DIR=folder pytest tests/golden` every case of another folder in the same format.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from comparison import Comparison, GoldenCase
+from reference_files import REFERENCE_FILES
+from training_steps import compare_step, compare_step_across_processes
+
+from vicha_hf.conversion.checkpoint_config import detect_head
+
+
+def runner_of(case: GoldenCase):
+    """How to run a case, decided by its checkpoint's keys and its inputs, not by its name."""
+    tensors = torch.load(case.checkpoint, weights_only=True)["model"]
+    single_stream = "text_encoder.bert.encoder.layer.0.crossattention.self.query.weight" in tensors
+    heads = detect_head(tensors)
+    several_processes = any(name.startswith("rank0.") for name in case.inputs)
+    if not single_stream and heads == ("pretraining",):
+        run = compare_step_across_processes if several_processes else compare_step
+        return lambda: run(case, "pretraining")
+    if not single_stream and "retrieval" in heads and "idx" in case.inputs:
+        return lambda: compare_step(case, "retrieval")
+    return None
+
+
+def compare(golden: Path) -> Comparison:
+    if golden.is_file():
+        if golden.name not in REFERENCE_FILES:
+            pytest.fail(f"{golden.name}: no way to compare this file")
+        return REFERENCE_FILES[golden.name](golden)
+    case = GoldenCase.load(golden)
+    run = runner_of(case)
+    if run is None:
+        pytest.fail(f"{golden.name}: no way to run this case ({case.description['description']})")
+    return run()
+
+
+def test_golden_numbers(golden, tally):
+    comparison = compare(golden)
+    tally["cases"] += 1
+    tally["tensors"] += comparison.compared
+    comparison.check()

@@ -1,0 +1,163 @@
+"""Running the training-step cases: pretraining (in one or several processes) and retrieval fine-tuning."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from comparison import Comparison, GoldenCase
+from recording import PublishedNames, decay_groups, observed_step, recording
+
+from vicha_hf.conversion import convert_checkpoint
+from vicha_hf.models.objective_mlm import IGNORED
+from vicha_hf.training.optimizer import parameter_groups
+
+
+WITHOUT_COUNTERPART = {
+    r"(rank\d+\.)?sim_targets": "the hard positives alone, before they are mixed with the teacher's; the mixture is compared",
+}
+
+ARGUMENTS = {
+    "image": "pixel_values",
+    "text_input_ids": "input_ids",
+    "text_attention_mask": "attention_mask",
+    "concept_input_ids": "concept_input_ids",
+    "concept_attention_mask": "concept_attention_mask",
+    "idx": "image_ids",
+    "mlm_input_ids": "mlm_input_ids",
+    "mlm_labels": "mlm_labels",
+    "mae_noise": "mim_noise",
+    "itm_neg_image_idx": "negative_image_indices",
+    "itm_neg_text_idx": "negative_text_indices",
+}
+
+
+def model_arguments(inputs: dict[str, torch.Tensor], prefix: str = "") -> dict[str, torch.Tensor]:
+    return {ours: inputs[prefix + golden] for golden, ours in ARGUMENTS.items() if prefix + golden in inputs}
+
+
+def run_step(case: GoldenCase, head: str, names, prefix: str = "") -> dict[str, torch.Tensor]:
+    """One training step; the values of the golden `names` (which carry the rank's `prefix`)."""
+    wanted = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    published = torch.load(case.checkpoint, weights_only=True)["model"]
+    model = convert_checkpoint(case.checkpoint, head=head, training_state=True, **case.config_overrides).train()
+    named = PublishedNames(model, published)
+    teacher = model.training_state.teacher
+    arguments = model_arguments(case.inputs, prefix)
+    with recording(model, teacher) as recorder:
+        output = model(**arguments, distillation_alpha=case.alpha)
+    observed = observed_step(recorder, model, teacher)
+    total = output.loss
+    if "mlm_loss" in output:
+        # The published code averages each process's mean; here the mean is over the positions of all processes. The
+        # two differ by the own share of the positions, which is undone for the comparison.
+        own_share = _share_of_predicted_positions(arguments["mlm_labels"])
+        observed["loss_mlm"] = output.mlm_loss / own_share
+        total = total + model.config.mlm_weight * (observed["loss_mlm"] - output.mlm_loss)
+    hidden = observed.get("loss_ita_hidden", 0.0)
+    observed["loss_ita"] = observed["loss_ita_main"] + model.config.hierarchical_itc_weight * hidden
+    observed["total"] = total
+    total.backward()
+    observed |= named.gradients({name for name in wanted if name.startswith("grad.")}, "grad.")
+    observed |= named.values({name for name in wanted if name.startswith("after_step.")}, "after_step.")
+    observed |= {f"norm.{name}": value.norm() for name, value in _all_gradients(case, named).items()}
+    observed |= _evaluation(case, model)
+    if any(name.startswith("after_optim.") for name in wanted):
+        observed = {name: value.detach().clone() for name, value in observed.items()}
+        torch.optim.AdamW(parameter_groups(model, 0.02), lr=1e-3).step()
+        observed |= named.values({name for name in wanted if name.startswith("after_optim.")}, "after_optim.")
+    observed["decay_groups"] = decay_groups(model), named
+    return observed
+
+
+def _share_of_predicted_positions(labels: torch.Tensor) -> float:
+    own = total = (labels != IGNORED).sum().double()
+    processes = 1
+    if dist.is_initialized():
+        total, processes = own.clone(), dist.get_world_size()
+        dist.all_reduce(total)
+    return (own / (total / processes)).item()
+
+
+def _all_gradients(case: GoldenCase, named: PublishedNames) -> dict[str, torch.Tensor]:
+    return named.gradients(case.description.get("grad_norms_of_all_parameters", {}), "")
+
+
+@torch.no_grad()
+def _evaluation(case: GoldenCase, model) -> dict[str, torch.Tensor]:
+    """Retrieval inference: encodings, similarities and the re-ranked score matrices for each k in the names."""
+    if "eval.image" not in case.inputs:
+        return {}
+    model.eval()
+    given = {name.removeprefix("eval."): value for name, value in case.inputs.items() if name.startswith("eval.")}
+    images = model.encode_images(given["image"], given.get("concept_input_ids"), given.get("concept_attention_mask"))
+    texts = model.encode_texts(given["text_input_ids"], given["text_attention_mask"])
+    observed = {
+        "eval.image_feats": images.hidden_states,
+        "eval.image_embeds": images.embeds,
+        "eval.text_feats": texts.hidden_states,
+        "eval.text_embeds": texts.embeds,
+        "eval.sims": images.embeds @ texts.embeds.T,
+    }
+    for k in {name.split(".")[1] for name in case.expected if ".score_matrix_" in name}:
+        scores = model.rerank(images, texts, k=int(k.removeprefix("k")))
+        observed[f"eval.{k}.score_matrix_i2t"] = scores.scores_i2t
+        observed[f"eval.{k}.score_matrix_t2i"] = scores.scores_t2i
+    return observed
+
+
+def compare_step(case: GoldenCase, head: str) -> Comparison:
+    """A single-process case: every expected tensor, every gradient norm, and the optimiser's groups."""
+    comparison = Comparison(WITHOUT_COUNTERPART)
+    observed = run_step(case, head, case.expected)
+    groups, named = observed.pop("decay_groups")
+    comparison.tensors(case.expected, observed)
+    _compare_gradient_norms(comparison, case.description["grad_norms_of_all_parameters"], observed)
+    if "optimizer" in case.description:
+        for golden, ours in zip(("decay", "no_decay"), groups, strict=True):
+            for name in case.description["optimizer"][golden]:
+                comparison.equal(f"optimizer.{golden}.{name}", True, set(named.parameters(name)) <= ours)
+    return comparison
+
+
+def _compare_gradient_norms(comparison: Comparison, norms: dict[str, float], observed: dict) -> None:
+    """
+    All the norms as one vector: the tolerance follows the largest. The smallest are rounding in the golden numbers
+    themselves. A key bias has no gradient at all (it adds the same number to every score of a query, which softmax
+    ignores), and float64 moves the upper layers' query and key norms, about 1e-5 beside 70 for the temperature, by 3e-4.
+    """
+    missing = [name for name in norms if f"norm.{name}" not in observed]
+    comparison.differences.extend(f"norm.{name}: nothing to compare it with" for name in missing)
+    names = [name for name in norms if name not in missing]
+    comparison.vector(
+        [f"norm.{name}" for name in names],
+        torch.tensor([norms[name] for name in names]),
+        torch.stack([observed[f"norm.{name}"].detach() for name in names]),
+    )
+
+
+def compare_step_across_processes(case: GoldenCase, head: str) -> Comparison:
+    """A case of several processes: each rank's tensors, under the prefix `rankR.`."""
+    world_size = case.description["hyper"]["world_size"]
+    comparison = Comparison(WITHOUT_COUNTERPART)
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_rank_step, (world_size, str(case.folder), head, folder), nprocs=world_size)
+        observed = {}
+        for rank in range(world_size):
+            rank_observed = torch.load(Path(folder) / f"{rank}.pt", weights_only=True)
+            comparison.equal(f"rank{rank}.world_size", world_size, rank_observed.pop("world_size"))
+            observed |= {f"rank{rank}.{name}": value for name, value in rank_observed.items()}
+    comparison.tensors(case.expected, observed)
+    return comparison
+
+
+def _rank_step(rank: int, world_size: int, case_folder: str, head: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(f"{folder}/store", world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    case = GoldenCase.load(Path(case_folder))
+    observed = run_step(case, head, case.expected, prefix=f"rank{rank}.")
+    tensors = {name: value.detach() for name, value in observed.items() if torch.is_tensor(value)}
+    torch.save({**tensors, "world_size": dist.get_world_size()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from .image_files import EmbeddedImage, EmbeddedImages
@@ -81,7 +81,7 @@ def iterate_source(source) -> Iterator[RawRecord]:
         TypeError: something else was given.
     """
     if isinstance(source, Mapping):
-        source = DatasetSource(**source)
+        source = _dataset_source(source)
     if isinstance(source, DatasetSource):
         return _iterate_dataset(_load_dataset(source), str(source), source.columns)
     if isinstance(source, str | os.PathLike):
@@ -101,6 +101,17 @@ def iterate_source(source) -> Iterator[RawRecord]:
         "an annotation source must be a path, a DatasetSource, a mapping with its fields, or a datasets.Dataset (one "
         f"split, not streamed), got {type(source).__name__}"
     )
+
+
+def _dataset_source(mapping: Mapping) -> DatasetSource:
+    known = [dataset_field.name for dataset_field in fields(DatasetSource)]
+    unknown = [key for key in mapping if key not in known]
+    if unknown or "path" not in mapping:
+        raise AnnotationError(
+            f"a dataset as an annotation source is a mapping with 'path' and perhaps others of {known}, but this one has "
+            f"{list(mapping)}; of a DatasetDict choose one split"
+        )
+    return DatasetSource(**mapping)
 
 
 def shorten(value) -> str:

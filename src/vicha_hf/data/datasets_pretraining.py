@@ -13,7 +13,7 @@ from .concept_augmentation import sample_concepts
 from .text_cleaning import clean_caption
 
 
-# Of the 15 concepts per picture (ViCHA, arXiv 2208.13628, section on concept augmentation).
+# Share of a picture's 15 concepts that a training step sees (ViCHA, arXiv 2208.13628).
 CONCEPT_FRACTION = 0.3
 MAX_CAPTION_WORDS = 30
 
@@ -101,7 +101,8 @@ class PretrainingDataset(Dataset):
 
     def __getitem__(self, index: int) -> PretrainingItem:
         index = _checked_index(index, len(self))
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        # A spawn key, not three seeds: numpy takes the seeds (a, b) and (a, b, 0) for the same.
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch, index)))
         if self._pairs is None:
             record = self.annotations[index]
             caption = record.captions[rng.integers(len(record.captions))]

@@ -3,19 +3,20 @@
 import hashlib
 import json
 import logging
+import os
 import random
 import shutil
-import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from .captions import CaptionParameters, CaptionWriter
-from .concepts import ConceptParameters, extract_concepts, measured_noise, retrieval_by_concepts_alone
+from .captions import CaptionWriter
+from .concepts import extract_concepts, measured_noise, retrieval_by_concepts_alone
 from .facts import relations_of
-from .layout import SceneParameters, SceneSampler
+from .layout import SceneSampler
+from .parameters import DemoCorpusParameters
 from .rendering import render_scene
 from .splits import CaptionedScene, SplitMaker, choose_held_out_pairs
 from .sprites import NOUNS, SPRITES, SpriteLibrary
@@ -28,48 +29,8 @@ logger = logging.getLogger(__name__)
 GENERATOR_VERSION = 1
 SPLITS = ("train", "validation", "test", "test_compositional")
 _DESCRIPTION_FILE = "corpus.json"
-
-
-@dataclass(frozen=True)
-class DemoCorpusParameters:
-    """Everything that determines a demo corpus; equal parameters give byte-identical files.
-
-    Attributes:
-        seed: of all random choices.
-        num_train, num_validation, num_test, num_compositional_test: scenes per split. The evaluation splits do not
-            depend on `num_train`.
-        captions_per_training_scene: different captions per training picture; evaluation pictures have one.
-        held_out_pair_fraction: share of all pairs of nouns that only the compositional split shows together.
-        scene, caption, concept: see their classes.
-    """
-
-    seed: int = 0
-    num_train: int = 4000
-    num_validation: int = 200
-    num_test: int = 200
-    num_compositional_test: int = 200
-    captions_per_training_scene: int = 3
-    held_out_pair_fraction: float = 0.1
-    scene: SceneParameters = field(default_factory=SceneParameters)
-    caption: CaptionParameters = field(default_factory=CaptionParameters)
-    concept: ConceptParameters = field(default_factory=ConceptParameters)
-
-    @classmethod
-    def from_flat(cls, **values) -> "DemoCorpusParameters":
-        """From keyword arguments of any of the four classes: `from_flat(seed=1, image_size=64, miss_rate=.2)`.
-
-        Raises:
-            TypeError: for an unknown name.
-        """
-        groups = {"scene": SceneParameters, "caption": CaptionParameters, "concept": ConceptParameters}
-        arguments = {}
-        for group, kind in groups.items():
-            names = {f.name for f in fields(kind)}
-            arguments[group] = kind(**{name: values.pop(name) for name in sorted(names & values.keys())})
-        known = {f.name for f in fields(cls)} - groups.keys()
-        if unknown := sorted(values.keys() - known):
-            raise TypeError(f"Unknown demo corpus parameters: {', '.join(unknown)}.")
-        return cls(**values, **arguments)
+_ATTRIBUTION_FILE = "ATTRIBUTION.txt"
+_ENTRIES = {_DESCRIPTION_FILE, _ATTRIBUTION_FILE, "images", "tokenizer", *(f"{split}.json" for split in SPLITS)}
 
 
 @dataclass(frozen=True)
@@ -78,16 +39,29 @@ class DemoCorpus:
 
     Attributes:
         root: its folder.
-        metadata: content of `corpus.json`: parameters, noise rates asked for and measured, counts, attribution.
+        metadata: content of `corpus.json`: parameters, counts, noise of the concepts as asked for and as measured, what
+            concepts alone retrieve, sprites, attribution.
     """
 
     root: Path
     metadata: dict
 
+    @classmethod
+    def load(cls, root: str | Path) -> "DemoCorpus":
+        """The corpus that was built in `root`.
+
+        Raises:
+            FileNotFoundError: when there is none.
+        """
+        path = Path(root) / _DESCRIPTION_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist: build the corpus with `build_demo_corpus({str(root)!r})`")
+        return cls(Path(root), json.loads(path.read_text(encoding="utf-8")))
+
     def annotations(self, split: str) -> Path:
         """The annotation file of `"train"`, `"validation"`, `"test"` or `"test_compositional"`."""
         if split not in SPLITS:
-            raise ValueError(f"The demo corpus has no split {split!r}; it has {', '.join(SPLITS)}.")
+            raise ValueError(f"split={split!r}: the demo corpus has {', '.join(SPLITS)}")
         return self.root / f"{split}.json"
 
     @property
@@ -95,27 +69,55 @@ class DemoCorpus:
         """Folder for `AutoTokenizer.from_pretrained`."""
         return self.root / "tokenizer"
 
+    def is_complete(self) -> bool:
+        """Whether every file is there, and every one but the pictures has the content that it was written with."""
+        digests_agree = all(
+            (self.root / name).is_file() and _digest(self.root / name) == digest
+            for name, digest in self.metadata["digests"].items()
+        )
+        return digests_agree and all(
+            len(list((self.root / "images" / split).glob("*.png"))) == description["scenes"]
+            for split, description in self.metadata["splits"].items()
+        )
 
-def build_demo_corpus(output_dir: str | Path, *, progress: bool = True, **parameters) -> DemoCorpus:
-    """Makes the demo corpus in `output_dir`, or returns the one that is there if it was made the same way."""
-    wanted = DemoCorpusParameters.from_flat(**parameters)
+
+def build_demo_corpus(output_dir: str | Path, *, progress: bool = True, **parameters: int | float) -> DemoCorpus:
+    """Makes the demo corpus in `output_dir`, or returns the one that is there if it was made in the same way.
+
+    Layout: `images/SPLIT/NNNNN.png`, `train.json`, `validation.json`, `test.json`, `test_compositional.json` (lists of
+    `{"image", "image_id", "caption": [str], "concepts": [str], "objects": [{"noun", "colour", "category", "box":
+    [x, y, width, height], "mirrored"}], "scene": {...}}`), `tokenizer/`, `corpus.json`, `ATTRIBUTION.txt`. The folder
+    appears under its name only when it is complete. The same parameters give the same bytes.
+
+    Args:
+        output_dir: the corpus's folder. A corpus made otherwise is replaced; any other content is never touched.
+        progress: show a progress bar.
+        parameters: see `DemoCorpusParameters` and its groups, e.g. `seed=0, num_train=4000, image_size=96`.
+
+    Raises:
+        ImportError: when the packages of the `demo` extra are missing.
+        FileExistsError: when `output_dir` holds something that is not a demo corpus.
+        TypeError, ValueError: for unknown or impossible parameters.
+    """
+    wanted = DemoCorpusParameters.from_options(**parameters)
     root = Path(output_dir)
     library = SpriteLibrary(raster_size=max(128, wanted.scene.image_size))
     fingerprint = _fingerprint(wanted, library.version)
-    if (root / _DESCRIPTION_FILE).is_file():
-        metadata = json.loads((root / _DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        if metadata.get("fingerprint") == fingerprint:
-            return DemoCorpus(root, metadata)
+    corpus = _reusable_corpus(root, fingerprint)
+    if corpus is not None:
+        logger.info("Reusing the demo corpus in %s", root)
+        return corpus
+    _check_replaceable(root)
     root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    unfinished = root.parent / f".{root.name}.{os.getpid()}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
     try:
-        metadata = _write_corpus(temporary, wanted, library, fingerprint, progress)
-        if root.exists():
-            shutil.rmtree(root)
-        temporary.rename(root)
+        _write_corpus(unfinished, wanted, library, fingerprint, progress)
+        _move_into_place(unfinished, root)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return DemoCorpus(root, metadata)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return DemoCorpus.load(root)
 
 
 def _fingerprint(parameters: DemoCorpusParameters, drawings_version: str) -> str:
@@ -127,50 +129,82 @@ def _fingerprint(parameters: DemoCorpusParameters, drawings_version: str) -> str
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _reusable_corpus(root: Path, fingerprint: str) -> DemoCorpus | None:
+    if not (root / _DESCRIPTION_FILE).is_file():
+        return None
+    try:
+        corpus = DemoCorpus.load(root)
+        if corpus.metadata["fingerprint"] != fingerprint:
+            logger.info("The demo corpus in %s was made with other parameters and is replaced", root)
+            return None
+        if corpus.is_complete():
+            return corpus
+    except (json.JSONDecodeError, KeyError, TypeError):
+        logger.warning("%s is damaged", root / _DESCRIPTION_FILE)
+    logger.warning("The demo corpus in %s is damaged or incomplete and is made again", root)
+    return None
+
+
+def _check_replaceable(root: Path) -> None:
+    """Only an empty folder or a demo corpus may be replaced: nobody's own files are ever deleted."""
+    if root.exists() and not root.is_dir():
+        raise FileExistsError(f"{root} is a file: choose another output folder")
+    foreign = sorted(path.name for path in root.iterdir() if path.name not in _ENTRIES) if root.exists() else []
+    if foreign:
+        raise FileExistsError(
+            f"{root} holds {foreign[0]!r}, which is no part of a demo corpus: choose an empty or new output folder"
+        )
+
+
+def _move_into_place(unfinished: Path, root: Path) -> None:
+    replaced = unfinished.with_suffix(".replaced")
+    if root.exists():
+        root.rename(replaced)
+    unfinished.rename(root)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
 def _write_corpus(
     root: Path, parameters: DemoCorpusParameters, library: SpriteLibrary, fingerprint: str, progress: bool
-) -> dict:
-    numbers = dict(
-        zip(
-            SPLITS,
-            (
-                parameters.num_train,
-                parameters.num_validation,
-                parameters.num_test,
-                parameters.num_compositional_test,
-            ),
-            strict=True,
-        )
+) -> None:
+    number_of_scenes = (
+        parameters.num_train + parameters.num_validation + parameters.num_test + parameters.num_compositional_test
     )
-    with tqdm(total=2 * sum(numbers.values()), desc="demo corpus", unit="step", disable=not progress) as bar:
+    with tqdm(total=2 * number_of_scenes, desc="Demo corpus", unit="step", disable=not progress) as bar:
         splits = _make_splits(parameters, library, bar.update)
-        statistics = {}
+        descriptions = {}
         first_id = 0
         for name in SPLITS:
             records = _make_records(name, splits[name], parameters, first_id)
             first_id += len(records)
-            _write_pictures(root, records, splits[name], library, bar.update)
+            _write_pictures(root, name, records, splits[name], library, bar.update)
             _write_json(root / f"{name}.json", records)
-            statistics[name] = _describe_split(splits[name], records, parameters)
-    train_captions = [caption.text for item in splits["train"] for caption in item.captions]
-    tokenizer = build_tokenizer(train_captions, NOUNS)
+            descriptions[name] = _describe_split(name, splits[name], records, parameters)
+    tokenizer = build_tokenizer([caption.text for item in splits["train"] for caption in item.captions], NOUNS)
     save_tokenizer(tokenizer, root / "tokenizer")
-    metadata = {
+    (root / _ATTRIBUTION_FILE).write_text(f"{library.attribution}\n", encoding="utf-8")
+    written = [path for path in sorted(root.rglob("*")) if path.is_file() and path.suffix != ".png"]
+    description = {
         "fingerprint": fingerprint,
         "generator_version": GENERATOR_VERSION,
+        "drawings_version": library.version,
+        "attribution": library.attribution,
         "parameters": asdict(parameters),
-        "splits": statistics,
+        "splits": descriptions,
         "vocabulary_size": len(tokenizer),
         "concept_vocabulary": list(NOUNS),
         "sprites": {s.name: {"code_points": s.code_points, "unicode_name": s.unicode_name} for s in SPRITES},
-        "attribution": library.attribution,
+        "digests": {path.relative_to(root).as_posix(): _digest(path) for path in written},
     }
-    _write_json(root / _DESCRIPTION_FILE, metadata, indent=2)
-    return metadata
+    _write_json(root / _DESCRIPTION_FILE, description, indent=2)
 
 
 def _make_splits(
-    parameters: DemoCorpusParameters, library: SpriteLibrary, advance: Callable[[], None]
+    parameters: DemoCorpusParameters, library: SpriteLibrary, advance: Callable[[], object]
 ) -> dict[str, list[CaptionedScene]]:
     def rng(name: str) -> random.Random:
         return random.Random(f"{parameters.seed}/{name}")
@@ -210,15 +244,15 @@ def _make_records(
 
 def _write_pictures(
     root: Path,
+    split: str,
     records: list[dict],
     items: list[CaptionedScene],
     library: SpriteLibrary,
-    advance: Callable[[], None],
+    advance: Callable[[], object],
 ) -> None:
+    (root / "images" / split).mkdir(parents=True)
     for record, item in zip(records, items, strict=True):
-        path = root / record["image"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        render_scene(item.scene, library).save(path, compress_level=4)
+        render_scene(item.scene, library).save(root / record["image"], compress_level=4)
         advance()
 
 
@@ -226,7 +260,9 @@ def _write_json(path: Path, content: list | dict, indent: int | None = None) -> 
     path.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _describe_split(items: list[CaptionedScene], records: list[dict], parameters: DemoCorpusParameters) -> dict:
+def _describe_split(
+    split: str, items: list[CaptionedScene], records: list[dict], parameters: DemoCorpusParameters
+) -> dict:
     scenes = [item.scene for item in items]
     concepts = [record["concepts"] for record in records]
     description = {
@@ -235,6 +271,6 @@ def _describe_split(items: list[CaptionedScene], records: list[dict], parameters
         "objects": sum(len(scene.objects) for scene in scenes),
         "concept_noise": measured_noise(scenes, concepts),
     }
-    if len(items) <= 1000:
+    if split != "train":
         description["retrieval_by_concepts_alone"] = retrieval_by_concepts_alone(scenes, concepts, parameters.concept)
     return description

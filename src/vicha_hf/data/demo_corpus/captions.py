@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .facts import Fact, OnBackground, Related, Relation, Things, relation_holds
 from .layout import PLAIN_BACKGROUNDS
+from .parameters import CaptionParameters
 from .scene import Scene
 from .sprites import PLURALS
 
@@ -27,21 +28,6 @@ _LANDSCAPE_PHRASES = {
     "snow": ("in the snow", "on a snowy field"),
 }
 _OPENINGS = ("a picture of", "a drawing of", "an image of")
-
-
-@dataclass(frozen=True)
-class CaptionParameters:
-    """How captions are worded.
-
-    Attributes:
-        colour_probability: chance that a known colour is said (always, where the noun alone would be ambiguous).
-        relation_probability: chance that positions or sizes are said and not only the things.
-        background_probability: chance that the background is named.
-    """
-
-    colour_probability: float = 0.5
-    relation_probability: float = 0.65
-    background_probability: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -100,16 +86,27 @@ class CaptionWriter:
         self.parameters = parameters
 
     def write(self, scene: Scene, rng: random.Random) -> Caption:
-        """A true caption that names every thing in the scene."""
-        things = describe_things(scene, self.parameters.colour_probability, rng)
+        """A true caption that names every thing in the scene.
+
+        Where the draws make it too long, the background, the relations and then the colours are left out; only a scene
+        of very many things makes it longer than `max_caption_words`.
+        """
+        parameters = self.parameters
+        things = describe_things(scene, parameters.colour_probability, rng)
         caption = None
-        if len(things) > 1 and rng.random() < self.parameters.relation_probability:
+        if len(things) > 1 and rng.random() < parameters.relation_probability:
             caption = self._write_related(scene, things, rng)
-        if caption is None:
+        if caption is None or not self._is_short(caption):
             caption = self._write_list(things, rng)
-        if rng.random() < self.parameters.background_probability:
-            caption = self._add_background(caption, scene, rng)
+        if not self._is_short(caption):
+            caption = self._write_list(describe_things(scene, 0.0, rng), rng)
+        if rng.random() < parameters.background_probability:
+            longer = self._add_background(caption, scene, rng)
+            caption = longer if self._is_short(longer) else caption
         return caption
+
+    def _is_short(self, caption: Caption) -> bool:
+        return len(caption.text.split()) <= self.parameters.max_caption_words
 
     def _write_list(self, things: list[Things], rng: random.Random) -> Caption:
         phrases = [noun_phrase(group) for group in things]
@@ -142,7 +139,7 @@ class CaptionWriter:
             f"{a} {_is(first)} {where} {b}",
             f"{_there(first)} {a} {where} {b}",
             f"{rng.choice(_OPENINGS)} {a} {where} {b}",
-            f"{where} {b} {_there_inverted(first)} {a}",
+            f"{where} {b} {_there(first)} {a}",
         ]
         return Caption(rng.choice(forms), (*things, Related(first, relation, second)))
 
@@ -187,8 +184,8 @@ class CaptionWriter:
         return Caption(text, (*things, Related(first, relation, third), Related(second, relation, third)))
 
     def _write_list_and_position(self, scene: Scene, things: list[Things], rng: random.Random) -> Caption | None:
-        """ "a cat, a dog and a car, the dog is below the car"."""
-        first, second = rng.sample(things, 2)
+        """ "a black cat, a dog and a car, with the dog below the cat": colours are not said twice without need."""
+        first, second = (_without_needless_colour(group, things) for group in rng.sample(things, 2))
         relation = clear_relation(scene, first, second)
         if relation is None:
             return None
@@ -214,13 +211,16 @@ def _there(things: Things) -> str:
     return f"there {_is(things)}"
 
 
-def _there_inverted(things: Things) -> str:
-    return f"there {_is(things)}"
-
-
 def _bare(things: Things) -> str:
     return f"{things.colour} {things.noun}" if things.colour else things.noun
 
 
 def _with_adjective(things: Things, adjective: str) -> str:
     return f"a {adjective} {_bare(things)}"
+
+
+def _without_needless_colour(things: Things, among: list[Things]) -> Things:
+    """The same things without their colour, unless other things of that noun are mentioned."""
+    if sum(group.noun == things.noun for group in among) > 1:
+        return things
+    return Things(things.noun, None, things.count)

@@ -5,29 +5,14 @@ for a similar one, and always returns the same number of words, so that most of 
 whose concepts were the ground truth would only show that words match words.
 """
 
-import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import numpy as np
+
+from .parameters import ConceptParameters
 from .scene import Scene
 from .sprites import CATEGORY_OF, NOUNS, NOUNS_OF_CATEGORY
-
-
-@dataclass(frozen=True)
-class ConceptParameters:
-    """The extractor's errors.
-
-    Attributes:
-        concepts_per_image: words per picture, always exactly so many, like the top k of a real extractor.
-        miss_rate: chance that a thing in the picture is overlooked.
-        lookalike_rate: chance, per thing in the picture and whether or not it is overlooked, that another noun of its
-            category is returned as well. The rest of the list is filled with nouns drawn at random.
-    """
-
-    concepts_per_image: int = 8
-    miss_rate: float = 0.4
-    lookalike_rate: float = 0.5
 
 
 def extract_concepts(scene: Scene, parameters: ConceptParameters, rng: random.Random) -> list[str]:
@@ -73,41 +58,44 @@ def retrieval_by_concepts_alone(
     Returns:
         `r1_i2t`, `r1_t2i` (log-likelihood), `overlap_r1_i2t`, `overlap_r1_t2i`.
     """
-    likelihood = [[_log_likelihood_ratio(scene.nouns, words, parameters) for scene in scenes] for words in concepts]
-    overlap = [[float(len(set(scene.nouns) & set(words))) for scene in scenes] for words in concepts]
+    contains = np.array([[noun in words for noun in NOUNS] for words in concepts], dtype=float)
+    named = np.array([[noun in scene.nouns for noun in NOUNS] for scene in scenes], dtype=float)
+    likelihood = _log_likelihood_ratios(contains, named, parameters)
+    overlap = contains @ named.T
     return {
         "r1_i2t": _recall_at_1(likelihood),
-        "r1_t2i": _recall_at_1([list(column) for column in zip(*likelihood, strict=True)]),
+        "r1_t2i": _recall_at_1(likelihood.T),
         "overlap_r1_i2t": _recall_at_1(overlap),
-        "overlap_r1_t2i": _recall_at_1([list(column) for column in zip(*overlap, strict=True)]),
+        "overlap_r1_t2i": _recall_at_1(overlap.T),
     }
 
 
-def _log_likelihood_ratio(nouns: Sequence[str], words: Sequence[str], parameters: ConceptParameters) -> float:
-    """log P(words | the picture shows these nouns) - log P(words | it does not), nouns taken one by one."""
+def _log_likelihood_ratios(contains: np.ndarray, named: np.ndarray, parameters: ConceptParameters) -> np.ndarray:
+    """log P(concepts | the caption's nouns are shown) - log P(concepts | they are not), words taken one by one.
+
+    Args:
+        contains: `[pictures, nouns]`, 1 = among the picture's concepts.
+        named: `[captions, nouns]`, 1 = in the caption.
+
+    Returns:
+        `[pictures, captions]`.
+    """
+    category = np.array([CATEGORY_OF[noun] for noun in NOUNS])
+    is_peer = (category[:, None] == category[None, :]).astype(float)
     by_chance = min(0.99, parameters.concepts_per_image / len(NOUNS))
-    hit = min(0.99, max(0.01, 1 - parameters.miss_rate))
-    score = 0.0
-    for noun in nouns:
-        peers = [peer for peer in NOUNS_OF_CATEGORY[CATEGORY_OF[noun]] if peer not in nouns]
-        if noun in words:
-            score += math.log(hit / by_chance)
-        else:
-            score += math.log((1 - hit) / (1 - by_chance))
-        if peers:
-            lookalike = min(0.99, by_chance + parameters.lookalike_rate / len(peers))
-            for peer in peers:
-                score += (
-                    math.log(lookalike / by_chance) if peer in words else math.log((1 - lookalike) / (1 - by_chance))
-                )
-    return score
+    # Lookalikes are shared out among the nouns of the category that are not themselves in the caption.
+    named_peers = named @ is_peer
+    free_peers = np.maximum(is_peer.sum(0) - named_peers, 1)
+    as_lookalike = by_chance + (1 - by_chance) * (1 - (1 - parameters.lookalike_rate / free_peers) ** named_peers)
+    probability = np.where(named > 0, 1 - parameters.miss_rate, as_lookalike).clip(0.01, 0.99)
+    present = np.log(probability / by_chance)
+    absent = np.log((1 - probability) / (1 - by_chance))
+    return contains @ present.T + (1 - contains) @ absent.T
 
 
-def _recall_at_1(scores: list[list[float]]) -> float:
-    """Percentage of rows whose diagonal entry is the largest; a tie of n counts 1/n."""
-    right = 0.0
-    for index, row in enumerate(scores):
-        best = max(row)
-        ties = sum(math.isclose(score, best, abs_tol=1e-9) for score in row)
-        right += math.isclose(row[index], best, abs_tol=1e-9) / ties
-    return 100 * right / max(1, len(scores))
+def _recall_at_1(scores: np.ndarray) -> float:
+    """Percentage of rows whose diagonal entry is the largest; among n equal ones it counts 1/n."""
+    if not len(scores):
+        return 0.0
+    is_best = np.isclose(scores, scores.max(axis=1, keepdims=True), rtol=0, atol=1e-9)
+    return float(100 * np.mean(is_best.diagonal() / is_best.sum(axis=1)))

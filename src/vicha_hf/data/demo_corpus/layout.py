@@ -1,8 +1,8 @@
 """Draws scenes at random: which things, how large, where, on what background."""
 
 import random
-from dataclasses import dataclass
 
+from .parameters import SceneParameters
 from .scene import Background, Box, Scene, SceneObject
 from .sprites import NOUNS, SPRITES_BY_NOUN, Sprite, SpriteLibrary
 
@@ -25,27 +25,7 @@ BACKGROUNDS = (*PLAIN_BACKGROUNDS, *LANDSCAPES)
 
 _TINT_JITTER = 8
 _PLACING_ATTEMPTS = 60
-
-
-@dataclass(frozen=True)
-class SceneParameters:
-    """How scenes are drawn.
-
-    Attributes:
-        image_size: pixels per side.
-        min_objects, max_objects: sprites per scene, drawn uniformly.
-        min_sprite_fraction, max_sprite_fraction: longer side of a sprite as a fraction of the picture's side.
-        repeat_probability: chance that a further sprite repeats one that is already there ("two cats").
-        mirror_probability: chance that a sprite is flipped left to right.
-    """
-
-    image_size: int = 96
-    min_objects: int = 2
-    max_objects: int = 3
-    min_sprite_fraction: float = 0.28
-    max_sprite_fraction: float = 0.46
-    repeat_probability: float = 0.15
-    mirror_probability: float = 0.5
+_SCENE_ATTEMPTS = 10_000
 
 
 class SceneSampler:
@@ -65,18 +45,31 @@ class SceneSampler:
         self.held_out_pairs = held_out_pairs
 
     def sample(self, rng: random.Random) -> Scene:
-        """A scene without any held-out pair."""
-        while True:
+        """A scene without any held-out pair.
+
+        Raises:
+            ValueError: when the sprites are too large or too many for the picture.
+        """
+        for _ in range(_SCENE_ATTEMPTS):
             scene = self._place(self._choose_sprites(rng, required=()), rng)
             if scene is not None and not scene.noun_pairs & self.held_out_pairs:
                 return scene
+        raise self._no_room()
 
     def sample_with_pair(self, rng: random.Random, pair: tuple[str, str]) -> Scene:
-        """A scene in which both nouns of `pair` occur."""
-        while True:
+        """A scene in which both nouns of `pair` occur; raises as `sample`."""
+        for _ in range(_SCENE_ATTEMPTS):
             scene = self._place(self._choose_sprites(rng, required=pair), rng)
             if scene is not None:
                 return scene
+        raise self._no_room()
+
+    def _no_room(self) -> ValueError:
+        p = self.parameters
+        return ValueError(
+            f"No scene found in {_SCENE_ATTEMPTS} attempts with max_objects={p.max_objects} and max_sprite_fraction="
+            f"{p.max_sprite_fraction}: ask for fewer or smaller sprites, or lower held_out_pair_fraction"
+        )
 
     def _choose_sprites(self, rng: random.Random, required: tuple[str, ...]) -> list[Sprite]:
         parameters = self.parameters

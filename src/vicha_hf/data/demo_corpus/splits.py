@@ -12,7 +12,22 @@ from .sprites import NOUNS
 
 
 _CAPTION_ATTEMPTS = 8
-_SCENE_ATTEMPTS = 2000
+
+
+class _Patience:
+    """Counts rejected scenes, so that an impossible request ends with an error and not never."""
+
+    def __init__(self, number: int, wanted: str):
+        self.left = 2000 + 20 * number
+        self.wanted = wanted
+
+    def reject(self, found: int) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(
+                f"Found only {found} of {self.wanted}: ask for fewer scenes, or raise max_objects, so that there are "
+                "more different ones"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,17 +69,22 @@ class SplitMaker:
         self._contents_of_other_splits: set[str] = set()
 
     def make_training(
-        self, number: int, captions_per_scene: int, rng: random.Random, advance: Callable[[], None]
+        self, number: int, captions_per_scene: int, rng: random.Random, advance: Callable[[], object]
     ) -> list[CaptionedScene]:
         """Scenes with several different captions each; contents may repeat in other layouts.
 
         `advance` is called once per finished scene.
+
+        Raises:
+            ValueError: when hardly any scene is left that the evaluation splits do not show.
         """
-        items = []
-        contents = set()
+        items: list[CaptionedScene] = []
+        contents: set[str] = set()
+        patience = _Patience(number, f"{number} training scenes that no evaluation split shows")
         while len(items) < number:
             scene = self.sampler.sample(rng)
             if scene.content_key in self._contents_of_other_splits:
+                patience.reject(len(items))
                 continue
             captions: dict[str, Caption] = {}
             for _ in range(_CAPTION_ATTEMPTS * captions_per_scene):
@@ -79,7 +99,7 @@ class SplitMaker:
         return items
 
     def make_evaluation(
-        self, number: int, rng: random.Random, advance: Callable[[], None], with_held_out_pair: bool = False
+        self, number: int, rng: random.Random, advance: Callable[[], object], with_held_out_pair: bool = False
     ) -> list[CaptionedScene]:
         """Scenes with one caption each, no two with the same content.
 
@@ -96,8 +116,10 @@ class SplitMaker:
         contents: set[str] = set()
         pairs = sorted(self.sampler.held_out_pairs)
         if with_held_out_pair and number and not pairs:
-            raise ValueError("A compositional split needs held-out pairs; set held_out_pair_fraction above 0.")
-        failures = 0
+            raise ValueError(
+                f"{number} compositional test scenes need held-out pairs: raise held_out_pair_fraction above 0"
+            )
+        patience = _Patience(number, f"{number} evaluation scenes that captions can tell apart")
         while len(items) < number:
             scene = (
                 self.sampler.sample_with_pair(rng, rng.choice(pairs))
@@ -107,12 +129,7 @@ class SplitMaker:
             taken = scene.content_key in contents or scene.content_key in self._contents_of_other_splits
             caption = None if taken else self._unmistakable_caption(scene, items, rng)
             if caption is None:
-                failures += 1
-                if failures > _SCENE_ATTEMPTS + 20 * number:
-                    raise ValueError(
-                        f"Found only {len(items)} of {number} evaluation scenes that captions can tell apart; ask for "
-                        "fewer, or allow more objects per scene."
-                    )
+                patience.reject(len(items))
                 continue
             contents.add(scene.content_key)
             items.append(CaptionedScene(scene, (caption,)))

@@ -126,7 +126,7 @@ class TrainingArguments:
 def parse_arguments(
     arguments_class: type[T], argv: Sequence[str] | None = None, description: str = ""
 ) -> tuple[T, str]:
-    """Read `--config FILE.yaml` and overrides such as `--learning_rate 1e-4 --data.num_workers 2`.
+    """Read `--config FILE.yaml` and overrides such as `--learning_rate 1e-4 --data.hflip false`.
 
     Args:
         arguments_class: a dataclass, usually derived from [`TrainingArguments`]; nested dataclasses become dotted names.
@@ -139,12 +139,12 @@ def parse_arguments(
     Raises:
         SystemExit: an unknown name, a value of the wrong type or an impossible value, explained on stderr.
     """
-    parser = jsonargparse.ArgumentParser(description=description)
+    parser = jsonargparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_class_arguments(arguments_class)
     parsed = parser.parse_args(argv)
-    made = parser.instantiate(parsed)
     try:
+        made = parser.instantiate(parsed)
         arguments = arguments_class(**{item.name: made[item.name] for item in fields(arguments_class)})
     except ValueError as error:
         parser.error(str(error))

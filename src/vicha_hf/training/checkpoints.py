@@ -7,6 +7,7 @@ when complete, so that a run which dies while saving leaves nothing that could b
 
 import dataclasses
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterator
@@ -81,7 +82,8 @@ def save_checkpoint(
     """
     folder = output_dir / f"checkpoint-{progress.step:08d}"
     with complete_folder(folder, accelerator) as unfinished:
-        accelerator.save_state(str(unfinished))
+        with _silence_about_tied_weights():
+            accelerator.save_state(str(unfinished))
         if accelerator.is_main_process:
             content = {"progress": dataclasses.asdict(progress), "data_order": dataclasses.asdict(order)}
             (unfinished / PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n")
@@ -161,6 +163,18 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, order: DataOrder) ->
         raise FileNotFoundError(f"{random_states} is missing: {folder} is not a complete checkpoint.")
     accelerator.load_state(str(folder))
     return Progress(**content["progress"])
+
+
+@contextmanager
+def _silence_about_tied_weights() -> Iterator[None]:
+    """Accelerate warns at every checkpoint that tied weights are written once; loading is strict and would notice."""
+    source = logging.getLogger("accelerate.utils.other")
+    level = source.level
+    source.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        source.setLevel(level)
 
 
 def _unfinished_name(folder: Path) -> Path:

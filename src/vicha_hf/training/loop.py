@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -186,7 +187,10 @@ class TrainingLoop:
         if arguments.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         optimizer = create_optimizer(model, arguments.learning_rate, arguments.weight_decay, accelerator.device)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        with warnings.catch_warnings():
+            # torch has renamed the option that Accelerate passes on.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.progress = Progress()
         self._sigterm_received = False
         self._stop = False

@@ -1,0 +1,116 @@
+"""Pretrain ViCHA or ALBEF on image-text pairs.
+
+Copy this to pretrain the tiny model on the demo corpus, on a laptop:
+
+    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/pretrain.py \
+        --config examples/configs/vicha/tiny.yaml --output_dir outputs/tiny
+
+and this for the paper's model on the GPUs of one machine (annotations, DeiT-B and BERT-base: see the YAML):
+
+    accelerate launch --config_file examples/accelerate_configs/multi_gpu.yaml examples/pretrain.py \
+        --config examples/configs/vicha/base.yaml --data.train annotations.json --output_dir outputs/base
+
+Every line of the YAML can be overridden (`--learning_rate 2e-4 --model.config.queue_size 4096`); `--help` lists them.
+An interrupted run goes on with `--resume_from_checkpoint latest`. The output folder then holds `model/` for
+`from_pretrained`, `metrics.json`, `log.jsonl`, `config.yaml` and the last checkpoints.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from accelerate.utils import set_seed
+
+from vicha_hf.data.annotations import read_image_text_records
+from vicha_hf.data.collators import PretrainingCollator
+from vicha_hf.data.datasets_pretraining import PretrainingDataset
+from vicha_hf.data.datasets_retrieval import RetrievalDataset
+from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
+from vicha_hf.evaluation.retrieval import evaluate_retrieval
+from vicha_hf.training.arguments import parse_arguments
+from vicha_hf.training.loop import EvaluationHook, TrainingLoop, TrainingResult, create_accelerator
+from vicha_hf.training.pretraining import (
+    PretrainingArguments,
+    build_pretraining_model,
+    build_processor,
+    load_tokenizer,
+)
+
+
+# What a process returns that was stopped by SIGTERM: 128 + 15.
+STOPPED_BY_SIGTERM = 143
+
+
+def build_train_dataset(arguments: PretrainingArguments, processor, use_concepts: bool) -> PretrainingDataset:
+    data = arguments.data
+    transform = PretrainingTransform.from_image_processor(
+        processor.image_processor, scale=data.crop_scale, hflip=data.hflip, randaugment=data.randaugment
+    )
+    return PretrainingDataset(
+        read_image_text_records(data.train, data.image_root, on_bad_record=data.on_bad_record),
+        transform,
+        seed=arguments.seed,
+        captions=data.captions,
+        concept_fraction=data.concept_fraction,
+        use_concepts=use_concepts,
+    )
+
+
+def build_evaluation(arguments: PretrainingArguments, processor, use_concepts: bool) -> EvaluationHook:
+    data = arguments.data
+    dataset = RetrievalDataset(
+        read_image_text_records(data.validation, data.image_root, on_bad_record=data.on_bad_record),
+        EvaluationTransform.from_image_processor(processor.image_processor),
+        use_concepts=use_concepts,
+    )
+
+    def evaluate(model, accelerator) -> dict[str, float]:
+        return evaluate_retrieval(
+            model,
+            processor,
+            dataset,
+            k=data.rerank_k,
+            batch_size=data.evaluation_batch_size,
+            device=accelerator.device,
+            with_concepts=use_concepts,
+            progress=accelerator.is_main_process,
+            num_workers=arguments.num_workers,
+        )
+
+    return evaluate
+
+
+def main(argv: Sequence[str] | None = None) -> TrainingResult:
+    arguments, resolved_config = parse_arguments(PretrainingArguments, argv, description=__doc__.splitlines()[0])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    accelerator = create_accelerator(arguments)
+    # Every process makes the same weights.
+    set_seed(arguments.seed)
+    tokenizer = load_tokenizer(arguments)
+    model = build_pretraining_model(arguments.model, tokenizer)
+    processor = build_processor(model, tokenizer, arguments.data)
+    use_concepts = model.config.use_concepts
+
+    # One process prepares what `datasets` caches; the others find it there.
+    with accelerator.main_process_first():
+        train_dataset = build_train_dataset(arguments, processor, use_concepts)
+        evaluate = None
+        if arguments.data.validation is not None:
+            evaluate = build_evaluation(arguments, processor, use_concepts)
+    loop = TrainingLoop(
+        model,
+        arguments,
+        train_dataset,
+        PretrainingCollator(processor, with_concepts=use_concepts),
+        accelerator,
+        processor=processor,
+        evaluate=evaluate,
+        primary_metric=None if evaluate is None else "r_mean",
+        resolved_config=resolved_config,
+    )
+    return loop.run()
+
+
+if __name__ == "__main__":
+    sys.exit(STOPPED_BY_SIGTERM if main().interrupted else 0)

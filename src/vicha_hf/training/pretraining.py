@@ -1,0 +1,207 @@
+"""Arguments of pretraining, and the model and processor that they describe."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ..models.configuration_vicha import ViChaConfig
+from ..models.image_processing_vicha import ViChaImageProcessor
+from ..models.modeling_vicha import ViChaForPreTraining
+from ..models.processing_vicha import ViChaProcessor
+from .arguments import TrainingArguments, require
+
+
+@dataclass(kw_only=True)
+class ModelArguments:
+    """What to train. One of three beginnings: a folder of this library, two separate encoders, or random weights.
+
+    Args:
+        from_pretrained: Folder or Hub id of a pretrained model to continue from.
+        vision: Folder or Hub id of a ViT or DeiT to start the vision encoder from (paper: DeiT-B); needs `text`.
+        text: Folder or Hub id of a BERT to start the text and concept encoders from (paper: bert-base-uncased); needs `vision`.
+        config: Fields of ViChaConfig; with `from_pretrained` they override the folder's.
+        vision_config: Fields of ViChaVisionConfig.
+        text_config: Fields of ViChaTextConfig; vocabulary size and special tokens are copied from the tokenizer.
+    """
+
+    from_pretrained: str | None = None
+    vision: str | None = None
+    text: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    vision_config: dict[str, Any] = field(default_factory=dict)
+    text_config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("vision_config", "text_config"):
+            require(name not in self.config, "model.config", self.config, f"give these fields as model.{name}.")
+        require(
+            (self.vision is None) == (self.text is None),
+            "model.vision" if self.text is None else "model.text",
+            self.vision if self.text is None else self.text,
+            "model.vision and model.text belong together; give both or neither.",
+        )
+        if self.from_pretrained is not None:
+            for name in ("vision", "text", "vision_config", "text_config"):
+                value = getattr(self, name)
+                require(
+                    not value, f"model.{name}", value, f"model.from_pretrained={self.from_pretrained!r} decides it."
+                )
+
+
+@dataclass(kw_only=True)
+class DataArguments:
+    """What to train on. Annotations are JSON lists, JSONL files or datasets, written {path: organisation/name, split: train}.
+
+    Args:
+        train: One source of image-text records, or a list of sources.
+        validation: Source of the pictures and captions of the retrieval evaluation; null evaluates nothing.
+        image_root: Folder that relative image paths start from; null takes each annotation file's own folder.
+        on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
+        tokenizer: Folder or Hub id of a BERT-like tokenizer; null takes the one of model.from_pretrained or model.text.
+        max_text_length: Caption tokens kept (paper: 25).
+        max_concept_length: Concept tokens kept (paper: 55).
+        concept_fraction: Share of a picture's concepts that one step sees (paper: 0.3).
+        captions: "one" draws one of a record's captions at each visit; "all" makes a sample of each.
+        crop_scale: Smallest and largest share of the picture that a random crop keeps.
+        hflip: Mirror half of the pictures; turn it off where captions say left and right.
+        randaugment: Augment the pictures as ALBEF does.
+        rerank_k: Candidates that the evaluation re-ranks with the matching head.
+        evaluation_batch_size: Pictures or captions encoded at a time in the evaluation.
+    """
+
+    train: str | dict[str, Any] | list[str | dict[str, Any]]
+    validation: str | dict[str, Any] | None = None
+    image_root: str | None = None
+    on_bad_record: Literal["raise", "skip"] = "raise"
+    tokenizer: str | None = None
+    max_text_length: int = 25
+    max_concept_length: int = 55
+    concept_fraction: float = 0.3
+    captions: Literal["one", "all"] = "one"
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    hflip: bool = True
+    randaugment: bool = True
+    rerank_k: int = 128
+    evaluation_batch_size: int = 64
+
+    def __post_init__(self):
+        require(bool(self.train), "data.train", self.train, "name at least one annotation file or dataset.")
+        for name in ("max_text_length", "max_concept_length"):
+            value = getattr(self, name)
+            require(value >= 3, f"data.{name}", value, "it must hold [CLS], one token and [SEP]: at least 3.")
+        require(
+            0 < self.concept_fraction <= 1, "data.concept_fraction", self.concept_fraction, "choose it within (0, 1]."
+        )
+        smallest, largest = self.crop_scale
+        require(
+            0 < smallest <= largest <= 1, "data.crop_scale", self.crop_scale, "give [smallest, largest] within (0, 1]."
+        )
+        for name in ("rerank_k", "evaluation_batch_size"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "it must be at least 1.")
+
+
+@dataclass(kw_only=True)
+class PretrainingArguments(TrainingArguments):
+    """Everything that `examples/pretrain.py` can be told.
+
+    Args:
+        model: What to train.
+        data: What to train on.
+    """
+
+    model: ModelArguments
+    data: DataArguments
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.tokenizer_source is not None,
+            "data.tokenizer",
+            None,
+            "a model with random weights needs a tokenizer; give its folder or Hub id.",
+        )
+
+    @property
+    def tokenizer_source(self) -> str | None:
+        """Where the tokenizer comes from."""
+        return self.data.tokenizer or self.model.from_pretrained or self.model.text
+
+
+def build_pretraining_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ViChaForPreTraining:
+    """The model that `arguments` describe, with teacher and queue, on the CPU.
+
+    Args:
+        arguments: what to train.
+        tokenizer: new text encoders take their vocabulary size and special tokens from it, pretrained ones must agree.
+
+    Raises:
+        ValueError: an impossible configuration, or a tokenizer that does not fit the model.
+    """
+    if arguments.from_pretrained is not None:
+        model = ViChaForPreTraining.from_pretrained(arguments.from_pretrained, **arguments.config)
+    elif arguments.vision is not None:
+        model = ViChaForPreTraining.from_vision_text_pretrained(
+            arguments.vision,
+            arguments.text,
+            **arguments.config,
+            vision_config=arguments.vision_config,
+            text_config=arguments.text_config,
+        )
+    else:
+        text_config = _vocabulary_fields(tokenizer) | arguments.text_config
+        model = ViChaForPreTraining(
+            ViChaConfig(vision_config=arguments.vision_config, text_config=text_config, **arguments.config)
+        )
+    _require_fitting_vocabulary(model.config, tokenizer)
+    model.add_training_state()
+    return model
+
+
+def build_processor(
+    model: ViChaForPreTraining, tokenizer: PreTrainedTokenizerBase, data: DataArguments
+) -> ViChaProcessor:
+    """The processor that goes with a model: its image size, and the lengths of `data`."""
+    side = model.config.vision_config.image_size
+    return ViChaProcessor(
+        ViChaImageProcessor(size={"height": side, "width": side}),
+        tokenizer,
+        max_text_length=data.max_text_length,
+        max_concept_length=data.max_concept_length,
+    )
+
+
+def load_tokenizer(arguments: PretrainingArguments) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run.
+
+    Raises:
+        ValueError: it lacks a token that the objectives need.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_source)
+    for name in ("pad_token", "cls_token", "sep_token", "mask_token"):
+        require(
+            getattr(tokenizer, name) is not None,
+            "data.tokenizer",
+            arguments.tokenizer_source,
+            f"it has no {name}; use a BERT-like tokenizer.",
+        )
+    return tokenizer
+
+
+def _vocabulary_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    return {"vocab_size": len(tokenizer)} | {
+        name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+    }
+
+
+def _require_fitting_vocabulary(config: ViChaConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    for name, value in _vocabulary_fields(tokenizer).items():
+        own = getattr(config.text_config, name)
+        # A model may have room for more tokens than the tokenizer knows.
+        fits = own >= value if name == "vocab_size" else own == value
+        require(
+            fits,
+            f"text_config.{name}",
+            own,
+            f"the tokenizer has {value}; use the tokenizer that the model was made for.",
+        )

@@ -91,7 +91,8 @@ class ViChaImageProcessor(PilBackend):
         if isinstance(image_url_or_urls, str | Path) and os.path.isfile(image_url_or_urls):
             # The library's own loader drops the alpha channel onto black before the processor can see it.
             with Image.open(image_url_or_urls) as image:
-                return to_upright_rgb(image).copy() if self.do_convert_rgb else image.copy()
+                image.load()
+                return image
         if isinstance(image_url_or_urls, Path):
             raise ValueError(f"picture file not found: {image_url_or_urls}")
         return super().fetch_images(image_url_or_urls)

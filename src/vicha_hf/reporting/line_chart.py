@@ -6,7 +6,7 @@ from html import escape
 
 
 WIDTH, HEIGHT = 340, 200
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 26
+LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 26
 
 
 def line_chart(
@@ -102,4 +102,4 @@ def _scale(low: float, high: float, start: float, end: float):
 def _short(value: float) -> str:
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
-    return f"{value:.6g}"
+    return f"{value:.5g}"

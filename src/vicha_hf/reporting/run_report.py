@@ -10,6 +10,7 @@ from typing import Any
 
 from .gallery import CaptionQuery, PictureQuery, caption_query_html, picture_query_html
 from .line_chart import line_chart
+from .result import CUTOFFS, DIRECTIONS, Result
 
 
 # What a reader sees for the names of the training log, in the order of the charts.
@@ -21,22 +22,6 @@ LOSS_TITLES = {
     "mlm_loss": "Masked words (MLM)",
     "mim_loss": "Masked patches (MIM)",
 }
-CUTOFFS = (1, 5, 10)
-
-
-@dataclass
-class Result:
-    """Metrics of one gallery under one condition.
-
-    Args:
-        title: the gallery, such as "Held-out pictures".
-        remark: what is particular about it.
-        metrics: as [`~vicha_hf.evaluation.retrieval.evaluate_retrieval`] returns them.
-    """
-
-    title: str
-    remark: str
-    metrics: Mapping[str, float]
 
 
 @dataclass
@@ -53,6 +38,7 @@ class RunReport:
         picture_queries: shown with their captions.
         facts: tables of facts about the run: {heading: {name: value}}.
         config: the model's configuration, shown folded.
+        credits: whose work the pictures are.
     """
 
     title: str
@@ -64,6 +50,7 @@ class RunReport:
     picture_queries: Sequence[PictureQuery] = ()
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
+    credits: str = ""
 
     def to_html(self) -> str:
         """The page: self-contained, readable in a light and a dark theme, wide or narrow."""
@@ -76,6 +63,7 @@ class RunReport:
                 _losses_section(self.log),
                 _gallery_section(self.caption_queries, self.picture_queries),
                 _facts_section(self.facts, self.config),
+                f"<p class=note>{escape(self.credits)}</p>" if self.credits else "",
             ]
         )
         return (
@@ -127,7 +115,7 @@ def _results_section(results: Sequence[Result]) -> str:
 def _recall_cells(metrics: Mapping[str, float], pattern: str) -> str:
     return "".join(
         f"<td{' class=gap' if k == CUTOFFS[0] else ''}>{metrics[pattern.format(k=k, way=way)]:.1f}</td>"
-        for way in ("i2t", "t2i")
+        for way in DIRECTIONS
         for k in CUTOFFS
     )
 
@@ -171,7 +159,9 @@ def _gallery_section(caption_queries: Sequence[CaptionQuery], picture_queries: S
 def _facts_section(facts: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any] | None) -> str:
     sections = "".join(
         f"<section><h3>{escape(heading)}</h3><dl>"
-        + "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(_plain(value))}</dd>" for name, value in table.items())
+        + "".join(
+            f"<div><dt>{escape(str(name))}</dt><dd>{escape(_plain(value))}</dd></div>" for name, value in table.items()
+        )
         + "</dl></section>"
         for heading, table in facts.items()
     )

@@ -1,0 +1,207 @@
+"""The command line `vicha-hf`: one subcommand per job, each importing what it needs only when it runs."""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand and returns the process's exit status; a mistake in the input is one line, not a traceback."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments) or 0
+    except (ValueError, OSError) as error:
+        print(f"vicha-hf {arguments.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vicha-hf", description="ViCHA and ALBEF models with Hugging Face tools.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_convert(commands)
+    _add_evaluate(commands)
+    _add_demo_corpus(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_convert(commands) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="turn a published checkpoint (.pth) into a Hugging Face folder",
+        description="Turn a published ViCHA or ALBEF checkpoint into a folder for `from_pretrained`. Every tensor must "
+        "find its place: one that is missing or left over is an error that names it.",
+    )
+    parser.add_argument("source", type=Path, metavar="SOURCE.pth")
+    parser.add_argument("output", type=Path, metavar="OUT_DIR")
+    parser.add_argument(
+        "--head", help="what the checkpoint is for (pretraining, retrieval); by default what its keys say"
+    )
+    parser.add_argument("--training-state", action="store_true", help="keep the teacher and the queues")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML or JSON with fields of ViChaConfig that the tensors cannot tell and that differ from the published",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME_OR_DIR",
+        help="also save a processor with this tokenizer (the published models use bert-base-uncased)",
+    )
+    parser.set_defaults(run=_convert)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from .conversion import convert_checkpoint
+
+    overrides = _read_mapping(arguments.config) if arguments.config else {}
+    model = convert_checkpoint(
+        arguments.source, head=arguments.head, training_state=arguments.training_state, **overrides
+    )
+    model.save_pretrained(arguments.output, training_state=arguments.training_state)
+    if arguments.tokenizer is not None:
+        from transformers import AutoTokenizer
+
+        from .models.image_processing_vicha import ViChaImageProcessor
+        from .models.processing_vicha import ViChaProcessor
+
+        side = model.config.vision_config.image_size
+        image_processor = ViChaImageProcessor(size={"height": side, "width": side})
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
+        ViChaProcessor(image_processor, tokenizer).save_pretrained(arguments.output)
+    print(f"{type(model).__name__} written to {arguments.output}")
+
+
+def _add_evaluate(commands) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="image-text retrieval of a model on an annotation file",
+        description="Recall at 1, 5 and 10 in both directions: of the similarity, and after the matching head has "
+        "re-ranked the best candidates.",
+    )
+    parser.add_argument("model", help="folder or Hub name of a model with its processor")
+    parser.add_argument(
+        "annotations", nargs="+", help='JSON or JSONL with {"image", "caption", "image_id"?, "concepts"?} records'
+    )
+    parser.add_argument("--image-root", help="folder of the pictures (default: the annotation file's)")
+    parser.add_argument(
+        "--k", type=int, default=128, help="candidates that the matching head re-ranks (default: %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that load pictures")
+    parser.add_argument("--no-concepts", action="store_true", help="leave the visual concepts out")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics there")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from .data.annotations import read_image_text_records
+    from .data.datasets_retrieval import RetrievalDataset
+    from .data.transforms import EvaluationTransform
+    from .evaluation.retrieval import evaluate_retrieval
+    from .models.modeling_vicha import ViChaForRetrieval
+    from .models.processing_vicha import ViChaProcessor
+    from .reporting.recall_table import format_recall_table
+
+    model = ViChaForRetrieval.from_pretrained(arguments.model)
+    processor = ViChaProcessor.from_pretrained(arguments.model)
+    transform = EvaluationTransform.from_image_processor(processor.image_processor)
+    dataset = RetrievalDataset(read_image_text_records(arguments.annotations, arguments.image_root), transform)
+    metrics = evaluate_retrieval(
+        model,
+        processor,
+        dataset,
+        k=arguments.k,
+        batch_size=arguments.batch_size,
+        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        with_concepts=not arguments.no_concepts,
+        num_workers=arguments.num_workers,
+    )
+    print(format_recall_table({"": metrics}))
+    if arguments.json is not None:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+
+def _add_demo_corpus(commands) -> None:
+    parser = commands.add_parser(
+        "demo-corpus",
+        help="write the demo corpus: composed pictures with captions and visual concepts",
+        description="Write the demo corpus (pictures, annotation files, tokenizer). The same parameters give the same "
+        "files; a corpus that is already there is kept.",
+    )
+    parser.add_argument("output", type=Path, metavar="OUT_DIR")
+    parser.add_argument(
+        "parameters",
+        nargs="*",
+        metavar="NAME=VALUE",
+        help="parameters of build_demo_corpus, such as num_train=500 image_size=64 seed=1 miss_rate=0.2",
+    )
+    parser.set_defaults(run=_demo_corpus)
+
+
+def _demo_corpus(arguments: argparse.Namespace) -> None:
+    from .data.demo_corpus import build_demo_corpus
+
+    corpus = build_demo_corpus(arguments.output, **parse_assignments(arguments.parameters))
+    for name, split in corpus.metadata["splits"].items():
+        print(f"{name:20s} {split['scenes']:6d} pictures {split['captions']:6d} captions")
+
+
+def _add_demo(commands) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="pretrain a tiny model on the demo corpus and evaluate it (what `make demo` runs)",
+        description="Run examples/demo.py of a source checkout; its own options may follow.",
+        add_help=False,
+    )
+    parser.add_argument("options", nargs=argparse.REMAINDER)
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    script = Path(__file__).parents[2] / "examples" / "demo.py"
+    if not script.is_file():
+        raise FileNotFoundError(
+            f"{script} is not there: the demo belongs to a source checkout; install the package from one with "
+            "`pip install -e .[demo]`"
+        )
+    return subprocess.run([sys.executable, script, *arguments.options], check=False).returncode
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
+    """`["num_train=500", "miss_rate=0.2"]` -> `{"num_train": 500, "miss_rate": 0.2}`.
+
+    Raises:
+        ValueError: something without "=".
+    """
+    import yaml
+
+    values = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{assignment!r} is not NAME=VALUE")
+        values[name] = yaml.safe_load(value)
+    return values
+
+
+def _read_mapping(path: Path) -> dict:
+    import yaml
+
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no mapping of configuration fields to values")
+    return content
+
+
+if __name__ == "__main__":
+    sys.exit(main())

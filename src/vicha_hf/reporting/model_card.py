@@ -1,0 +1,86 @@
+"""Model cards: metadata that the Hub reads, and a page that says what was trained, on what, and how well it does."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .result import CUTOFFS, DIRECTIONS, Result
+
+
+def build_model_card(
+    template: str | Path,
+    *,
+    model_id: str,
+    summary: str,
+    architecture: Mapping[str, Any],
+    data: str | None = None,
+    training: Mapping[str, Any] | None = None,
+    dataset_type: str | None = None,
+    dataset_name: str | None = None,
+    results: Sequence[Result] = (),
+) -> ModelCard:
+    """Fills in a card's template.
+
+    Numbers come from the arguments alone: a model without `training` is described as untrained, one without `results`
+    as not evaluated.
+
+    Args:
+        template: the Jinja template, `model_cards/template.md` of the repository.
+        model_id: repository on the Hub, such as "org/vicha-tiny".
+        summary: what the model is, one paragraph.
+        architecture: facts about the model: {name: value}.
+        data: what it was trained on, in Markdown.
+        training: facts about the training; None = these weights do not exist.
+        dataset_type: identifier of the evaluation's dataset, for the metadata.
+        dataset_name: its name for readers.
+        results: evaluations; each becomes a block of the table and entries of the metadata.
+
+    Raises:
+        ValueError: results without a dataset, or of a model that was not trained.
+    """
+    if results and (training is None or dataset_type is None or dataset_name is None):
+        raise ValueError("results need `training`, `dataset_type` and `dataset_name`: say what was trained and tested")
+    card_data = ModelCardData(
+        language="en",
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="zero-shot-image-classification",
+        tags=["vicha", "vision-language", "image-text-retrieval", "custom_code"],
+        model_name=model_id.split("/")[-1],
+        eval_results=[entry for result in results for entry in _eval_results(result, dataset_type, dataset_name)]
+        or None,
+    )
+    return ModelCard.from_template(
+        card_data,
+        template_path=str(template),
+        model_id=model_id,
+        model_name=card_data.model_name,
+        summary=summary,
+        architecture=architecture,
+        data=data,
+        training=training,
+        dataset_name=dataset_name,
+        results=results,
+        cutoffs=CUTOFFS,
+    )
+
+
+def _eval_results(result: Result, dataset_type: str, dataset_name: str) -> list[EvalResult]:
+    return [
+        EvalResult(
+            task_type="image-text-retrieval",
+            task_name="Image-text retrieval",
+            dataset_type=dataset_type,
+            dataset_name=f"{dataset_name}: {result.title}, {result.remark}",
+            # The metadata keeps results apart by configuration, not by name.
+            dataset_config=result.name,
+            metric_type="recall",
+            metric_name=f"R@{k}, {DIRECTIONS[way]}{stage}",
+            metric_value=round(result.metrics[f"r{k}_{way}{suffix}"], 2),
+        )
+        for suffix, stage in (("", ""), ("_itc_only", ", similarity alone"))
+        for way in DIRECTIONS
+        for k in CUTOFFS
+    ]

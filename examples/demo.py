@@ -28,7 +28,6 @@ import torch
 import yaml
 
 from vicha_hf import ViChaForRetrieval, ViChaProcessor
-from vicha_hf.cli import parse_assignments
 from vicha_hf.data.annotations import Annotations, read_image_text_records
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.demo_corpus import DemoCorpus, build_demo_corpus
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     output = arguments.output_dir
     print("== 1. Demo corpus", flush=True)
-    corpus = build_demo_corpus(arguments.corpus_dir, **parse_assignments(arguments.corpus))
+    corpus = build_demo_corpus(arguments.corpus_dir, **corpus_parameters(arguments.corpus))
     print("== 2. Pretraining", flush=True)
     run = pretrain(arguments, corpus)
     print("== 3. Retrieval on held-out pictures", flush=True)
@@ -124,6 +123,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def partition(items: list[str], separator: str) -> tuple[list[str], list[str], list[str]]:
     at = items.index(separator) if separator in items else len(items)
     return items[:at], items[at : at + 1], items[at + 1 :]
+
+
+def corpus_parameters(assignments: Sequence[str]) -> dict[str, object]:
+    """`["num_train=500", "miss_rate=0.2"]` -> `{"num_train": 500, "miss_rate": 0.2}`."""
+    return {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in assignments)}
 
 
 def pretrain(arguments: argparse.Namespace, corpus: DemoCorpus) -> Path:

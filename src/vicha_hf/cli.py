@@ -132,28 +132,25 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _add_demo_corpus(commands) -> None:
+    from .data.demo_corpus.command import add_arguments
+
     parser = commands.add_parser(
         "demo-corpus",
         help="write the demo corpus: composed pictures with captions and visual concepts",
         description="Write the demo corpus (pictures, annotation files, tokenizer). The same parameters give the same "
         "files; a corpus that is already there is kept.",
     )
-    parser.add_argument("output", type=Path, metavar="OUT_DIR")
-    parser.add_argument(
-        "parameters",
-        nargs="*",
-        metavar="NAME=VALUE",
-        help="parameters of build_demo_corpus, such as num_train=500 image_size=64 seed=1 miss_rate=0.2",
-    )
+    add_arguments(parser)
     parser.set_defaults(run=_demo_corpus)
 
 
 def _demo_corpus(arguments: argparse.Namespace) -> None:
-    from .data.demo_corpus import build_demo_corpus
+    from .data.demo_corpus.command import main as build
 
-    corpus = build_demo_corpus(arguments.output, **parse_assignments(arguments.parameters))
+    corpus = build(arguments)
     for name, split in corpus.metadata["splits"].items():
         print(f"{name:20s} {split['scenes']:6d} pictures {split['captions']:6d} captions")
+    print(f"written to {corpus.root}")
 
 
 def _add_demo(commands) -> None:
@@ -175,23 +172,6 @@ def _demo(arguments: argparse.Namespace) -> int:
             "`pip install -e .[demo]`"
         )
     return subprocess.run([sys.executable, script, *arguments.options], check=False).returncode
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, object]:
-    """`["num_train=500", "miss_rate=0.2"]` -> `{"num_train": 500, "miss_rate": 0.2}`.
-
-    Raises:
-        ValueError: something without "=".
-    """
-    import yaml
-
-    values = {}
-    for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals or not name:
-            raise ValueError(f"{assignment!r} is not NAME=VALUE")
-        values[name] = yaml.safe_load(value)
-    return values
 
 
 def _read_mapping(path: Path) -> dict:

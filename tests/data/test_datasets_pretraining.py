@@ -63,6 +63,16 @@ def test_epochs_and_seeds_draw_anew(annotations):
     assert len(concepts) == 5 and min(concepts.values()) > 10
 
 
+def test_no_two_items_share_their_draws(annotations):
+    draws = set()
+    for seed in range(3):
+        dataset = PretrainingDataset(annotations, lambda image, rng: rng.integers(2**60), seed=seed)
+        for epoch in range(3):
+            dataset.set_epoch(epoch)
+            draws.update(int(dataset[index]["pixel_values"]) for index in range(6))
+    assert len(draws) == 3 * 3 * 6
+
+
 def test_same_data_with_and_without_workers_that_live_on(annotations, tiny_processor):
     def run(num_workers):
         dataset = PretrainingDataset(annotations, PretrainingTransform(32), seed=7)

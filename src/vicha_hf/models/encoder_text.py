@@ -95,12 +95,12 @@ class CrossAttention(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        key_values: KeyValues,
+        key: torch.Tensor,
+        value: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         index: torch.Tensor | None = None,
         **kwargs,
     ):
-        key, value = key_values
         if index is not None:
             key, value = key.index_select(0, index), value.index_select(0, index)
         implementation = cross_attention_implementation(self.config._attn_implementation)
@@ -152,7 +152,10 @@ class Intermediate(nn.Module):
 
 
 class TextLayer(GradientCheckpointingLayer):
-    """A post-norm transformer layer: self-attention, cross-attention where it has one and is given keys, feed-forward."""
+    """
+    A post-norm transformer layer: self-attention, cross-attention where it has one and is given keys, feed-forward.
+    Keys and values are arguments of their own: reentrant checkpointing does not see tensors inside a tuple.
+    """
 
     def __init__(self, config, cross_attention: bool):
         super().__init__()
@@ -165,15 +168,16 @@ class TextLayer(GradientCheckpointingLayer):
         self,
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        key_values: KeyValues | None = None,
+        encoder_key: torch.Tensor | None = None,
+        encoder_value: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_index: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
         hidden_states = self.attention(hidden_states, attention_mask, **kwargs)
-        if key_values is not None:
+        if encoder_key is not None:
             hidden_states = self.crossattention(
-                hidden_states, key_values, encoder_attention_mask, encoder_index, **kwargs
+                hidden_states, encoder_key, encoder_value, encoder_attention_mask, encoder_index, **kwargs
             )
         return self.output(self.intermediate(hidden_states), hidden_states)
 
@@ -280,10 +284,12 @@ class TextEncoder(PreTrainedModel):
                 cross_attention_implementation(self.config._attn_implementation),
             )
         for index in layers:
+            key, value = encoder_key_values[index] or (None, None)
             hidden_states = self.encoder.layer[index](
                 hidden_states,
                 self_attention_mask,
-                encoder_key_values[index],
+                key,
+                value,
                 encoder_attention_mask,
                 encoder_index,
                 **kwargs,

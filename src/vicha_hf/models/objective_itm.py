@@ -59,9 +59,9 @@ class HardNegativeSampler(nn.Module):
         weights_i2t, weights_t2i = weights_i2t.masked_fill(same, 0.0), weights_t2i.masked_fill(same, 0.0)
         exists = ~same.all(dim=1)
         if image_indices is None:
-            image_indices = _draw(weights_t2i, same)
+            image_indices = _draw(sim_t2i, same)
         if text_indices is None:
-            text_indices = _draw(weights_i2t, same)
+            text_indices = _draw(sim_i2t, same)
         return HardNegatives(
             image_indices=image_indices,
             text_indices=text_indices,
@@ -72,12 +72,13 @@ class HardNegativeSampler(nn.Module):
         )
 
 
-def _draw(weights: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-    """One draw per row of [B, B] weights. A row that has no candidate draws itself; underflown weights draw uniformly."""
-    underflow = weights.sum(dim=1, keepdim=True) <= 0
-    weights = torch.where(underflow, (~same).to(weights.dtype), weights)
-    weights = weights + torch.diag_embed((weights.sum(dim=1) <= 0).to(weights.dtype))
-    return torch.multinomial(weights.float(), 1).squeeze(1)
+def _draw(similarity: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
+    """One column for each row of [B, B] similarities; a row whose columns are all `same` draws itself."""
+    # The softmax over the candidates alone has the same proportions as one over all columns, and cannot underflow to
+    # nothing where the own pair is far ahead.
+    similarity = similarity.float().masked_fill(same, torch.finfo(torch.float32).min)
+    weights = similarity.softmax(dim=1).masked_fill(same, 0.0)
+    return torch.multinomial(weights + torch.diag_embed(same.all(dim=1).to(weights.dtype)), 1).squeeze(1)
 
 
 @dataclass
@@ -97,7 +98,7 @@ class ImageTextMatching(nn.Module):
         batch_size = logits.shape[0] // 3
         positive = torch.ones(batch_size, dtype=torch.bool, device=logits.device)
         labels = torch.cat([positive, ~positive, ~positive]).long()
-        exists = torch.cat([positive, negatives.image_exists, negatives.text_exists]).to(logits.dtype)
-        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        exists = torch.cat([positive, negatives.image_exists, negatives.text_exists]).to(losses.dtype)
         loss = mean_over_processes((losses * exists).sum(), exists.sum())
         return MatchingOutput(loss=loss, logits=logits, labels=labels)

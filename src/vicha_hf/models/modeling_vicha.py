@@ -28,7 +28,7 @@ from .momentum import TrainingState
 from .objective_hierarchical_itc import HierarchicalContrast
 from .objective_itc import ImageTextContrast
 from .objective_itm import HardNegativeSampler, ImageTextMatching
-from .objective_mim import MaskedImageModeling
+from .objective_mim import MaskedImageModeling, PatchDecoder
 from .objective_mlm import IGNORED, MaskedLanguageModeling, mask_tokens
 from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
 from .retrieval_scoring import RetrievalScoring
@@ -63,7 +63,7 @@ class ViChaPreTrainedModel(HubExportMixin, PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, ViChaModel):
             init.constant_(module.temperature, self.config.temperature_init)
-        elif isinstance(module, MaskedImageModeling):
+        elif isinstance(module, MaskedImageModeling | PatchDecoder):
             module.init_raw_tensors()
 
     def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):

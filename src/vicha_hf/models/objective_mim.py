@@ -92,6 +92,12 @@ class PatchDecoder(nn.Module):
         self.layernorm = nn.LayerNorm(width, eps=1e-5)
         self.prediction = nn.Linear(width, vision.patch_size**2 * vision.num_channels)
         self.register_buffer("positions", sincos_positions(width, vision.grid_size), persistent=False)
+        self.grid_size = vision.grid_size
+
+    @torch.no_grad()
+    def init_raw_tensors(self) -> None:
+        """The fixed positions are in no checkpoint, so loading must make them again."""
+        init.copy_(self.positions, sincos_positions(self.positions.shape[1], self.grid_size))
 
     def forward(
         self, image_tokens: torch.Tensor, mask_token: torch.Tensor, mask: PatchMask
@@ -143,11 +149,8 @@ class MaskedImageModeling(nn.Module):
 
     @torch.no_grad()
     def init_raw_tensors(self) -> None:
-        """What a generic initialisation of layers does not reach: the mask token and the fixed positions."""
+        """What a generic initialisation of layers does not reach."""
         init.zeros_(self.mask_token)
-        if self.decoder is not None:
-            width, vision = self.config.mim_decoder_hidden_size, self.config.vision_config
-            init.copy_(self.decoder.positions, sincos_positions(width, vision.grid_size))
 
     def forward(
         self,

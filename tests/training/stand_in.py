@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from accelerate.state import GradientState
 from safetensors.torch import save_file
 from torch import nn
 from transformers.utils import ModelOutput
 
+from vicha_hf.models.process_group import gather
 from vicha_hf.training.arguments import TrainingArguments
 from vicha_hf.training.loop import TrainingLoop, create_accelerator
 
@@ -49,12 +51,26 @@ class StandIn(nn.Module):
         mlm = (1 - distillation_alpha) * (features / self.temperature).square().mean() * 0.01
         mlm = mlm + distillation_alpha * (features - target - self.queue.mean(0)).square().mean()
         if self.training:
-            self.queue.copy_(torch.cat([target[-1:], self.queue[:-1]]))
+            # As the real queue: what every process saw, so that it is the same everywhere.
+            self.queue.copy_(torch.cat([gather(target[-1:]), self.queue])[: len(self.queue)])
         return StandInOutput(loss=itc + mlm, itc_loss=itc, mlm_loss=mlm)
 
     def save_pretrained(self, folder, state_dict=None):
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_file(dict(self.state_dict() if state_dict is None else state_dict), Path(folder) / "model.safetensors")
+
+
+class WithoutRandomness(StandIn):
+    """Batches of different sizes can only agree where nothing is drawn and no queue moves."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+
+    def forward(self, inputs, image_ids, update_teacher=True):
+        if self.training and update_teacher:
+            self.teacher_updates += 1
+        itc = 0.01 * ((self.encoder(inputs) - inputs) / self.temperature).square().mean()
+        return {"loss": itc, "itc_loss": itc}
 
 
 class Samples:
@@ -107,10 +123,12 @@ def stand_in_arguments(output_dir, **changes) -> TrainingArguments:
     return TrainingArguments(**{**defaults, **changes})
 
 
-def stand_in_loop(arguments, *, dataset=None, loop_class=TrainingLoop, dropout=0.1, **options) -> TrainingLoop:
+def stand_in_loop(arguments, *, model_class=StandIn, dataset=None, loop_class=TrainingLoop, **options) -> TrainingLoop:
+    # A second accelerator of the same process would keep the accumulation of the first.
+    GradientState._reset_state()
     torch.manual_seed(arguments.seed)
     return loop_class(
-        model=StandIn(dropout),
+        model=model_class(),
         arguments=arguments,
         train_dataset=dataset or Samples(),
         collator=collate,

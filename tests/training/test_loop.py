@@ -6,9 +6,8 @@ import signal
 
 import pytest
 import torch
-from accelerate.state import GradientState
 from safetensors.torch import load_file
-from stand_in import Samples, StandIn, evaluate, stand_in_arguments, stand_in_loop
+from stand_in import Samples, StandIn, WithoutRandomness, evaluate, stand_in_arguments, stand_in_loop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vicha_hf.training.checkpoints import list_checkpoints
@@ -101,31 +100,14 @@ def test_alpha_without_ramp_is_constant(tmp_path):
     assert loop.unwrapped_model.alphas == [0.4, 0.4]
 
 
-class WithoutRandomness(StandIn):
-    """One forward pass over 8 samples and two over 4 can only agree where nothing is drawn and no queue moves."""
-
-    def forward(self, inputs, image_ids, update_teacher=True):
-        if self.training and update_teacher:
-            self.teacher_updates += 1
-        itc = (self.encoder(inputs) - inputs).square().mean()
-        return {"loss": itc, "itc_loss": itc}
-
-
-def without_randomness(arguments):
-    loop = stand_in_loop(arguments, dropout=0.0)
-    torch.manual_seed(0)
-    return TrainingLoop(WithoutRandomness(0.0), arguments, Samples(), loop.collator, loop.accelerator)
-
-
 def test_accumulated_batches_equal_one_big_batch(tmp_path):
-    whole = without_randomness(stand_in_arguments(tmp_path / "whole", per_device_batch_size=8, max_grad_norm=0.05))
+    arguments = stand_in_arguments(tmp_path / "whole", per_device_batch_size=8, max_grad_norm=0.05)
+    whole = stand_in_loop(arguments, model_class=WithoutRandomness)
     whole.run()
-    GradientState._reset_state()
-    parts = without_randomness(
-        stand_in_arguments(
-            tmp_path / "parts", per_device_batch_size=2, gradient_accumulation_steps=4, max_grad_norm=0.05
-        )
+    arguments = stand_in_arguments(
+        tmp_path / "parts", per_device_batch_size=2, gradient_accumulation_steps=4, max_grad_norm=0.05
     )
+    parts = stand_in_loop(arguments, model_class=WithoutRandomness)
     parts.run()
     assert parts.total_steps == whole.total_steps == 4
     for name, tensor in weights(whole).items():
@@ -212,9 +194,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
             loss = (self.temperature * 0).sqrt().sum() + self.encoder(inputs).mean()
             return {"loss": loss}
 
-    arguments = stand_in_arguments(tmp_path)
-    loop = stand_in_loop(arguments)
-    loop = TrainingLoop(Exploding(), arguments, Samples(), loop.collator, loop.accelerator)
+    loop = stand_in_loop(stand_in_arguments(tmp_path), model_class=Exploding)
     with pytest.raises(NonFiniteLossError, match="norm of the gradient"):
         loop.run()
 

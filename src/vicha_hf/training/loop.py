@@ -124,7 +124,8 @@ class TrainingLoop:
     One run gives the same result, bit for bit on a CPU, whether it was interrupted or not.
 
     Args:
-        model: on any device. Teacher and queue, if it has them, must already be there.
+        model: on any device. Teacher and queue, if it has them, must already be there. Its buffers must stay equal on
+            every process, for checkpoints hold those of the first.
         arguments: of the run.
         train_dataset: map-style. `set_epoch(epoch)` is called before each epoch if it exists; what the dataset draws
             at random must depend on seed, epoch and index alone.

@@ -1,0 +1,180 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_tokenizer import build_tiny_tokenizer
+from transformers import AutoModelForPreTraining, AutoProcessor
+
+from vicha_hf.training.checkpoints import PROGRESS_FILE, list_checkpoints
+from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
+
+
+ROOT = Path(__file__).parents[2]
+LOSSES = {"loss", "itc_loss", "hierarchical_itc_loss", "itm_loss", "mlm_loss", "mim_loss"}
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "black": (10, 10, 10)}
+SMALL_MODEL = [
+    "--model.vision_config={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 3, num_attention_heads: 2, image_size: 32}",
+    "--model.text_config={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 4, num_attention_heads: 2, fusion_layer: 2}",
+    "--model.config.projection_dim=16",
+    "--model.config.mim_decoder_hidden_size=32",
+    "--model.config.queue_size=12",
+]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    PartialState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """12 plain pictures with a caption and concepts each, as JSON and as JSONL, and a tokenizer."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    records = []
+    for index in range(12):
+        colour = list(COLOURS)[index % len(COLOURS)]
+        pixels = np.clip(np.array(COLOURS[colour]) + rng.integers(-20, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"{index}.png")
+        records.append(
+            {"image": f"{index}.png", "caption": f"a {colour} dog on the grass", "concepts": [colour, "dog", "grass"]}
+        )
+    (root / "train.json").write_text(json.dumps(records))
+    (root / "validation.jsonl").write_text("\n".join(json.dumps(record) for record in records[:4]))
+    build_tiny_tokenizer(root).save_pretrained(root / "tokenizer")
+    return root
+
+
+def options(corpus, output_dir, *overrides):
+    return [
+        f"--config={ROOT / 'examples/configs/vicha/tiny.yaml'}",
+        f"--output_dir={output_dir}",
+        f"--data.train={corpus / 'train.json'}",
+        f"--data.validation={corpus / 'validation.jsonl'}",
+        f"--data.tokenizer={corpus / 'tokenizer'}",
+        "--per_device_batch_size=4",
+        "--max_steps=4",
+        "--logging_steps=1",
+        "--checkpoint_steps=2",
+        *SMALL_MODEL,
+        *overrides,
+    ]
+
+
+@pytest.fixture(scope="module")
+def pretrain():
+    spec = importlib.util.spec_from_file_location("pretrain_script", ROOT / "examples/pretrain.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def reproducible_log(folder):
+    return [
+        {name: value for name, value in record.items() if name not in MACHINE_FIELDS} for record in read_log(folder)
+    ]
+
+
+def launch(arguments, *launcher, **environment):
+    completed = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            *launcher,
+            str(ROOT / "examples/pretrain.py"),
+            *arguments,
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert completed.returncode == 0, completed.stderr[-4000:]
+    return completed
+
+
+def test_a_run_writes_everything_and_resuming_changes_nothing(corpus, pretrain, tmp_path):
+    result = pretrain(options(corpus, tmp_path))
+    assert (result.step, result.interrupted) == (4, False)
+    log = reproducible_log(tmp_path)
+    training = [record for record in log if "evaluation" not in record]
+    assert [record["step"] for record in training] == [1, 2, 3, 4]
+    assert training[0].keys() >= LOSSES
+    assert training[0]["learning_rate"] == pytest.approx(1e-5)
+    # Three steps make an epoch: the ramp ends with it.
+    assert [record["distillation_alpha"] for record in training] == pytest.approx([0, 0.4 / 3, 0.8 / 3, 0.4])
+    assert [record["step"] for record in log if "evaluation" in record] == [3, 4]
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["num_images"] == 4 and metrics["step"] == 4 and "r_mean" in metrics
+    assert (tmp_path / "config.yaml").is_file() and any((tmp_path / "tracking").rglob("events*"))
+
+    final = load_file(tmp_path / "model/model.safetensors")
+    assert not any("training_state" in name for name in final)
+    checkpoint = tmp_path / "checkpoint-00000002"
+    assert any("training_state.queue" in name for name in load_file(checkpoint / "model.safetensors"))
+
+    # In the middle of the first epoch, in a new run of the script.
+    again = pretrain(options(corpus, tmp_path, f"--resume_from_checkpoint={checkpoint}"))
+    assert again.metrics == result.metrics
+    assert reproducible_log(tmp_path) == log
+    resumed = load_file(tmp_path / "model/model.safetensors")
+    assert final.keys() == resumed.keys()
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in final.items())
+
+
+def test_the_final_folder_loads_and_can_be_pretrained_further(corpus, pretrain, tmp_path):
+    pretrain(options(corpus, tmp_path / "first", "--max_steps=1", "--data.validation=null"))
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "first/model")
+    assert model.training_state is None
+    processor = AutoProcessor.from_pretrained(tmp_path / "first/model")
+    assert processor.max_text_length == 25
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+
+    data = [f"--data.train={corpus / 'train.json'}", "--data.hflip=false", "--trackers=[]", "--num_workers=0"]
+    rates = ["--learning_rate=1e-2", "--warmup_steps=0", "--per_device_batch_size=4", "--max_steps=2"]
+    pretrain(
+        [f"--output_dir={tmp_path / 'second'}", f"--model.from_pretrained={tmp_path / 'first/model'}", *data, *rates]
+    )
+    after = AutoModelForPreTraining.from_pretrained(tmp_path / "second/model")
+    moved = {name for name, parameter in after.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == before.keys()
+
+
+def test_a_tokenizer_that_does_not_fit_the_model_is_an_error(corpus, pretrain, tmp_path):
+    with pytest.raises(ValueError, match=r"text_config.cls_token_id=1 .*tokenizer has 2"):
+        pretrain(options(corpus, tmp_path, "--model.text_config.cls_token_id=1"))
+
+
+def test_accelerate_launch_gives_the_same_run(corpus, pretrain, tmp_path):
+    overrides = ["--max_steps=2", "--data.validation=null", "--trackers=[]"]
+    pretrain(options(corpus, tmp_path / "here", *overrides))
+    config = ROOT / "examples/accelerate_configs/cpu.yaml"
+    completed = launch(options(corpus, tmp_path / "launched", *overrides), "--config_file", str(config))
+    assert reproducible_log(tmp_path / "launched") == reproducible_log(tmp_path / "here")
+    for name in ("loss", "itc", "hierarchical_itc", "itm", "mlm", "mim", "lr", "alpha"):
+        assert f"{name}=" in completed.stderr
+
+
+def test_two_processes_pretrain_together(corpus, tmp_path):
+    arguments = options(corpus, tmp_path, "--per_device_batch_size=2", "--max_steps=2")
+    launcher = ["--multi_gpu", "--num_processes=2", "--main_process_port=0"]
+    launch(arguments, *launcher, ACCELERATE_USE_CPU="true")
+    progress = json.loads((list_checkpoints(tmp_path)[-1] / PROGRESS_FILE).read_text())
+    assert progress["data_order"]["num_processes"] == 2
+    records = [record for record in read_log(tmp_path) if "evaluation" not in record]
+    assert [record["step"] for record in records] == [1, 2]
+    assert records[0].keys() >= LOSSES
+    assert (tmp_path / "model/model.safetensors").is_file()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from tiny_tokenizer import build_tiny_tokenizer
+from tiny_model_folder import write_model_folder
 from tools.local_hub import LocalHub
 
 
@@ -22,29 +22,8 @@ class Repositories(NamedTuple):
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Path:
     """A `ViChaForRetrieval` with random weights and its processor."""
-    import torch
-
-    from vicha_hf import ViChaConfig, ViChaForRetrieval, ViChaImageProcessor, ViChaProcessor
-
     folder = tmp_path_factory.mktemp("vicha-tiny")
-    tokenizer = build_tiny_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "initializer_range": 0.2}
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "cls", "sep", "mask")}
-    config = ViChaConfig(
-        vision_config={"num_hidden_layers": 3, "image_size": 32, "patch_size": 8, **sizes},
-        text_config={"num_hidden_layers": 4, "fusion_layer": 2, "vocab_size": len(tokenizer), **sizes, **special},
-        projection_dim=16,
-        hierarchical_itc_levels=2,
-        mim_decoder_hidden_size=32,
-        mim_decoder_heads=2,
-        num_concept_layers=1,
-        queue_size=16,
-        initializer_range=0.2,
-    )
-    torch.manual_seed(0)
-    ViChaForRetrieval(config).save_pretrained(folder)
-    image_processor = ViChaImageProcessor(size={"height": 32, "width": 32})
-    ViChaProcessor(image_processor, tokenizer).save_pretrained(folder)
+    write_model_folder(folder)
     return folder
 
 

@@ -1,0 +1,69 @@
+"""Model cards: the Hub can read them, and they claim nothing that was not given."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from vicha_hf.evaluation.retrieval import RetrievalScores
+from vicha_hf.reporting.model_card import build_model_card
+from vicha_hf.reporting.result import Result
+
+
+TEMPLATE = Path(__file__).parents[2] / "model_cards" / "template.md"
+
+
+@pytest.fixture
+def metrics():
+    pairs = list(range(7))
+    scores = torch.rand(7, 7, generator=torch.Generator().manual_seed(0))
+    return RetrievalScores(scores, scores, scores.T).metrics([[index] for index in pairs], pairs)
+
+
+def test_results_are_in_the_metadata_and_in_the_table(metrics, tmp_path):
+    other = {name: value / 2 for name, value in metrics.items()}
+    card = build_model_card(
+        TEMPLATE,
+        model_id="org/vicha-tiny",
+        summary="A summary.",
+        architecture={"parameters": 123},
+        data="Some pictures.",
+        training={"steps": 17},
+        dataset_type="demo",
+        dataset_name="the demo",
+        results=[Result("test", "Pictures", "with", metrics), Result("test_other", "Pictures", "without", other)],
+    )
+    card.save(tmp_path / "README.md")
+    loaded = ModelCard.load(tmp_path / "README.md")
+    assert loaded.data.model_name == "vicha-tiny"
+    assert loaded.data.pipeline_tag == "zero-shot-image-classification"
+    found = {(result.dataset_config, result.metric_name): result.metric_value for result in loaded.data.eval_results}
+    assert len(found) == 2 * 2 * 6
+    assert found["test", "R@1, picture to captions"] == round(metrics["r1_i2t"], 2)
+    assert found["test_other", "R@5, caption to pictures, similarity alone"] == round(other["r5_t2i_itc_only"], 2)
+    row = next(line for line in loaded.text.splitlines() if line.startswith("| Pictures, with | re-ranked"))
+    assert [cell.strip() for cell in row.split("|")[3:-1]] == [
+        f"{metrics[f'r{k}_{way}']:.1f}" for way in ("i2t", "t2i") for k in (1, 5, 10)
+    ]
+    assert 'from_pretrained("org/vicha-tiny", trust_remote_code=True)' in loaded.text
+    assert "{{" not in loaded.content and "{%" not in loaded.content
+
+
+def test_a_card_without_weights_says_so_and_has_no_numbers():
+    card = build_model_card(TEMPLATE, model_id="org/vicha-base", summary="Base.", architecture={"layers": 12})
+    assert "No weights of this configuration have been trained" in card.text
+    assert "Not evaluated" in card.text
+    assert card.data.eval_results is None
+    assert "How to use" not in card.text
+
+
+def test_results_of_nothing_are_an_error(metrics):
+    with pytest.raises(ValueError, match="training"):
+        build_model_card(
+            TEMPLATE,
+            model_id="org/x",
+            summary="",
+            architecture={},
+            results=[Result("test", "Pictures", "with", metrics)],
+        )

@@ -133,11 +133,13 @@ def _iterate_json(path: Path) -> Iterator[RawRecord]:
         raise AnnotationError(
             f"{path}: the top level must be a list of records, got {shorten(content)}; write [record, record, ...]"
         )
+    name, folder = str(path), path.parent
     for index, value in enumerate(content):
-        yield RawRecord(value, str(path), index, path.parent)
+        yield RawRecord(value, name, index, folder)
 
 
 def _iterate_jsonl(path: Path) -> Iterator[RawRecord]:
+    name, folder = str(path), path.parent
     index = 0
     with path.open("rb") as file:
         for line_number, line in enumerate(file, start=1):
@@ -148,7 +150,7 @@ def _iterate_jsonl(path: Path) -> Iterator[RawRecord]:
                 value = json.loads(line)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 syntax_error = str(error)
-            yield RawRecord(value, str(path), index, path.parent, line_number, syntax_error)
+            yield RawRecord(value, name, index, folder, line_number, syntax_error)
             index += 1
 
 

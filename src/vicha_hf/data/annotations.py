@@ -243,12 +243,15 @@ def _read_concepts(fields: Mapping) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list | tuple):
         raise RecordProblem(name, "wrong type", remedy, f"got {shorten(value)}")
+    concepts = {}
     for concept in value:
         if not isinstance(concept, str):
             raise RecordProblem(name, "wrong type", remedy, f"got {shorten(concept)}")
-        if not concept.strip():
-            raise RecordProblem(name, "an empty concept", remedy, f"{concept!r}")
-    return tuple(dict.fromkeys(concept.strip() for concept in value))
+        concept = concept.strip()
+        if not concept:
+            raise RecordProblem(name, "an empty concept", remedy)
+        concepts[concept] = None
+    return tuple(concepts)
 
 
 def _required(fields: Mapping, name: str, remedy: str):

@@ -1,5 +1,6 @@
 """Millions of small records in one block of memory."""
 
+import copyreg
 import io
 import pickle
 from array import array
@@ -31,7 +32,9 @@ class PackedRecords(Sequence, Generic[_RecordType]):
 
     def append(self, record: _RecordType) -> None:
         file = io.BytesIO()
-        _Pickler(file, self._shared, self._shared_types).dump(record)
+        pickler = pickle.Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
+        pickler.dispatch_table = copyreg.dispatch_table | dict.fromkeys(self._shared_types, self._reduce_shared)
+        pickler.dump(record)
         self._buffer += file.getbuffer()
         self._ends.append(len(self._buffer))
 
@@ -45,21 +48,15 @@ class PackedRecords(Sequence, Generic[_RecordType]):
         view = memoryview(self._buffer)[self._ends[index] : self._ends[index + 1]]
         return _Unpickler(io.BytesIO(view), self._shared).load()
 
+    def _reduce_shared(self, value) -> tuple:
+        position = next((index for index, known in enumerate(self._shared) if known is value), len(self._shared))
+        if position == len(self._shared):
+            self._shared.append(value)
+        return _shared_object, (position,)
 
-class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, shared: list, shared_types: tuple[type, ...]):
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self._shared = shared
-        self._shared_types = shared_types
 
-    def persistent_id(self, value):
-        if not isinstance(value, self._shared_types):
-            return None
-        for position, known in enumerate(self._shared):
-            if known is value:
-                return position
-        self._shared.append(value)
-        return len(self._shared) - 1
+def _shared_object(position: int):
+    raise NotImplementedError("stands in the pickled bytes for a shared object; _Unpickler puts the object there")
 
 
 class _Unpickler(pickle.Unpickler):
@@ -67,5 +64,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._shared = shared
 
-    def persistent_load(self, position):
-        return self._shared[position]
+    def find_class(self, module: str, name: str):
+        if (module, name) == (_shared_object.__module__, _shared_object.__name__):
+            return self._shared.__getitem__
+        return super().find_class(module, name)

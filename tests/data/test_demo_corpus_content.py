@@ -124,6 +124,16 @@ def test_objects_do_not_overlap_and_have_the_sizes_asked_for(scenes):
         assert all(0.26 * 96 <= item.size <= 0.47 * 96 for item in scene.objects)
 
 
+def test_things_appear_equally_often_whatever_their_shape(library):
+    """Wide, flat and thin things: drawing others where the first did not fit would favour flat ones."""
+    sampler, rng = SceneSampler(SceneParameters(), library, frozenset()), random.Random(0)
+    counts = Counter(item.noun for _ in range(4000) for item in sampler.sample(rng).objects)
+    expected = counts.total() / len(NOUNS)
+    # Sprites that repeat one another make the counts vary a little more than independent draws would.
+    chi_square = sum((counts[noun] - expected) ** 2 / expected for noun in NOUNS)
+    assert chi_square < 2 * len(NOUNS)
+
+
 def test_scene_survives_its_record(scenes, library):
     for scene in scenes[:20]:
         again = Scene.from_record(scene.to_record())
@@ -316,6 +326,17 @@ def test_splits_share_no_scene(splits):
             assert not contents[name] & contents[other]
 
 
+def test_splits_share_no_scene_even_when_scenes_are_scarce(library):
+    """One thing per picture: only as many contents as sprites, so splits would collide if nothing prevented it."""
+    single = SceneParameters(min_objects=1, max_objects=1)
+    maker = SplitMaker(SceneSampler(single, library, frozenset()), CaptionWriter(CaptionParameters()))
+    made = [maker.make_evaluation(15, random.Random(seed), lambda: None) for seed in range(2)]
+    made.append(maker.make_training(300, 1, random.Random(2), lambda: None))
+    contents = [{item.scene.content_key for item in items} for items in made]
+    assert [len(found) for found in contents[:2]] == [15, 15]
+    assert contents[0].isdisjoint(contents[1]) and contents[2].isdisjoint(contents[0] | contents[1])
+
+
 def test_only_the_compositional_split_shows_held_out_pairs(splits):
     held_out, made = splits
     assert all(item.scene.noun_pairs & held_out for item in made["compositional"])
@@ -390,7 +411,7 @@ def test_retrieval_by_concepts_alone_measures_what_they_give_away(splits):
     perfect = measure(miss_rate=0.0, lookalike_rate=0.0, concepts_per_image=3)
     useless = measure(miss_rate=1.0, lookalike_rate=0.0)
     default = measure()
-    assert min(perfect.values()) > 85
+    assert min(perfect.values()) > 75
     assert max(useless["r1_i2t"], useless["r1_t2i"]) < 12
     assert 10 < default["r1_i2t"] < 60
     # Knowing the extractor's rates can only help, up to the noise of 60 pictures.

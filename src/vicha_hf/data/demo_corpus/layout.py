@@ -3,7 +3,7 @@
 import random
 
 from .parameters import SceneParameters
-from .scene import Background, Box, Scene, SceneObject
+from .scene import Background, Box, Scene, SceneObject, noun_pairs
 from .sprites import NOUNS, SPRITES_BY_NOUN, Sprite, SpriteLibrary
 
 
@@ -25,7 +25,8 @@ BACKGROUNDS = (*PLAIN_BACKGROUNDS, *LANDSCAPES)
 
 _TINT_JITTER = 8
 _PLACING_ATTEMPTS = 60
-_SCENE_ATTEMPTS = 1000
+_ARRANGING_ATTEMPTS = 50
+_SCENE_ATTEMPTS = 200
 
 
 class SceneSampler:
@@ -51,15 +52,18 @@ class SceneSampler:
             ValueError: when the sprites are too large or too many for the picture.
         """
         for _ in range(_SCENE_ATTEMPTS):
-            scene = self._place(self._choose_sprites(rng, required=()), rng)
-            if scene is not None and not scene.noun_pairs & self.held_out_pairs:
+            sprites = self._choose_sprites(rng, required=())
+            if noun_pairs(sprite.noun for sprite in sprites) & self.held_out_pairs:
+                continue
+            scene = self._arrange(sprites, rng)
+            if scene is not None:
                 return scene
         raise self._no_room()
 
     def sample_with_pair(self, rng: random.Random, pair: tuple[str, str]) -> Scene:
         """A scene in which both nouns of `pair` occur; raises as `sample`."""
         for _ in range(_SCENE_ATTEMPTS):
-            scene = self._place(self._choose_sprites(rng, required=pair), rng)
+            scene = self._arrange(self._choose_sprites(rng, required=pair), rng)
             if scene is not None:
                 return scene
         raise self._no_room()
@@ -82,6 +86,18 @@ class SceneSampler:
                 chosen.append(rng.choice(SPRITES_BY_NOUN[rng.choice(NOUNS)]))
         rng.shuffle(chosen)
         return chosen
+
+    def _arrange(self, sprites: list[Sprite], rng: random.Random) -> Scene | None:
+        """The sprites at random sizes and places; None when no room is found.
+
+        The same sprites are tried again and again: if others took their place, flat and thin things, which fit in more
+        easily, would appear more often.
+        """
+        for _ in range(_ARRANGING_ATTEMPTS):
+            scene = self._place(sprites, rng)
+            if scene is not None:
+                return scene
+        return None
 
     def _place(self, sprites: list[Sprite], rng: random.Random) -> Scene | None:
         """Puts the sprites where they do not touch; None when there was no room for the drawn sizes."""

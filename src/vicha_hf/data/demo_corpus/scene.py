@@ -1,7 +1,9 @@
 """What a demo picture shows: the schema that captions, concepts, questions and boxes are all derived from."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import combinations
 
 
 Box = tuple[int, int, int, int]
@@ -55,6 +57,11 @@ class SceneObject:
         return x + width / 2, y + height / 2
 
 
+def noun_pairs(nouns: Iterable[str]) -> frozenset[tuple[str, str]]:
+    """All pairs of different nouns, each pair sorted."""
+    return frozenset(combinations(sorted(set(nouns)), 2))
+
+
 @dataclass(frozen=True)
 class Scene:
     """A picture of `image_size` x `image_size` pixels; its objects never overlap."""
@@ -80,8 +87,7 @@ class Scene:
     @property
     def noun_pairs(self) -> frozenset[tuple[str, str]]:
         """Every pair of different nouns that occur together, each pair sorted."""
-        nouns = self.nouns
-        return frozenset((a, b) for i, a in enumerate(nouns) for b in nouns[i + 1 :])
+        return noun_pairs(self.nouns)
 
     def to_record(self) -> dict:
         """JSON-ready fields of an annotation record; `from_record` reads them back."""

@@ -34,7 +34,7 @@ from vicha_hf.data.demo_corpus import DemoCorpus, build_demo_corpus
 from vicha_hf.data.transforms import EvaluationTransform
 from vicha_hf.evaluation.retrieval import RetrievalScores, score_retrieval
 from vicha_hf.reporting.gallery import CaptionQuery, PictureQuery, best_candidates, evenly_spaced
-from vicha_hf.reporting.model_card import build_model_card
+from vicha_hf.reporting.model_card import architecture_facts, build_model_card
 from vicha_hf.reporting.recall_table import format_recall_table
 from vicha_hf.reporting.result import Result
 from vicha_hf.reporting.run_report import RunReport
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **results["test", True].metrics,
         "train_seconds": facts["Training"]["seconds"],
         "train_steps": facts["Training"]["steps"],
-        "num_parameters": facts["Model"]["parameters"],
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "conditions": {result.name: result.metrics for result in results.values()},
         "versions": facts["Software and machine"],
     }
@@ -190,7 +190,7 @@ def facts_of_run(
     """What a reader needs to judge, or repeat, the run; every number is read from the run itself."""
     log = [record for record in read_log(run) if "loss" in record]
     trained = json.loads((run / "metrics.json").read_text())
-    config, vision, text = model.config, model.config.vision_config, model.config.text_config
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
     parameters, splits = corpus.metadata["parameters"], corpus.metadata["splits"]
     noise, words_alone = splits["test"]["concept_noise"], splits["test"]["retrieval_by_concepts_alone"]
     return {
@@ -207,20 +207,7 @@ def facts_of_run(
             "share of the concepts per step": settings["data"]["concept_fraction"],
             "candidates re-ranked": settings["data"]["rerank_k"],
         },
-        "Model": {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "picture": f"{vision.image_size} px, patches of {vision.patch_size} px",
-            "vision encoder": f"{vision.num_hidden_layers} layers of width {vision.hidden_size}",
-            "text encoder": f"{text.fusion_layer} layers of width {text.hidden_size}",
-            "fusion": f"{text.num_hidden_layers - text.fusion_layer} layers",
-            "concept encoder": f"{config.num_concept_layers} layers",
-            "projection": config.projection_dim,
-            "queue": config.queue_size,
-            "momentum": config.momentum,
-            "distillation alpha": config.distillation_alpha,
-            "masked patches": config.mim_mask_ratio,
-            "levels of hierarchical contrast": config.hierarchical_itc_levels,
-        },
+        "Model": architecture_facts(model.config, num_parameters),
         "Corpus": {
             **{f"{name} pictures": f"{split['scenes']:,}" for name, split in splits.items()},
             **{name: value for name, value in parameters.items() if not isinstance(value, Mapping | int)},

@@ -1,5 +1,6 @@
 """Model cards: the Hub can read them, and they claim nothing that was not given."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from vicha_hf.reporting.model_card import build_model_card
 from vicha_hf.reporting.result import Result
 
 
-TEMPLATE = Path(__file__).parents[2] / "model_cards" / "template.md"
+ROOT = Path(__file__).parents[2]
+TEMPLATE = ROOT / "model_cards" / "template.md"
 
 
 @pytest.fixture
@@ -67,3 +69,15 @@ def test_results_of_nothing_are_an_error(metrics):
             architecture={},
             results=[Result("test", "Pictures", "with", metrics)],
         )
+
+
+def test_the_base_card_is_what_its_script_writes(tmp_path):
+    committed = ModelCard.load(ROOT / "model_cards" / "vicha-base.md")
+    spec = importlib.util.spec_from_file_location("model_card_script", ROOT / "examples" / "model_card.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    summary = committed.text.split("# vicha-base")[1].split("**No weights")[0].strip()
+    config = ROOT / "examples/configs/vicha/base.yaml"
+    command = ["--config", str(config), "--model_id", "org/vicha-base", "--summary", summary]
+    script.main([*command, "--output", str(tmp_path / "card.md")])
+    assert ModelCard.load(tmp_path / "card.md").content == committed.content

@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..models.configuration_vicha import ViChaConfig
 from .result import CUTOFFS, DIRECTIONS, Result
 
 
@@ -65,6 +66,41 @@ def build_model_card(
         results=results,
         cutoffs=CUTOFFS,
     )
+
+
+def architecture_facts(config: ViChaConfig, num_parameters: int) -> dict[str, Any]:
+    """What a reader wants to know of a configuration: {name: value}.
+
+    Args:
+        config: of the model.
+        num_parameters: of the class that is described, counted.
+    """
+    vision, text = config.vision_config, config.text_config
+    objectives = {
+        "contrast": config.itc_weight,
+        "matching": config.itm_weight,
+        "masked language": config.mlm_weight,
+        "hierarchical contrast": config.hierarchical_itc_weight,
+        "masked image": config.mim_weight,
+    }
+    facts = {
+        "parameters": f"{num_parameters:,}",
+        "picture": f"{vision.image_size} px, patches of {vision.patch_size} px",
+        "vision encoder": f"{vision.num_hidden_layers} layers, width {vision.hidden_size}",
+        "text encoder": f"{text.fusion_layer} layers, width {text.hidden_size}",
+        "fusion": f"{text.num_hidden_layers - text.fusion_layer} layers",
+        "concept encoder": f"{config.num_concept_layers} layers" if config.use_concepts else "none",
+        "projection": config.projection_dim,
+        "objectives (weights)": ", ".join(f"{name} {weight:g}" for name, weight in objectives.items() if weight),
+        "queue": config.queue_size,
+        "momentum": config.momentum,
+        "distillation alpha": config.distillation_alpha,
+    }
+    if config.hierarchical_itc_weight:
+        facts["levels of hierarchical contrast"] = config.hierarchical_itc_levels
+    if config.mim_weight:
+        facts["masked image modelling"] = f"{config.mim_mode}, {config.mim_mask_ratio:.0%} masked"
+    return facts
 
 
 def _eval_results(result: Result, dataset_type: str, dataset_name: str) -> list[EvalResult]:

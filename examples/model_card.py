@@ -1,0 +1,50 @@
+"""Write the model card of a configuration that has not been trained: what the model is, and that there are no weights.
+
+    python examples/model_card.py --config examples/configs/vicha/base.yaml --model_id org/vicha-base \\
+        --summary "ViCHA as published." --output model_cards/vicha-base.md
+
+The card of a trained model is written by the script that trains it, from what it measured (examples/demo.py).
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+
+from vicha_hf import ViChaConfig, ViChaForPreTraining
+from vicha_hf.reporting.model_card import architecture_facts, build_model_card
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="YAML of examples/pretrain.py")
+    parser.add_argument("--model_id", required=True, help="repository on the Hub, organisation/name")
+    parser.add_argument("--summary", required=True, help="what the model is, one paragraph")
+    parser.add_argument("--template", type=Path, default=ROOT / "model_cards/template.md")
+    parser.add_argument("--output", type=Path, required=True)
+    arguments = parser.parse_args(argv)
+
+    model = yaml.safe_load(arguments.config.read_text())["model"]
+    config = ViChaConfig(
+        vision_config=model.get("vision_config"), text_config=model.get("text_config"), **model.get("config", {})
+    )
+    with torch.device("meta"):
+        num_parameters = sum(parameter.numel() for parameter in ViChaForPreTraining(config).parameters())
+    architecture = architecture_facts(config, num_parameters)
+    architecture["parameters"] += ", heads of pretraining included"
+    card = build_model_card(
+        arguments.template,
+        model_id=arguments.model_id,
+        summary=arguments.summary,
+        architecture=architecture,
+    )
+    card.save(arguments.output)
+
+
+if __name__ == "__main__":
+    main()

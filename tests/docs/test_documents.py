@@ -1,0 +1,126 @@
+"""Every code block of the documents runs as it stands, on stand-ins for the demo's model and data."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from markdown_blocks import Block, commands, read_blocks
+
+from vicha_hf import ViChaForRetrieval
+from vicha_hf.cli import main as vicha_hf_command
+from vicha_hf.data.annotations import read_image_text_records
+from vicha_hf.models.configuration_vicha import VICHA_REFERENCE_QUIRKS
+from vicha_hf.training.arguments import parse_arguments
+from vicha_hf.training.pretraining import PretrainingArguments
+
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for document in DOCUMENTS for block in read_blocks(document)]
+# What makes the README's pretraining command a matter of seconds; the command itself is run.
+SMALL = [
+    "--data.tokenizer=tokenizer",
+    "--model.vision_config={hidden_size: 32, intermediate_size: 48, num_hidden_layers: 3, num_attention_heads: 4, image_size: 32}",
+    "--model.text_config={hidden_size: 32, intermediate_size: 48, num_hidden_layers: 4, num_attention_heads: 4, fusion_layer: 2}",
+    *("--model.config.hierarchical_itc_levels=2", "--model.config.mim_decoder_hidden_size=32"),
+    *("--model.config.mim_decoder_heads=4", "--model.config.queue_size=8", "--model.config.projection_dim=16"),
+    *("--per_device_batch_size=2", "--max_steps=2", "--num_workers=0", "--trackers=[]"),
+]
+
+
+def of_language(*languages: str) -> list:
+    return [pytest.param(block, id=block.name) for block in BLOCKS if block.language in languages]
+
+
+def test_every_block_has_a_language_that_is_checked():
+    assert {block.language for block in BLOCKS} <= {"python", "bash", "json", "bibtex"}
+    assert len([block for block in BLOCKS if block.file.name == "README.md"]) >= 8
+
+
+@pytest.mark.parametrize("block", of_language("python"))
+def test_python(block: Block, checkout, monkeypatch, tmp_path):
+    monkeypatch.chdir(checkout)
+    if "evaluate.load" in block.code:
+        # The library copies metric scripts into its caches: not the user's ones.
+        monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", tmp_path)
+        monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", tmp_path)
+    exec(compile(block.code, block.name, "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("block", of_language("json"))
+def test_annotations_are_read_as_documented(block: Block, tmp_path):
+    content = json.loads(block.code)
+    records = content if isinstance(content, list) else [content]
+    annotations = tmp_path / "annotations.json"
+    annotations.write_text(json.dumps(records))
+    read = read_image_text_records(annotations, check_images=False)
+    assert [list(record.concepts) for record in read] == [record.get("concepts", []) for record in records]
+
+
+@pytest.fixture(scope="module")
+def pretrained(checkout):
+    """Runs the README's own-data command, shortened, so that the commands after it find its output."""
+    block = next(block for block in BLOCKS if block.file.name == "README.md" and "accelerate launch" in block.code)
+    (words,) = commands(block)
+    words[words.index("--config_file") + 1] = "examples/accelerate_configs/cpu.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", *words[2:], *SMALL]
+    process = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-4000:]
+    return checkout / words[words.index("--output_dir") + 1]
+
+
+def test_pretraining_on_own_pictures(pretrained):
+    assert (pretrained / "model" / "config.json").is_file()
+    assert "r1_i2t" in json.loads((pretrained / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("block", of_language("bash"))
+def test_shell(block: Block, checkout, pretrained, monkeypatch):
+    monkeypatch.chdir(checkout)
+    found = commands(block)
+    assert found
+    for words in found:
+        if words[0] == "make":
+            run_make("--dry-run", words[1])
+        elif words[:2] == ["accelerate", "launch"]:
+            check_launch(words)
+        elif words[0] == "vicha-hf":
+            assert vicha_hf_command(words[1:]) == 0
+        else:
+            # The installation: exactly what the Makefile does.
+            recipe = [line.split() for line in run_make("--dry-run", "--always-make", "venv").splitlines()]
+            assert words in [[word.strip('"') for word in line] for line in recipe], words
+
+
+def run_make(*arguments: str) -> str:
+    process = subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
+    return process.stdout
+
+
+def check_launch(words: list[str]) -> None:
+    """The files exist and the script's options parse; that the script runs is another test's matter."""
+    script = words.index("examples/pretrain.py")
+    assert Path(words[words.index("--config_file") + 1]).is_file()
+    parse_arguments(PretrainingArguments, words[script + 1 :])
+
+
+def test_the_converted_checkpoint_loads(checkout, monkeypatch):
+    monkeypatch.chdir(checkout)
+    assert vicha_hf_command(["convert", "checkpoint.pth", "again", "--head", "retrieval"]) == 0
+    assert isinstance(ViChaForRetrieval.from_pretrained("again"), ViChaForRetrieval)
+
+
+def test_links_lead_somewhere():
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_quirks_table_is_complete():
+    text = (ROOT / "docs/reference_quirks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert sorted(rows) == sorted(VICHA_REFERENCE_QUIRKS)

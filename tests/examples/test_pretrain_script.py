@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_tokenizer import build_tiny_tokenizer
@@ -135,7 +136,7 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(corpus, pretrain, 
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in final.items())
 
 
-def test_the_final_folder_loads_and_can_be_pretrained_further(corpus, pretrain, tmp_path):
+def test_the_final_folder_loads_and_can_be_pretrained_further_on_a_dataset(corpus, pretrain, tmp_path):
     pretrain(options(corpus, tmp_path / "first", "--max_steps=1", "--data.validation=null"))
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "first/model")
     assert model.training_state is None
@@ -143,7 +144,10 @@ def test_the_final_folder_loads_and_can_be_pretrained_further(corpus, pretrain, 
     assert processor.max_text_length == 25
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
 
-    data = [f"--data.train={corpus / 'train.json'}", "--data.hflip=false", "--trackers=[]", "--num_workers=0"]
+    records = json.loads((corpus / "train.json").read_text())
+    Dataset.from_list(records).save_to_disk(tmp_path / "dataset")
+    source = {"path": str(tmp_path / "dataset")}
+    data = [f"--data.train={source}", f"--data.image_root={corpus}", "--trackers=[]", "--num_workers=0"]
     rates = ["--learning_rate=1e-2", "--warmup_steps=0", "--per_device_batch_size=4", "--max_steps=2"]
     pretrain(
         [f"--output_dir={tmp_path / 'second'}", f"--model.from_pretrained={tmp_path / 'first/model'}", *data, *rates]
@@ -154,7 +158,7 @@ def test_the_final_folder_loads_and_can_be_pretrained_further(corpus, pretrain, 
 
 
 def test_a_tokenizer_that_does_not_fit_the_model_is_an_error(corpus, pretrain, tmp_path):
-    with pytest.raises(ValueError, match=r"text_config.cls_token_id=1 .*tokenizer has 2"):
+    with pytest.raises(ValueError, match=r"text_config.cls_token_id=1 .*this one has 2"):
         pretrain(options(corpus, tmp_path, "--model.text_config.cls_token_id=1"))
 
 

@@ -27,7 +27,7 @@ from .modeling_outputs import (
 from .momentum import TrainingState
 from .objective_hierarchical_itc import HierarchicalContrast
 from .objective_itc import ImageTextContrast
-from .objective_itm import HardNegativeSampler, ImageTextMatching
+from .objective_itm import HardNegativeSampler, ImageTextMatching, MatchingOutput
 from .objective_mim import MaskedImageModeling, PatchDecoder
 from .objective_mlm import IGNORED, MaskedLanguageModeling, mask_tokens
 from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
@@ -230,11 +230,21 @@ class ViChaModel(ViChaPreTrainedModel):
         concepts = self.embed_concepts(concept_input_ids, concept_attention_mask)
         if concepts is None or "unmasked_concepts" in self.config.reference_quirks:
             concept_attention_mask = None
+        if concepts is None and self.concept_model is not None and self.training and torch.is_grad_enabled():
+            concepts, concept_attention_mask = self._unread_concepts(pixel_values)
         output = self.vision_model(pixel_values, concepts, concept_attention_mask, **kwargs)
         states = output.last_hidden_state
         num_image_tokens = states.shape[1] - (0 if concepts is None else concepts.shape[1])
         mask = image_attention_mask(states[:, :num_image_tokens], concept_attention_mask)
         return ImageEncoding(embeds=self.project_image(states), hidden_states=states, attention_mask=mask), output
+
+    def _unread_concepts(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        One concept token per picture that nothing attends to. Data-parallel training waits for the gradient of every
+        parameter on every process, also where a whole batch happens to have no concepts.
+        """
+        ids = torch.zeros(pixel_values.shape[0], 1, dtype=torch.long, device=pixel_values.device)
+        return self.embed_concepts(ids, ids), ids
 
     def encode_texts(
         self,
@@ -387,7 +397,7 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
         super().__init__(config)
         vision, text, quirks = config.vision_config, config.text_config, config.reference_quirks
         self.vicha = ViChaModel(config)
-        self.itm_head = nn.Linear(text.hidden_size, 2)
+        self.itm_head = nn.Linear(text.hidden_size, 2) if config.itm_weight > 0 else None
         self.itc = ImageTextContrast("excluded", local_columns="itc_local_columns" in quirks)
         self.negative_sampler = HardNegativeSampler()
         self.itm = ImageTextMatching()
@@ -424,8 +434,8 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
             config: fields of [`ViChaConfig`]; `vision_config` and `text_config` (dicts) override single fields of
                 what the checkpoints say, e.g. `vision_config={"image_size": 256}`.
         """
-        vision_config = vision_config_from(vision).to_dict() | config.pop("vision_config", {})
-        text_config = text_config_from(text).to_dict() | config.pop("text_config", {})
+        vision_config = vision_config_from(vision, **config.pop("vision_config", {}))
+        text_config = text_config_from(text, **config.pop("text_config", {}))
         model = cls(ViChaConfig(vision_config=vision_config, text_config=text_config, **config))
         load_vision_weights(model.vicha.vision_model, vision)
         load_text_weights(model.vicha.text_model, text, model.vicha.concept_model, model.mlm_head)
@@ -491,10 +501,12 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
         if aligned:
             losses["hierarchical_itc"] = self._align_levels(vision_output, text_output, image_ids).loss
         key_values = model.text_model.project_keys_values(images.hidden_states)
-        match = self._match(
-            images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices
-        )
-        losses["itm"] = match.loss
+        match = MatchingOutput()
+        if self.itm_head is not None:
+            match = self._match(
+                images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices
+            )
+            losses["itm"] = match.loss
         if self.mlm_head is not None:
             if mlm_input_ids is None:
                 mlm_input_ids, mlm_labels = self._mask_tokens(input_ids, attention_mask)
@@ -505,9 +517,11 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
             losses["mim"] = self.mim(
                 pixel_values, model.vision_model, model.text_model, texts.hidden_states, attention_mask, mim_noise
             ).loss
+        weights = {name: getattr(config, f"{name}_weight") for name in losses}
         return PreTrainingOutput(
-            loss=sum(getattr(config, f"{name}_weight") * loss for name, loss in losses.items()),
-            **{f"{name}_loss": loss for name, loss in losses.items()},
+            # The contrast counts even with weight 0: it finds the hard negatives, and every projection needs a gradient.
+            loss=sum(weights[name] * loss for name, loss in losses.items()),
+            **{f"{name}_loss": loss for name, loss in losses.items() if weights[name] > 0},
             itm_logits=match.logits,
             temperature=model.temperature.detach(),
             distillation_alpha=alpha,

@@ -15,16 +15,20 @@ VISION_MODEL_TYPES = ("vit", "deit")
 TEXT_MODEL_TYPES = ("bert",)
 
 
-def vision_config_from(path: str) -> ViChaVisionConfig:
-    """The vision configuration of a ViT or DeiT checkpoint in Hugging Face format."""
+def vision_config_from(path: str, **overrides) -> ViChaVisionConfig:
+    """The vision configuration of a ViT or DeiT checkpoint in Hugging Face format, with single fields overridden."""
     source = _source_config(path, VISION_MODEL_TYPES, "vision")
-    return ViChaVisionConfig(**_shared_fields(source, ViChaVisionConfig()))
+    return ViChaVisionConfig(**_shared_fields(source, ViChaVisionConfig()) | overrides)
 
 
-def text_config_from(path: str) -> ViChaTextConfig:
-    """The text configuration of a BERT checkpoint in Hugging Face format; the upper half of its layers fuses."""
+def text_config_from(path: str, **overrides) -> ViChaTextConfig:
+    """
+    The text configuration of a BERT checkpoint in Hugging Face format, with single fields overridden; by default the
+    upper half of its layers fuses. The checkpoint does not tell the ids of [CLS] and [MASK]: BERT-base's are assumed.
+    """
     source = _source_config(path, TEXT_MODEL_TYPES, "text")
-    return ViChaTextConfig(**_shared_fields(source, ViChaTextConfig()), fusion_layer=source.num_hidden_layers // 2)
+    fields = _shared_fields(source, ViChaTextConfig()) | {"fusion_layer": source.num_hidden_layers // 2}
+    return ViChaTextConfig(**fields | overrides)
 
 
 def _source_config(path, model_types, role):

@@ -22,7 +22,7 @@ class ModelArguments:
         text: Folder or Hub id of a BERT to start the text and concept encoders from (paper: bert-base-uncased); needs `vision`.
         config: Fields of ViChaConfig; with `from_pretrained` they override the folder's.
         vision_config: Fields of ViChaVisionConfig.
-        text_config: Fields of ViChaTextConfig; vocabulary size and special tokens are copied from the tokenizer.
+        text_config: Fields of ViChaTextConfig; vocabulary size (of a new encoder) and special tokens are copied from the tokenizer.
     """
 
     from_pretrained: str | None = None
@@ -146,10 +146,10 @@ def build_pretraining_model(arguments: ModelArguments, tokenizer: PreTrainedToke
             arguments.text,
             **arguments.config,
             vision_config=arguments.vision_config,
-            text_config=arguments.text_config,
+            text_config=_special_tokens(tokenizer) | arguments.text_config,
         )
     else:
-        text_config = _vocabulary_fields(tokenizer) | arguments.text_config
+        text_config = {"vocab_size": len(tokenizer)} | _special_tokens(tokenizer) | arguments.text_config
         model = ViChaForPreTraining(
             ViChaConfig(vision_config=arguments.vision_config, text_config=text_config, **arguments.config)
         )
@@ -188,20 +188,16 @@ def load_tokenizer(arguments: PretrainingArguments) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _vocabulary_fields(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    return {"vocab_size": len(tokenizer)} | {
-        name: getattr(tokenizer, name) for name in ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-    }
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    names = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+    return {name: getattr(tokenizer, name) for name in names}
 
 
 def _require_fitting_vocabulary(config: ViChaConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    for name, value in _vocabulary_fields(tokenizer).items():
-        own = getattr(config.text_config, name)
-        # A model may have room for more tokens than the tokenizer knows.
-        fits = own >= value if name == "vocab_size" else own == value
-        require(
-            fits,
-            f"text_config.{name}",
-            own,
-            f"the tokenizer has {value}; use the tokenizer that the model was made for.",
-        )
+    own = config.text_config
+    remedy = "use the tokenizer that the model was made for; this one has"
+    # A model may have room for more tokens than the tokenizer knows.
+    fits = own.vocab_size >= len(tokenizer)
+    require(fits, "text_config.vocab_size", own.vocab_size, f"{remedy} {len(tokenizer)} tokens.")
+    for name, value in _special_tokens(tokenizer).items():
+        require(getattr(own, name) == value, f"text_config.{name}", getattr(own, name), f"{remedy} {value}.")

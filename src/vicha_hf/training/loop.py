@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import os
 import resource
 import signal
 import sys
@@ -22,6 +23,7 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
     ProjectConfiguration,
     set_seed,
 )
@@ -93,6 +95,13 @@ def create_accelerator(arguments: TrainingArguments, find_unused_parameters: boo
         arguments: of the run.
         find_unused_parameters: needed only by a model that leaves trainable parameters out of some steps; costs time.
     """
+    handlers = [
+        # The queues are equal on every process by construction: they hold what was gathered from all.
+        DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
+    ]
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not torch.accelerator.is_available():
+        # On a CPU DeepSpeed would ask for a backend that torch does not have.
+        handlers.append(InitProcessGroupKwargs(backend="gloo"))
     accelerator = Accelerator(
         mixed_precision=arguments.mixed_precision,
         # The loop makes every optimiser step full, so the end of a data loader needs no special case.
@@ -103,14 +112,12 @@ def create_accelerator(arguments: TrainingArguments, find_unused_parameters: boo
         project_config=ProjectConfiguration(
             project_dir=arguments.output_dir, logging_dir=str(Path(arguments.output_dir) / "tracking")
         ),
-        kwargs_handlers=[
-            # The queues are equal on every process by construction: they hold what was gathered from all.
-            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters),
-        ],
+        kwargs_handlers=handlers,
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        # DeepSpeed clips inside its own step and cannot see the batch size, for the data loader is not prepared.
+        # DeepSpeed clips and accumulates inside its engine, and cannot see the batch size of a loader of ours.
         config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["gradient_accumulation_steps"] = arguments.gradient_accumulation_steps
         config["train_micro_batch_size_per_gpu"] = arguments.per_device_batch_size
         config["gradient_clipping"] = arguments.max_grad_norm or 0.0
     return accelerator

@@ -1,0 +1,120 @@
+import pytest
+import torch
+from tiny_tokenizer import build_tiny_tokenizer
+from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTModel
+
+from vicha_hf import ViChaForPreTraining
+from vicha_hf.training.arguments import parse_arguments
+from vicha_hf.training.pretraining import (
+    DataArguments,
+    ModelArguments,
+    PretrainingArguments,
+    build_pretraining_model,
+    build_processor,
+    load_tokenizer,
+)
+
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+OBJECTIVES = {
+    "projection_dim": 16,
+    "hierarchical_itc_levels": 2,
+    "mim_decoder_hidden_size": 32,
+    "mim_decoder_heads": 2,
+    "queue_size": 8,
+}
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    tokenizer = build_tiny_tokenizer(tmp_path)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return tokenizer
+
+
+def from_scratch(**text_config):
+    return ModelArguments(
+        config=OBJECTIVES,
+        vision_config={**SIZES, "num_hidden_layers": 3, "image_size": 32},
+        text_config={**SIZES, "num_hidden_layers": 4, "fusion_layer": 2, **text_config},
+    )
+
+
+def test_a_new_model_takes_its_vocabulary_from_the_tokenizer(tokenizer):
+    model = build_pretraining_model(from_scratch(), tokenizer)
+    text = model.config.text_config
+    assert text.vocab_size == len(tokenizer)
+    ids = (text.pad_token_id, text.cls_token_id, text.sep_token_id, text.mask_token_id)
+    assert ids == (0, 2, 3, 4)
+    assert model.training_state is not None
+
+
+def test_a_vocabulary_may_be_larger_but_not_smaller(tokenizer):
+    model = build_pretraining_model(from_scratch(vocab_size=128), tokenizer)
+    assert model.config.text_config.vocab_size == 128
+    with pytest.raises(ValueError, match=r"text_config.vocab_size=10 .*this one has"):
+        build_pretraining_model(from_scratch(vocab_size=10), tokenizer)
+
+
+def test_the_processor_has_the_models_image_size(tokenizer):
+    model = build_pretraining_model(from_scratch(), tokenizer)
+    processor = build_processor(model, tokenizer, DataArguments(train="a.json", max_text_length=9))
+    assert processor.image_processor.size == {"height": 32, "width": 32}
+    assert (processor.max_text_length, processor.max_concept_length) == (9, 55)
+
+
+def test_separate_encoders_and_the_texts_tokenizer(tokenizer, tmp_path):
+    vit = ViTModel(ViTConfig(**SIZES, num_hidden_layers=3, image_size=32, patch_size=16), add_pooling_layer=False)
+    vit.save_pretrained(tmp_path / "vit")
+    bert = BertForMaskedLM(
+        BertConfig(**SIZES, num_hidden_layers=4, vocab_size=len(tokenizer), pad_token_id=0, max_position_embeddings=64)
+    )
+    bert.save_pretrained(tmp_path / "bert")
+    tokenizer.save_pretrained(tmp_path / "bert")
+    arguments, _ = parse_arguments(
+        PretrainingArguments,
+        [
+            "--output_dir=out",
+            "--data.train=a.json",
+            f"--model.vision={tmp_path / 'vit'}",
+            f"--model.text={tmp_path / 'bert'}",
+            "--model.vision_config.image_size=48",
+            f"--model.config={OBJECTIVES}",
+        ],
+    )
+    model = build_pretraining_model(arguments.model, load_tokenizer(arguments))
+    assert model.config.vision_config.image_size == 48
+    assert (model.config.text_config.cls_token_id, model.config.text_config.mask_token_id) == (2, 4)
+    assert torch.equal(
+        model.vicha.text_model.embeddings.word_embeddings.weight, bert.bert.embeddings.word_embeddings.weight
+    )
+    assert torch.equal(
+        model.training_state.teacher["vicha"].text_model.embeddings.word_embeddings.weight,
+        bert.bert.embeddings.word_embeddings.weight,
+    )
+
+
+def test_fields_override_those_of_a_pretrained_folder(tokenizer, tmp_path):
+    first = build_pretraining_model(from_scratch(), tokenizer)
+    first.save_pretrained(tmp_path / "model")
+    again = build_pretraining_model(
+        ModelArguments(from_pretrained=str(tmp_path / "model"), config={"queue_size": 4, "distillation_alpha": 0.0}),
+        tokenizer,
+    )
+    assert isinstance(again, ViChaForPreTraining)
+    assert (again.config.queue_size, again.config.distillation_alpha) == (4, 0.0)
+    assert again.training_state.queue.size == 4
+    online = dict(first.named_parameters())
+    assert all(torch.equal(value, online[name]) for name, value in again.named_parameters() if name in online)
+
+
+def test_a_tokenizer_without_mask_is_an_error(tokenizer, tmp_path):
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(tmp_path / "maskless")
+    arguments = PretrainingArguments(
+        output_dir="out",
+        model=from_scratch(),
+        data=DataArguments(train="a.json", tokenizer=str(tmp_path / "maskless")),
+    )
+    with pytest.raises(ValueError, match=r"data.tokenizer=.*no mask_token"):
+        load_tokenizer(arguments)

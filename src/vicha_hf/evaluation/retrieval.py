@@ -184,7 +184,9 @@ def score_retrieval(
         images = type(image_encodings[0]).concatenate(image_encodings)
         texts = type(text_encodings[0]).concatenate(text_encodings)
         similarity = images.embeds.float() @ texts.embeds.float().T
-        reranked = model.rerank(images, texts, k)
+        reranked = model.rerank(
+            images, texts, k, progress=partial(tqdm, desc="Re-ranking", unit="block", disable=not progress)
+        )
     finally:
         model.train(was_training)
     return RetrievalScores(similarity.cpu(), reranked.scores_i2t.float().cpu(), reranked.scores_t2i.float().cpu())

@@ -126,12 +126,19 @@ def predict_positions(batch: dict, positions: list[list[int]]) -> dict:
 
 
 def fill_queue(model, count: int, seed: int = 0, image_ids: list[int] | None = None) -> None:
-    """Puts `count` random unit features into the model's queue."""
+    """
+    Puts `count` random unit features into the model's empty queue, for images 1000, 1001, ... by default. Writes the
+    buffers themselves: `enqueue` would collect the features of every process.
+    """
     generator = torch.Generator().manual_seed(seed)
-    width = model.config.projection_dim
-    images, texts = torch.nn.functional.normalize(torch.randn(2, count, width, generator=generator), dim=-1)
-    ids = torch.tensor(image_ids) if image_ids is not None else torch.arange(1000, 1000 + count)
-    model.training_state.queue.enqueue(images, texts, ids)
+    queue = model.training_state.queue
+    images, texts = torch.nn.functional.normalize(
+        torch.randn(2, count, model.config.projection_dim, generator=generator), dim=-1
+    )
+    queue.image_features[:count], queue.text_features[:count] = images, texts
+    queue.image_ids[:count] = torch.arange(1000, 1000 + count) if image_ids is None else torch.tensor(image_ids)
+    queue.pointer.fill_(count % queue.size)
+    queue.num_filled.fill_(count)
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:

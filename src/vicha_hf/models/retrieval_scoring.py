@@ -47,6 +47,8 @@ class RetrievalScoring:
         return self._score(images, key_values, texts, image_index, text_index)
 
     def _score(self, images, key_values, texts, image_index, text_index):
+        if self.itm_head is None:
+            raise ValueError("This model has no matching head (`itm_weight=0`): pairs cannot be scored.")
         states, mask = texts.hidden_states, texts.attention_mask
         if text_index is not None:
             states = states.index_select(0, text_index)

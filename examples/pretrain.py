@@ -27,8 +27,9 @@ from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
 from vicha_hf.evaluation.retrieval import evaluate_retrieval
+from vicha_hf.training.accelerator import create_accelerator
 from vicha_hf.training.arguments import parse_arguments
-from vicha_hf.training.loop import EvaluationHook, TrainingLoop, TrainingResult, create_accelerator
+from vicha_hf.training.loop import EvaluationHook, TrainingLoop, TrainingResult
 from vicha_hf.training.pretraining import (
     PretrainingArguments,
     build_pretraining_model,

@@ -12,8 +12,9 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from vicha_hf.models.process_group import gather
+from vicha_hf.training.accelerator import create_accelerator
 from vicha_hf.training.arguments import TrainingArguments
-from vicha_hf.training.loop import TrainingLoop, create_accelerator
+from vicha_hf.training.loop import TrainingLoop
 
 
 WIDTH = 6

@@ -3,30 +3,19 @@
 import inspect
 import json
 import math
-import os
 import resource
-import signal
 import sys
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    DistributedType,
-    GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
-    ProjectConfiguration,
-    set_seed,
-)
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -34,6 +23,7 @@ from tqdm.auto import tqdm
 from .arguments import TrainingArguments
 from .checkpoints import Progress, complete_folder, find_checkpoint, load_checkpoint, save_checkpoint
 from .data_order import DataOrder
+from .interruption import SigtermNotice
 from .optimizer import create_optimizer
 from .random_state import preserved_random_state
 from .run_log import RunLog
@@ -88,41 +78,6 @@ class TrainingResult:
     interrupted: bool
 
 
-def create_accelerator(arguments: TrainingArguments, find_unused_parameters: bool = False) -> Accelerator:
-    """An `Accelerator` as the loop wants it; devices and processes come from `accelerate launch`.
-
-    Args:
-        arguments: of the run.
-        find_unused_parameters: needed only by a model that leaves trainable parameters out of some steps; costs time.
-    """
-    handlers = [
-        # The queues are equal on every process by construction: they hold what was gathered from all.
-        DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
-    ]
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not torch.accelerator.is_available():
-        # On a CPU DeepSpeed would ask for a backend that torch does not have.
-        handlers.append(InitProcessGroupKwargs(backend="gloo"))
-    accelerator = Accelerator(
-        mixed_precision=arguments.mixed_precision,
-        # The loop makes every optimiser step full, so the end of a data loader needs no special case.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(
-            num_steps=arguments.gradient_accumulation_steps, sync_with_dataloader=False
-        ),
-        log_with=arguments.trackers or None,
-        project_config=ProjectConfiguration(
-            project_dir=arguments.output_dir, logging_dir=str(Path(arguments.output_dir) / "tracking")
-        ),
-        kwargs_handlers=handlers,
-    )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        # DeepSpeed clips and accumulates inside its engine, and cannot see the batch size of a loader of ours.
-        config = accelerator.state.deepspeed_plugin.deepspeed_config
-        config["gradient_accumulation_steps"] = arguments.gradient_accumulation_steps
-        config["train_micro_batch_size_per_gpu"] = arguments.per_device_batch_size
-        config["gradient_clipping"] = arguments.max_grad_norm or 0.0
-    return accelerator
-
-
 class TrainingLoop:
     """Trains a model whose forward returns a mapping with `loss` and any number of entries named `*_loss`.
 
@@ -137,7 +92,7 @@ class TrainingLoop:
         train_dataset: map-style. `set_epoch(epoch)` is called before each epoch if it exists; what the dataset draws
             at random must depend on seed, epoch and index alone.
         collator: turns a list of samples into the arguments of the model's forward.
-        accelerator: from [`create_accelerator`].
+        accelerator: from [`~vicha_hf.training.accelerator.create_accelerator`].
         processor: saved beside the model, if given.
         evaluate: `evaluate(model, accelerator) -> metrics`. Called on every process with the unwrapped model in
             evaluation mode and without gradient; all processes must return the same metrics. It cannot change training:
@@ -200,7 +155,7 @@ class TrainingLoop:
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.progress = Progress()
-        self._sigterm_received = False
+        self._sigterm = SigtermNotice()
         self._stop = False
 
     @property
@@ -218,7 +173,7 @@ class TrainingLoop:
             FileExistsError, FileNotFoundError, ValueError: see [`find_checkpoint`] and [`load_checkpoint`].
         """
         self._begin()
-        with self._stop_on_sigterm(), self._progress_bar() as bar:
+        with self._sigterm, self._progress_bar() as bar:
             while not self._is_over():
                 self._train_epoch(bar)
         interrupted = self.progress.step < self.total_steps
@@ -385,7 +340,7 @@ class TrainingLoop:
 
     def _average_over_processes(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
         """Means over the processes; on the way, a stop that was asked of one process becomes a stop of all."""
-        stop = torch.tensor(float(self._sigterm_received), device=self.accelerator.device)
+        stop = torch.tensor(float(self._sigterm.received), device=self.accelerator.device)
         averaged = self.accelerator.reduce(torch.stack([*losses.values(), stop]), reduction="mean").tolist()
         self._stop = averaged.pop() > 0
         return dict(zip(losses, averaged, strict=True))
@@ -478,24 +433,6 @@ class TrainingLoop:
             dynamic_ncols=True,
             disable=not self.accelerator.is_main_process,
         )
-
-    @contextmanager
-    def _stop_on_sigterm(self) -> Iterator[None]:
-        """Turn a SIGTERM (a cluster taking its machine back) into a checkpoint after the present step."""
-
-        def request_stop(signum: int, frame: FrameType | None) -> None:
-            self._sigterm_received = True
-
-        try:
-            previous = signal.signal(signal.SIGTERM, request_stop)
-        except ValueError:
-            # Only the main thread may install handlers; a loop that somebody runs in another thread has none.
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def _named_losses(output: Mapping) -> dict[str, Tensor]:

@@ -402,6 +402,8 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
         self.negative_sampler = HardNegativeSampler()
         self.itm = ImageTextMatching()
         self.mlm_head = LanguageModelingHead(text) if config.mlm_weight > 0 else None
+        if self.mlm_head is None:
+            self._tied_weights_keys = {}
         self.mlm = MaskedLanguageModeling()
         self.hierarchical_itc = None
         if config.hierarchical_itc_weight > 0:

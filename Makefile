@@ -3,8 +3,9 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Two test processes, each on one core: threads of torch would only get into each other's way on tiny models.
-TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Two test processes, each on one core: threads of torch would only get into each other's way on tiny models. Tests of one
+# file stay together because they share what is slow to make.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help venv demo test test-slow style quality
 

@@ -10,8 +10,12 @@ from pathlib import Path
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the process's exit status; a mistake in the input is one line, not a traceback."""
+    argv = sys.argv[1:] if argv is None else list(argv)
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    # The demo's options, --help and -- among them, are its script's own.
+    known, demo_options = (argv[:1], argv[1:]) if argv[:1] == ["demo"] else (argv, [])
+    arguments = parser.parse_args(known)
+    arguments.demo_options = demo_options
     try:
         return arguments.run(arguments) or 0
     except (ValueError, OSError) as error:
@@ -157,10 +161,7 @@ def _add_demo(commands) -> None:
     parser = commands.add_parser(
         "demo",
         help="pretrain a tiny model on the demo corpus and evaluate it (what `make demo` runs)",
-        description="Run examples/demo.py of a source checkout; its own options may follow.",
-        add_help=False,
     )
-    parser.add_argument("options", nargs=argparse.REMAINDER)
     parser.set_defaults(run=_demo)
 
 
@@ -171,7 +172,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             f"{script} is not there: the demo belongs to a source checkout; install the package from one with "
             "`pip install -e .[demo]`"
         )
-    return subprocess.run([sys.executable, script, *arguments.options], check=False).returncode
+    return subprocess.run([sys.executable, script, *arguments.demo_options], check=False).returncode
 
 
 def _read_mapping(path: Path) -> dict:

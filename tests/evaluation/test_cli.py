@@ -17,6 +17,12 @@ def test_every_command_has_help(command, capsys):
     assert "usage: vicha-hf" in capsys.readouterr().out
 
 
+def test_demo_hands_everything_to_its_script(capfd):
+    assert main(["demo", "--help"]) == 0
+    assert "--corpus_dir" in capfd.readouterr().out
+    assert main(["demo", "--no_such_option"]) == 2
+
+
 def test_evaluate_prints_a_table_and_writes_the_metrics(tmp_path, capsys):
     write_model_folder(tmp_path / "model")
     annotations = write_gallery(tmp_path)

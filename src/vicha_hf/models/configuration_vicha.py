@@ -26,11 +26,18 @@ VICHA_REFERENCE_QUIRKS = (
 )
 
 MIM_MODES = ("unimodal", "crossmodal", "both")
+ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 def _require(condition: bool, field: str, value: object, remedy: str) -> None:
     if not condition:
         raise ValueError(f"`{field}={value!r}` is not possible: {remedy}")
+
+
+def _require_positive(config: PreTrainedConfig, fields: tuple[str, ...], prefix: str = "") -> None:
+    for field in fields:
+        value = getattr(config, field)
+        _require(value >= 1, prefix + field, value, "it counts something: choose 1 or more.")
 
 
 @strict
@@ -72,6 +79,7 @@ class ViChaVisionConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of `@strict`-powered validation."""
+        _require_positive(self, (*ENCODER_SIZES, "num_channels", "patch_size"), "vision_config.")
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             "vision_config.num_attention_heads",
@@ -131,6 +139,7 @@ class ViChaTextConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Part of `@strict`-powered validation."""
+        _require_positive(self, (*ENCODER_SIZES, "vocab_size", "max_position_embeddings"), "text_config.")
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             "text_config.num_attention_heads",
@@ -217,11 +226,21 @@ class ViChaConfig(PreTrainedConfig):
         if self.text_config.encoder_hidden_size is None:
             self.text_config.encoder_hidden_size = self.vision_config.hidden_size
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As [`~transformers.PreTrainedConfig.from_dict`]; fields that `kwargs` override are validated too."""
+        made = super().from_dict(config_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).validate()
+        return made
+
     def validate_architecture(self):
         """Part of `@strict`-powered validation. An impossible combination names the field, its value and the remedy."""
         vision, text = self.vision_config, self.text_config
+        _require_positive(self, ("projection_dim",))
         for field in ("itc_weight", "itm_weight", "mlm_weight", "hierarchical_itc_weight", "mim_weight"):
-            _require(getattr(self, field) >= 0, field, getattr(self, field), "weights are positive; 0 switches it off.")
+            _require(
+                getattr(self, field) >= 0, field, getattr(self, field), "weights are positive; 0 switches it off."
+            )
         for field in ("mim_mask_ratio", "mlm_probability"):
             value = getattr(self, field)
             _require(0 < value < 1, field, value, "it is a share, strictly between 0 and 1.")
@@ -296,6 +315,7 @@ class ViChaConfig(PreTrainedConfig):
                 f"vision_config.hidden_size={vision.hidden_size}.",
             )
         if self.mim_mode != "crossmodal":
+            _require_positive(self, ("mim_decoder_hidden_size", "mim_decoder_layers", "mim_decoder_heads"))
             _require(
                 width % self.mim_decoder_heads == 0 and width % 4 == 0,
                 "mim_decoder_hidden_size",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..models.modeling_vicha import TRAINING_STATE_PREFIX, ViChaForPreTraining, ViChaForRetrieval, ViChaPreTrainedModel
+from ..models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaPreTrainedModel
+from ..models.training_state import TRAINING_STATE_PREFIX
 from .checkpoint_config import CONVERTIBLE_HEADS, HEADS, detect_head, detect_mim_mode, infer_config
 from .key_table import is_training_only, translate
 

@@ -1,20 +1,16 @@
 """ViCHA: vision-language model with visual concepts, hierarchical alignment and masked image modelling (arXiv 2208.13628)."""
 
-from pathlib import Path
-
 import torch
-from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import cached_file, can_return_tuple, logging
+from transformers.utils import can_return_tuple
 
 from .configuration_vicha import ViChaConfig
 from .encoder_concept import ConceptEncoder
 from .encoder_text import TextEncoder
 from .encoder_vision import VisionEncoder, image_attention_mask
-from .feature_queue import FeatureQueue
 from .head_language_modeling import LanguageModelingHead
 from .hub_export import HubExportMixin
 from .modeling_outputs import (
@@ -24,24 +20,20 @@ from .modeling_outputs import (
     TextEncoding,
     VisionTextOutput,
 )
-from .momentum import TrainingState
 from .objective_hierarchical_itc import HierarchicalContrast
 from .objective_itc import ImageTextContrast
 from .objective_itm import HardNegativeSampler, ImageTextMatching, MatchingOutput
 from .objective_mim import MaskedImageModeling, PatchDecoder
 from .objective_mlm import IGNORED, MaskedLanguageModeling, mask_tokens
 from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
-from .retrieval_scoring import RetrievalScoring
+from .task_contrast_and_match import ContrastAndMatch
+from .training_state import TrainingStateMixin
 
-
-logger = logging.get_logger(__name__)
 
 TEMPERATURE_RANGE = (0.001, 0.5)
-TRAINING_STATE_PREFIX = "training_state."
-TRAINING_STATE_FILE = "training_state.safetensors"
 
 
-class ViChaPreTrainedModel(HubExportMixin, PreTrainedModel):
+class ViChaPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedModel):
     """Initialisation, loading and the training-only state shared by all ViCHA models."""
 
     config: ViChaConfig
@@ -84,7 +76,9 @@ class ViChaPreTrainedModel(HubExportMixin, PreTrainedModel):
         if getattr(self, "training_state", None) is not None:
             raise ValueError("Resize the image size before `add_training_state`: the teacher copies the sizes.")
         if getattr(self, "mim", None) is not None:
-            raise ValueError("Masked image modelling has fixed positions: set `mim_weight=0` to change the image size.")
+            raise ValueError(
+                "Masked image modelling has fixed positions: set `mim_weight=0` to change the image size."
+            )
         self.base_model.vision_model.resize_positions(image_size)
 
     def no_weight_decay(self) -> set[str]:
@@ -96,74 +90,6 @@ class ViChaPreTrainedModel(HubExportMixin, PreTrainedModel):
             return set()
         free = ("temperature", "cls_token", "position_embeddings", "position_embeddings.weight", "mask_token")
         return {name for name, _ in self.named_parameters() if name.endswith(free)}
-
-    # Training state: the teacher and the queue. Absent from every model that is saved or loaded for inference.
-
-    def _online_modules(self) -> dict[str, nn.Module]:
-        """The modules that the teacher copies and follows."""
-        raise TypeError(f"{type(self).__name__} has no training objective and hence no training state.")
-
-    def _new_queue(self) -> FeatureQueue | None:
-        return FeatureQueue(self.config.queue_size, self.config.projection_dim)
-
-    def add_training_state(self) -> None:
-        """
-        Gives the model what only training needs: a teacher that starts as a copy of the present weights, and an empty
-        queue. Call it before preparing the model for distributed training; a second call does nothing.
-        """
-        if self.training_state is None:
-            state = TrainingState(self._online_modules(), self._new_queue())
-            self.training_state = state.to(self.device)
-
-    def _teacher(self) -> dict[str, nn.Module]:
-        """The teacher's modules; outside training a model without training state is its own teacher."""
-        return self._online_modules() if self.training_state is None else self.training_state.teacher
-
-    def _begin_training_step(self, update_teacher: bool) -> None:
-        if not self.training:
-            return
-        if self.training_state is None:
-            logger.warning_once("Training starts without `add_training_state()`: the teacher copies the present weights.")
-            self.add_training_state()
-        if update_teacher:
-            self.training_state.update_teacher(self._online_modules(), self.config.momentum)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, training_state: bool = False, **kwargs):
-        """
-        As [`~transformers.PreTrainedModel.from_pretrained`].
-
-        Args:
-            training_state: also add teacher and queue, from the folder if it holds them, otherwise as a copy of the
-                loaded weights and empty.
-        """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        if training_state:
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model.add_training_state()
-            hub_options = {key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs}
-            path = cached_file(
-                pretrained_model_name_or_path,
-                TRAINING_STATE_FILE,
-                _raise_exceptions_for_missing_entries=False,
-                **hub_options,
-            )
-            if path is not None:
-                load_model(model.training_state, path)
-        return loaded
-
-    def save_pretrained(self, save_directory, *args, state_dict=None, training_state: bool = False, **kwargs):
-        """
-        As [`~transformers.PreTrainedModel.save_pretrained`], without teacher and queue.
-
-        Args:
-            training_state: also write them, to a file of their own.
-        """
-        state_dict = self.state_dict() if state_dict is None else state_dict
-        inference = {name: value for name, value in state_dict.items() if not name.startswith(TRAINING_STATE_PREFIX)}
-        super().save_pretrained(save_directory, *args, state_dict=inference, **kwargs)
-        if training_state and self.training_state is not None:
-            save_model(self.training_state, str(Path(save_directory) / TRAINING_STATE_FILE))
 
 
 class ViChaModel(ViChaPreTrainedModel):
@@ -334,55 +260,6 @@ class ViChaModel(ViChaPreTrainedModel):
         )
 
 
-class ContrastAndMatch(RetrievalScoring):
-    """
-    The two objectives that pretraining and retrieval fine-tuning share: contrast against teacher and queue, then
-    matching with the negatives that the contrast finds hard.
-    """
-
-    def _contrast(self, images, texts, teacher_images, teacher_texts, alpha, image_ids):
-        queue = None if self.training_state is None else self.training_state.queue
-        contrast = self.itc(
-            images.embeds,
-            texts.embeds,
-            teacher_images.embeds,
-            teacher_texts.embeds,
-            self.base_model.temperature,
-            alpha,
-            queue=queue,
-            image_ids=image_ids,
-        )
-        if self.training and queue is not None:
-            queue.enqueue(teacher_images.embeds, teacher_texts.embeds, image_ids)
-        return contrast
-
-    def _match(self, images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices):
-        """Fuses the pairs, each text with a hard negative image and each image with a hard negative text."""
-        own = slice(contrast.batch_start, contrast.batch_start + len(images.embeds))
-        negatives = self.negative_sampler(
-            contrast.sim_i2t[:, own], contrast.sim_t2i[:, own], image_ids, negative_image_indices, negative_text_indices
-        )
-        pair = torch.arange(len(images.embeds), device=images.embeds.device)
-        image_index = torch.cat([pair, negatives.image_indices, pair])
-        text_index = torch.cat([pair, pair, negatives.text_indices])
-        mask = texts.attention_mask
-        fused = self.base_model.text_model(
-            inputs_embeds=texts.hidden_states.index_select(0, text_index),
-            attention_mask=None if mask is None else mask.index_select(0, text_index),
-            encoder_key_values=key_values,
-            encoder_attention_mask=images.attention_mask,
-            encoder_index=image_index,
-            mode="fusion",
-        ).last_hidden_state
-        return self.itm(self.itm_head(fused[:, 0]), negatives)
-
-    @torch.no_grad()
-    def _teacher_encodings(self, pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask):
-        teacher = self._teacher()[self.base_model_prefix]
-        images = teacher.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
-        return images, teacher.encode_texts(input_ids, attention_mask)
-
-
 class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
     """
     ViCHA with its pretraining objectives: ITC with queue and momentum distillation, hierarchical ITC, ITM with hard
@@ -484,7 +361,7 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
             update_teacher: false for all but the first micro-batch of an accumulated step.
         """
         config, model = self.config, self.vicha
-        alpha = config.distillation_alpha if distillation_alpha is None else float(distillation_alpha)
+        alpha = self._distillation_alpha(distillation_alpha)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.training:
             model.clamp_temperature()
@@ -602,7 +479,7 @@ class ViChaForRetrieval(ContrastAndMatch, ViChaPreTrainedModel):
         in the batch or in the queue, is a positive.
         """
         config, model = self.config, self.vicha
-        alpha = config.distillation_alpha if distillation_alpha is None else float(distillation_alpha)
+        alpha = self._distillation_alpha(distillation_alpha)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.training and "temperature_unclamped" not in config.reference_quirks:
             model.clamp_temperature()

@@ -1,0 +1,124 @@
+"""How a model carries what only training needs (teacher and queue), and how it loads, saves and leaves it behind."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
+from transformers.utils import cached_file, logging
+
+from .feature_queue import FeatureQueue
+from .momentum import TrainingState
+
+
+logger = logging.get_logger(__name__)
+
+TRAINING_STATE_PREFIX = "training_state."
+TRAINING_STATE_FILE = "training_state.safetensors"
+
+
+class TrainingStateMixin:
+    """
+    The training state of a head: held in `training_state` (`None` outside training), added by `add_training_state`,
+    never part of what is saved for inference. To be mixed in before `PreTrainedModel`.
+    """
+
+    def _online_modules(self) -> dict[str, nn.Module]:
+        """The modules that the teacher copies and follows; none for a head without teacher."""
+        raise TypeError(f"{type(self).__name__} has no training objective and hence no training state.")
+
+    def _new_queue(self) -> FeatureQueue | None:
+        """The queue of a contrastive head; heads without contrast have none."""
+        return None
+
+    def add_training_state(self) -> None:
+        """
+        Gives the model what only training needs: a teacher that starts as a copy of the present weights, and, for
+        contrastive heads, an empty queue. Call it before preparing the model for distributed training; a second call
+        does nothing.
+        """
+        if self.training_state is None and self._online_modules():
+            state = TrainingState(self._online_modules(), self._new_queue())
+            self.training_state = state.to(self.device)
+
+    def _teacher(self) -> dict[str, nn.Module]:
+        """The teacher's modules; outside training a model without training state is its own teacher."""
+        return self._online_modules() if self.training_state is None else self.training_state.teacher
+
+    def _begin_training_step(self, update_teacher: bool) -> None:
+        if not self.training or not self._online_modules():
+            return
+        if self.training_state is None:
+            logger.warning_once(
+                "Training starts without `add_training_state()`: the teacher copies the present weights."
+            )
+            self.add_training_state()
+        if update_teacher:
+            self.training_state.update_teacher(self._online_modules(), self.config.momentum)
+
+    def _distillation_alpha(self, distillation_alpha: float | None) -> float:
+        """What a step was given, else the configuration's."""
+        return self.config.distillation_alpha if distillation_alpha is None else float(distillation_alpha)
+
+    def _start_missing_weights(self, missing: set[str]) -> None:
+        """Gives weights that a folder lacks a better start than random ones; `missing` are parameter names."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, training_state: bool = False, **kwargs):
+        """
+        As [`~transformers.PreTrainedModel.from_pretrained`]. Weights that the folder lacks are named in a warning; a head
+        on top of a pretraining folder starts them from the pretrained weights where it can.
+
+        Args:
+            training_state: also add teacher and queue, from the folder if it holds them, otherwise as a copy of the
+                loaded weights and empty.
+        """
+        with_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        if info["missing_keys"]:
+            model._start_missing_weights(set(info["missing_keys"]))
+        if training_state:
+            model.add_training_state()
+        if training_state and model.training_state is not None:
+            hub_options = {
+                key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs
+            }
+            path = cached_file(
+                pretrained_model_name_or_path,
+                TRAINING_STATE_FILE,
+                _raise_exceptions_for_missing_entries=False,
+                **hub_options,
+            )
+            if path is not None:
+                load_model(model.training_state, path)
+        return (model, info) if with_info else model
+
+    def save_pretrained(self, save_directory, *args, state_dict=None, training_state: bool = False, **kwargs):
+        """
+        As [`~transformers.PreTrainedModel.save_pretrained`], without teacher and queue.
+
+        Args:
+            training_state: also write them, to a file of their own.
+        """
+        state_dict = self.state_dict() if state_dict is None else state_dict
+        inference = {name: value for name, value in state_dict.items() if not name.startswith(TRAINING_STATE_PREFIX)}
+        super().save_pretrained(save_directory, *args, state_dict=inference, **kwargs)
+        if training_state and self.training_state is not None:
+            save_model(self.training_state, str(Path(save_directory) / TRAINING_STATE_FILE))
+
+
+@torch.no_grad()
+def copy_matching_weights(source: nn.Module, target: nn.Module) -> list[str]:
+    """
+    Copies the parameters of `source` into those of `target` that have the same name and shape. Returns the names of
+    the others: they stay as they are.
+    """
+    source, unmatched = dict(source.named_parameters()), []
+    for name, parameter in target.named_parameters():
+        if name in source and source[name].shape == parameter.shape:
+            parameter.copy_(source[name])
+        else:
+            unmatched.append(name)
+    return unmatched

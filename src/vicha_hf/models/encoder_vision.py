@@ -148,6 +148,11 @@ class VisionEncoder(PreTrainedModel):
             init.trunc_normal_(module.cls_token, mean=0.0, std=std)
             init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
 
+    @classmethod
+    def _can_set_attn_implementation(cls) -> bool:
+        # transformers looks for the choice of backend in this file's text; it is in encoder_attention.py.
+        return True
+
     def get_input_embeddings(self):
         return self.embeddings.patch_embeddings
 

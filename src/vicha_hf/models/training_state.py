@@ -15,6 +15,7 @@ logger = logging.get_logger(__name__)
 
 TRAINING_STATE_PREFIX = "training_state."
 TRAINING_STATE_FILE = "training_state.safetensors"
+HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "proxies")
 
 
 class TrainingStateMixin:
@@ -82,9 +83,7 @@ class TrainingStateMixin:
         if training_state:
             model.add_training_state()
         if training_state and model.training_state is not None:
-            hub_options = {
-                key: kwargs[key] for key in ("revision", "token", "cache_dir", "subfolder") if key in kwargs
-            }
+            hub_options = {key: kwargs[key] for key in HUB_OPTIONS if key in kwargs}
             path = cached_file(
                 pretrained_model_name_or_path,
                 TRAINING_STATE_FILE,
@@ -92,21 +91,36 @@ class TrainingStateMixin:
                 **hub_options,
             )
             if path is not None:
-                load_model(model.training_state, path)
+                model._load_training_state(path)
         return (model, info) if with_info else model
+
+    def _load_training_state(self, path: str) -> None:
+        try:
+            load_model(self.training_state, path)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{path} is the training state of another head or configuration than this {type(self).__name__}. "
+                "To start from the weights alone, load them without `training_state=True` and call "
+                f"`add_training_state()`. {error}"
+            ) from error
 
     def save_pretrained(self, save_directory, *args, state_dict=None, training_state: bool = False, **kwargs):
         """
         As [`~transformers.PreTrainedModel.save_pretrained`], without teacher and queue.
 
         Args:
-            training_state: also write them, to a file of their own.
+            training_state: also write them, to a file of their own. Without it such a file of an earlier save goes: it
+                would not belong to the new weights.
         """
         state_dict = self.state_dict() if state_dict is None else state_dict
         inference = {name: value for name, value in state_dict.items() if not name.startswith(TRAINING_STATE_PREFIX)}
         super().save_pretrained(save_directory, *args, state_dict=inference, **kwargs)
+        if not self.should_save_on_this_rank(kwargs.get("is_main_process", args[0] if args else True)):
+            return
+        path = Path(save_directory) / TRAINING_STATE_FILE
+        path.unlink(missing_ok=True)
         if training_state and self.training_state is not None:
-            save_model(self.training_state, str(Path(save_directory) / TRAINING_STATE_FILE))
+            save_model(self.training_state, str(path))
 
 
 @torch.no_grad()

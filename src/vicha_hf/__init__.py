@@ -6,6 +6,8 @@ from .models.configuration_vicha import ViChaConfig, ViChaTextConfig, ViChaVisio
 from .models.hub_export import AUTO_CLASSES
 from .models.image_processing_vicha import ViChaImageProcessor
 from .models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaModel
+from .models.modeling_vicha_entailment import ViChaForVisualEntailment
+from .models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
 from .models.processing_vicha import ViChaProcessor
 
 
@@ -28,6 +30,9 @@ __all__ = [
     "ViChaConfig",
     "ViChaForPreTraining",
     "ViChaForRetrieval",
+    "ViChaForTextAssignment",
+    "ViChaForVisualEntailment",
+    "ViChaForVisualReasoning",
     "ViChaImageProcessor",
     "ViChaModel",
     "ViChaProcessor",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vicha_hf.conversion.checkpoint_config import detect_mim_mode
+from vicha_hf.conversion.checkpoint_config import detect_layout
 from vicha_hf.conversion.key_table import translate
 from vicha_hf.training.optimizer import parameter_groups
 
@@ -44,7 +44,7 @@ class Recorder:
 
 @contextmanager
 def recording(model, teacher):
-    """Listens to a model and its teacher while the block runs."""
+    """Listens to a model and its teacher, if it has one, while the block runs."""
     recorder = Recorder()
     stoppers = [recorder.listen(name, module) for name, module in _listened(model, teacher)]
     try:
@@ -55,12 +55,14 @@ def recording(model, teacher):
 
 
 def _listened(model, teacher):
-    yield from (
-        ("concepts", model.vicha.concept_projection),
-        ("teacher_concepts", teacher["vicha"].concept_projection),
-    )
-    yield from (("vision", model.vicha.vision_model), ("teacher_vision", teacher["vicha"].vision_model))
-    yield from (("text", model.vicha.text_model), ("teacher_text", teacher["vicha"].text_model))
+    for prefix, modules in (("", dict(model.named_children())), ("teacher_", teacher or {})):
+        if "vicha" in modules:
+            yield f"{prefix}concepts", modules["vicha"].concept_projection
+            yield f"{prefix}vision", modules["vicha"].vision_model
+            yield f"{prefix}text", modules["vicha"].text_model
+        for name in ("classifier", "answer_decoder"):
+            if name in modules:
+                yield f"{prefix}{name}", modules[name]
     for name in ("itc", "negative_sampler", "itm", "hierarchical_itc", "mim"):
         yield name, getattr(model, name, None)
 
@@ -143,7 +145,7 @@ class PublishedNames:
     def __init__(self, model, published: dict[str, torch.Tensor]):
         self.model = model
         self.published = published
-        self.mim_mode = detect_mim_mode(published)
+        self.layout = detect_layout(published)
 
     def values(self, names, prefix: str) -> dict[str, torch.Tensor]:
         return self._collect(names, prefix, dict(self.model.state_dict(keep_vars=True)))
@@ -152,13 +154,16 @@ class PublishedNames:
         parameters = self.model.named_parameters(remove_duplicate=False)
         return self._collect(names, prefix, {name: p.grad for name, p in parameters if p.grad is not None})
 
+    def gradient_norms(self, names) -> dict[str, torch.Tensor]:
+        return {name: value.norm() for name, value in self.gradients(names, "").items()}
+
     def parameters(self, name: str) -> tuple[str, ...]:
-        return translate(name, self.mim_mode).names
+        return translate(name, self.layout).names
 
     def _collect(self, names, prefix, tensors) -> dict[str, torch.Tensor]:
         collected = {}
         for name in names:
-            target = translate(name.removeprefix(prefix), self.mim_mode)
+            target = translate(name.removeprefix(prefix), self.layout)
             if target is not None and target.names and all(part in tensors for part in target.names):
                 joined = target.join(tensors)
                 shape = self.published[name.removeprefix(prefix)].shape

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from comparison import Comparison, GoldenCase
+from head_steps import compare_head_step
 from reference_files import REFERENCE_FILES
 from training_steps import compare_step, compare_step_across_processes
 
@@ -17,7 +18,7 @@ from vicha_hf.conversion.checkpoint_config import detect_head
 def runner_of(case: GoldenCase):
     """How to run a case, decided by its checkpoint's keys and its inputs, not by its name."""
     tensors = torch.load(case.checkpoint, weights_only=True)["model"]
-    single_stream = "text_encoder.bert.encoder.layer.0.crossattention.self.query.weight" in tensors
+    single_stream = any(".layer.0.crossattention." in name for name in tensors if name.startswith("text_encoder."))
     heads = detect_head(tensors)
     several_processes = any(name.startswith("rank0.") for name in case.inputs)
     if not single_stream and heads == ("pretraining",):
@@ -25,6 +26,8 @@ def runner_of(case: GoldenCase):
         return lambda: run(case, "pretraining")
     if not single_stream and "retrieval" in heads and "idx" in case.inputs:
         return lambda: compare_step(case, "retrieval")
+    if not single_stream and heads in (("entailment",), ("reasoning",), ("text-assignment",)):
+        return lambda: compare_head_step(case, heads[0])
     return None
 
 

@@ -61,10 +61,11 @@ def run_step(case: GoldenCase, head: str, names, prefix: str = "") -> dict[str, 
     total.backward()
     observed |= named.gradients({name for name in wanted if name.startswith("grad.")}, "grad.")
     observed |= named.values({name for name in wanted if name.startswith("after_step.")}, "after_step.")
-    observed |= {f"norm.{name}": value.norm() for name, value in _all_gradients(case, named).items()}
+    observed["gradient_norms"] = named.gradient_norms(case.description.get("grad_norms_of_all_parameters", {}))
     observed |= _evaluation(case, model)
     if any(name.startswith("after_optim.") for name in wanted):
-        observed = {name: value.detach().clone() for name, value in observed.items()}
+        norms = observed.pop("gradient_norms")
+        observed = {name: value.detach().clone() for name, value in observed.items()} | {"gradient_norms": norms}
         torch.optim.AdamW(parameter_groups(model, 0.02), lr=1e-3).step()
         observed |= named.values({name for name in wanted if name.startswith("after_optim.")}, "after_optim.")
     observed["decay_groups"] = decay_groups(model), named
@@ -78,10 +79,6 @@ def _share_of_predicted_positions(labels: torch.Tensor) -> float:
         total, processes = own.clone(), dist.get_world_size()
         dist.all_reduce(total)
     return (own / (total / processes)).item()
-
-
-def _all_gradients(case: GoldenCase, named: PublishedNames) -> dict[str, torch.Tensor]:
-    return named.gradients(case.description.get("grad_norms_of_all_parameters", {}), "")
 
 
 @torch.no_grad()
@@ -113,7 +110,7 @@ def compare_step(case: GoldenCase, head: str) -> Comparison:
     observed = run_step(case, head, case.expected)
     groups, named = observed.pop("decay_groups")
     comparison.tensors(case.expected, observed)
-    _compare_gradient_norms(comparison, case.description["grad_norms_of_all_parameters"], observed)
+    compare_gradient_norms(comparison, case, observed["gradient_norms"])
     if "optimizer" in case.description:
         for golden, ours in zip(("decay", "no_decay"), groups, strict=True):
             for name in case.description["optimizer"][golden]:
@@ -121,19 +118,22 @@ def compare_step(case: GoldenCase, head: str) -> Comparison:
     return comparison
 
 
-def _compare_gradient_norms(comparison: Comparison, norms: dict[str, float], observed: dict) -> None:
+def compare_gradient_norms(comparison: Comparison, case: GoldenCase, observed: dict[str, torch.Tensor]) -> None:
     """
     All the norms as one vector: the tolerance follows the largest. The smallest are rounding in the golden numbers
     themselves. A key bias has no gradient at all (it adds the same number to every score of a query, which softmax
     ignores), and float64 moves the upper layers' query and key norms, about 1e-5 beside 70 for the temperature, by 3e-4.
     """
-    missing = [name for name in norms if f"norm.{name}" not in observed]
+    norms = case.description["grad_norms_of_all_parameters"]
+    for name in [name for name, norm in norms.items() if norm is None]:
+        comparison.equal(f"norm.{name} has a gradient", False, name in observed)
+    names = [name for name, norm in norms.items() if norm is not None and name in observed]
+    missing = [name for name, norm in norms.items() if norm is not None and name not in observed]
     comparison.differences.extend(f"norm.{name}: nothing to compare it with" for name in missing)
-    names = [name for name in norms if name not in missing]
     comparison.vector(
         [f"norm.{name}" for name in names],
         torch.tensor([norms[name] for name in names]),
-        torch.stack([observed[f"norm.{name}"].detach() for name in names]),
+        torch.stack([observed[name] for name in names]),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from ..models.configuration_vicha import ALBEF_REFERENCE_QUIRKS, VICHA_REFERENCE_QUIRKS, ViChaConfig
+from .key_table import Layout
 
 
 Tensors = Mapping[str, torch.Tensor]
@@ -22,20 +23,20 @@ _OPTIONS = {  # published name -> ours
     "ita_hidden_weight": "hierarchical_itc_weight",
     "ita_hidden_weights": "hierarchical_itc_level_weights",
     "queue_size": "queue_size",
+    "embed_dim": "projection_dim",
 }
 HEADS = ("pretraining", "retrieval", "vqa", "entailment", "reasoning", "grounding", "text-assignment")
-CONVERTIBLE_HEADS = ("pretraining", "retrieval")
+_PAIR_HEADS = ("reasoning", "text-assignment")
 
 
 def detect_head(tensors: Tensors) -> tuple[str, ...]:
     """The heads whose checkpoints have these keys; more than one where heads share keys."""
     if any(name.startswith("text_decoder.") for name in tensors):
         return ("vqa",)
+    if "ta_head.weight" in tensors:
+        return ("text-assignment",)
     if any(name.startswith("cls_head.") for name in tensors):
-        outputs = tensors["cls_head.2.weight"].shape[0] if "cls_head.2.weight" in tensors else None
-        if any("crossattention" in name for name in tensors) and _doubled_layers(tensors):
-            return ("text-assignment",) if outputs == 3 else ("reasoning",)
-        return ("entailment",)
+        return ("reasoning",) if _doubled_layers(tensors) else ("entailment",)
     if any(name.startswith("text_encoder.cls.") for name in tensors):
         return ("pretraining",)
     if "itm_head.weight" in tensors:
@@ -62,6 +63,18 @@ def detect_mim_mode(tensors: Tensors) -> str | None:
     return "crossmodal" if "mae_proj.weight" in tensors else None
 
 
+def detect_layout(tensors: Tensors) -> Layout:
+    """What the checkpoint's names mean, see [`Layout`]."""
+    first_doubled_layer = None
+    if set(detect_head(tensors)) <= set(_PAIR_HEADS):
+        first_doubled_layer = min(_cross_attending_layers(tensors))
+    return Layout(mim_mode=detect_mim_mode(tensors), first_doubled_layer=first_doubled_layer)
+
+
+def _cross_attending_layers(tensors: Tensors) -> set[int]:
+    return _indices(tensors, r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.crossattention\.")
+
+
 def infer_config(tensors: Tensors, options: Mapping, overrides: Mapping) -> ViChaConfig:
     """
     The configuration of a ViCHA or ALBEF checkpoint.
@@ -72,7 +85,9 @@ def infer_config(tensors: Tensors, options: Mapping, overrides: Mapping) -> ViCh
         overrides: fields of [`ViChaConfig`] that win over both; nested for `vision_config` and `text_config`.
     """
     text = "text_encoder.bert." if "text_encoder.bert.embeddings.LayerNorm.weight" in tensors else "text_encoder."
-    cross_attention = _indices(tensors, re.escape(text) + r"encoder\.layer\.(\d+)\.crossattention\.")
+    cross_attention = _cross_attending_layers(tensors)
+    if not cross_attention:
+        raise ValueError("The checkpoint's text encoder (`text_encoder.*`) has no layer with cross-attention.")
     if 0 in cross_attention:
         raise ValueError(
             "The checkpoint's text encoder has cross-attention in its first layer: it is a SIMLA checkpoint, "
@@ -80,15 +95,17 @@ def infer_config(tensors: Tensors, options: Mapping, overrides: Mapping) -> ViCh
         )
     concepts = any(name.startswith("kw_encoder.") for name in tensors)
     levels = len(_indices(tensors, r"vision_proj_hidden\.(\d+)\.weight"))
-    mim_mode = detect_mim_mode(tensors)
+    layout = detect_layout(tensors)
+    mim_mode = layout.mim_mode
     fields = {
         "vision_config": _infer_vision(tensors, options),
-        "text_config": _infer_text(tensors, text, min(cross_attention)),
-        "projection_dim": tensors["vision_proj.weight"].shape[0],
+        "text_config": _infer_text(tensors, text, min(cross_attention), layout),
         "use_concepts": concepts,
         "num_concept_layers": len(_indices(tensors, r"kw_encoder\.encoder\.layer\.(\d+)\.")),
         "reference_quirks": list(VICHA_REFERENCE_QUIRKS if concepts else ALBEF_REFERENCE_QUIRKS),
     }
+    if "vision_proj.weight" in tensors:
+        fields["projection_dim"] = tensors["vision_proj.weight"].shape[0]
     fields |= {ours: options[published] for published, ours in _OPTIONS.items() if options.get(published) is not None}
     if "image_queue" in tensors:
         fields["queue_size"] = tensors["image_queue"].shape[1]
@@ -127,12 +144,15 @@ def _infer_vision(tensors: Tensors, options: Mapping) -> dict:
     }
 
 
-def _infer_text(tensors: Tensors, prefix: str, fusion_layer: int) -> dict:
+def _infer_text(tensors: Tensors, prefix: str, fusion_layer: int, layout: Layout) -> dict:
     vocab_size, width = tensors[f"{prefix}embeddings.word_embeddings.weight"].shape
+    num_layers = len(_indices(tensors, re.escape(prefix) + r"encoder\.layer\.(\d+)\."))
+    if layout.first_doubled_layer is not None:
+        num_layers -= (num_layers - layout.first_doubled_layer) // 2
     return {
         "vocab_size": vocab_size,
         "hidden_size": width,
-        "num_hidden_layers": len(_indices(tensors, re.escape(prefix) + r"encoder\.layer\.(\d+)\.")),
+        "num_hidden_layers": num_layers,
         "num_attention_heads": max(width // PUBLISHED_HEAD_WIDTH, 1),
         "intermediate_size": tensors[f"{prefix}encoder.layer.0.intermediate.dense.weight"].shape[0],
         "fusion_layer": fusion_layer,

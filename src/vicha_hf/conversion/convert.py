@@ -7,12 +7,20 @@ from pathlib import Path
 import torch
 
 from ..models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaPreTrainedModel
+from ..models.modeling_vicha_entailment import ViChaForVisualEntailment
+from ..models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
 from ..models.training_state import TRAINING_STATE_PREFIX
-from .checkpoint_config import CONVERTIBLE_HEADS, HEADS, detect_head, detect_mim_mode, infer_config
+from .checkpoint_config import HEADS, detect_head, detect_layout, infer_config
 from .key_table import is_training_only, translate
 
 
-_MODEL_CLASSES = {"pretraining": ViChaForPreTraining, "retrieval": ViChaForRetrieval}
+_MODEL_CLASSES = {
+    "pretraining": ViChaForPreTraining,
+    "retrieval": ViChaForRetrieval,
+    "entailment": ViChaForVisualEntailment,
+    "reasoning": ViChaForVisualReasoning,
+    "text-assignment": ViChaForTextAssignment,
+}
 
 
 class CheckpointError(ValueError):
@@ -30,8 +38,8 @@ def convert_checkpoint(
 
     Args:
         path: the checkpoint, read with `weights_only=True`.
-        head: one of `pretraining`, `retrieval`; by default what the keys say. It must be given where two heads share
-            their keys (retrieval and grounding).
+        head: one of `pretraining`, `retrieval`, `vqa`, `entailment`, `reasoning`, `grounding`, `text-assignment`; by
+            default what the keys say. It must be given where two heads share their keys (retrieval and grounding).
         training_state: keep the teacher (`*_m`) and the queues.
         config_overrides: fields of [`ViChaConfig`]; `vision_config` and `text_config` as dicts of single fields, e.g.
             `text_config={"num_attention_heads": 4}`.
@@ -46,8 +54,9 @@ def convert_checkpoint(
     model = _MODEL_CLASSES[head](config)
     if training_state:
         model.add_training_state()
-        # Published queues are full from the start: they are initialised with random features.
-        model.training_state.queue.num_filled.fill_(config.queue_size)
+        if model.training_state is not None and model.training_state.queue is not None:
+            # Published queues are full from the start: they are initialised with random features.
+            model.training_state.queue.num_filled.fill_(config.queue_size)
     _load(model, tensors, path, training_state)
     model.tie_weights()
     return model.eval()
@@ -86,10 +95,6 @@ def _resolve_head(path, tensors, head: str | None) -> str:
             f"{path} is a checkpoint for {' or '.join(found)}, not for {head}: convert it as it is, then load the "
             "converted folder into the head that you want with `from_pretrained`."
         )
-    if head not in CONVERTIBLE_HEADS:
-        raise CheckpointError(
-            f"{path} is a checkpoint for {head}; the heads that can be converted are {CONVERTIBLE_HEADS}."
-        )
     return head
 
 
@@ -101,12 +106,12 @@ def _load(model, tensors, path, training_state: bool) -> None:
         if training_state or not name.startswith(TRAINING_STATE_PREFIX)
     }
     shapes = {name: tensor.shape for name, tensor in own.items()}
-    mim_mode = detect_mim_mode(tensors)
+    layout = detect_layout(tensors)
     converted, left_over = {}, []
     for name, tensor in tensors.items():
         if is_training_only(name) and not training_state:
             continue
-        target = translate(name, mim_mode)
+        target = translate(name, layout)
         if target is None or any(part not in shapes for part in target.names):
             left_over.append(name)
             continue

@@ -11,6 +11,23 @@ TEACHER = "training_state.teacher.vicha."
 
 
 @dataclass(frozen=True)
+class Layout:
+    """
+    What a published name means beyond its letters.
+
+    Args:
+        mim_mode: decides between the two reconstruction heads that share the name `mae_proj`.
+        first_doubled_layer: where reasoning's pairs of fusion layers begin; `None` for single layers.
+    """
+
+    mim_mode: str | None = None
+    first_doubled_layer: int | None = None
+
+
+PLAIN = Layout()
+
+
+@dataclass(frozen=True)
 class Target:
     """
     Where one published tensor goes: `names` are parameters of the model, of which the tensor is the concatenation along
@@ -68,9 +85,20 @@ _PROJECTIONS = (
     (r"vision_proj\.(\w+)", r"{base}vision_projection.\1"),
     (r"text_proj\.(\w+)", r"{base}text_projection.\1"),
 )
+_CLASSIFIER = (
+    (r"cls_head\.0\.(\w+)", r"{head}classifier.dense.\1"),
+    (r"cls_head\.2\.(\w+)", r"{head}classifier.output.\1"),
+)
+_DECODER = (
+    (r"text_decoder\.bert\.embeddings\.position_ids", None),
+    (r"text_decoder\.bert\.((?:embeddings|encoder)\..+)", r"{head}answer_decoder.\1"),
+    (r"text_decoder\.cls\.predictions\.bias", "{head}mlm_head.decoder.bias"),
+    (r"text_decoder\.cls\.predictions\.((?:transform|decoder)\..+)", r"{head}mlm_head.\1"),
+)
 _HEADS = (
     (r"temp", "{base}temperature"),
     (r"itm_head\.(\w+)", r"itm_head.\1"),
+    (r"ta_head\.(\w+)", r"assignment_head.\1"),
     (r"(vision|text)_proj_hidden\.(\d+)\.(\w+)", r"hierarchical_itc.\1_projections.\2.\3"),
     (r"mask_token", "mim.mask_token"),
     (r"decoder_pos_embed", None),
@@ -102,27 +130,38 @@ def is_training_only(name: str) -> bool:
     return name in _QUEUE or _TEACHER_MODULE.match(name) is not None
 
 
-def translate(name: str, mim_mode: str | None = None) -> Target | None:
-    """
-    Where the published tensor `name` goes, `None` if it is unknown. `mim_mode` decides between the two reconstruction
-    heads that share the name `mae_proj`.
-    """
+def translate(name: str, layout: Layout = PLAIN) -> Target | None:
+    """Where the published tensor `name` goes, `None` if it is unknown."""
     if name in _QUEUE:
         return _QUEUE[name]
     teacher = _TEACHER_MODULE.match(name)
     online_name = f"{teacher.group(1)}.{name[teacher.end() :]}" if teacher else name
     base, head = (TEACHER, TEACHER.removesuffix("vicha.")) if teacher else (ONLINE, "")
-    rules = _VISION + _TEXT + _CONCEPTS + _PROJECTIONS + (() if teacher else _HEADS)
+    rules = _VISION + _TEXT + _CONCEPTS + _PROJECTIONS + _CLASSIFIER + _DECODER + (() if teacher else _HEADS)
     for pattern, replacement in rules:
         match = re.fullmatch(pattern, online_name)
         if match is None:
             continue
         if replacement is None:
             return IGNORED
-        mae_proj = "decoder.prediction" if mim_mode == "unimodal" else "crossmodal_prediction"
+        mae_proj = "decoder.prediction" if layout.mim_mode == "unimodal" else "crossmodal_prediction"
         template = replacement.replace("{base}", base).replace("{head}", head).replace("{mae_proj}", mae_proj)
-        return _expand_block(match.expand(template))
+        return _expand_block(_pair_layers(match.expand(template), head, layout))
     return None
+
+
+def _pair_layers(name: str, head: str, layout: Layout) -> str:
+    """
+    Published pairs of layers are numbered through; here the first of a pair keeps its place, and the second is a twin,
+    which reads through its sibling's keys and values.
+    """
+    layer = re.fullmatch(r"(.*text_model\.encoder\.layer\.)(\d+)\.(.+)", name)
+    if layer is None or layout.first_doubled_layer is None or int(layer.group(2)) < layout.first_doubled_layer:
+        return name
+    pair, second = divmod(int(layer.group(2)) - layout.first_doubled_layer, 2)
+    if not second or re.match(r"crossattention\.self\.(key|value)\.", layer.group(3)):
+        return f"{layer.group(1)}{layout.first_doubled_layer + pair}.{layer.group(3)}"
+    return f"{head}image_pair_encoder.twins.{pair}.{layer.group(3)}"
 
 
 def _expand_block(name: str) -> Target | None:

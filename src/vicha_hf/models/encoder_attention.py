@@ -1,6 +1,7 @@
 """What every attention layer here shares: the plain attention function and the choice of backend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -22,21 +23,62 @@ def eager_attention_forward(
     `attention_mask` additive, broadcastable to [B, H, Q, K]. Returns the context [B, Q, H, d] and the
     probabilities [B, H, Q, K].
     """
+    probabilities = attention_probabilities(query, key, attention_mask, scaling)
+    probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
+    context = torch.matmul(probabilities, value).transpose(1, 2).contiguous()
+    return context, probabilities
+
+
+def attention_probabilities(
+    query: torch.Tensor, key: torch.Tensor, attention_mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    """Softmax over the keys [B, H, Q, K]; arguments as in [`eager_attention_forward`]."""
     if scaling is None:
         scaling = query.size(-1) ** -0.5
     scores = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
     # Half-precision softmax loses the small probabilities that long image sequences are made of.
-    probabilities = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    probabilities = nn.functional.dropout(probabilities, p=dropout, training=module.training)
-    context = torch.matmul(probabilities, value).transpose(1, 2).contiguous()
-    return context, probabilities
+    return nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
 
 
-def attention_function(implementation: str) -> Callable:
-    """The function that the configuration's `attn_implementation` names."""
-    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+class AttentionRecord:
+    """
+    Plain attention that keeps its `probabilities` [B, H, Q, K] and starts a gradient there: what led to them is not
+    differentiated, so their gradient costs one backward pass through what follows.
+    """
+
+    probabilities: torch.Tensor | None = None
+
+    def __call__(self, module, query, key, value, attention_mask, scaling=None, **kwargs):
+        mask = _additive_mask(attention_mask, query.dtype)
+        self.probabilities = attention_probabilities(query, key, mask, scaling).detach().requires_grad_()
+        return torch.matmul(self.probabilities, value).transpose(1, 2).contiguous(), self.probabilities
+
+
+@contextmanager
+def recorded_attention(module: nn.Module) -> Iterator[AttentionRecord]:
+    """One attention module runs as [`AttentionRecord`] inside the block, whatever implementation is configured."""
+    module.attention_record = AttentionRecord()
+    try:
+        yield module.attention_record
+    finally:
+        del module.attention_record
+
+
+def attention_function(module: nn.Module, implementation: str) -> Callable:
+    """The function that the configuration's `attn_implementation` names, or the record that listens to the module."""
+    record = getattr(module, "attention_record", None)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward) if record is None else record
+
+
+def _additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Any backend's mask as eager attention wants it: SDPA's is boolean, flash attention's is [B, K], 1 = attend."""
+    if attention_mask is None or attention_mask.is_floating_point():
+        return attention_mask
+    if attention_mask.dim() == 2:
+        return expand_key_mask(attention_mask, dtype, "eager")
+    return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
 
 
 def split_heads(hidden_states: torch.Tensor, head_dim: int) -> torch.Tensor:

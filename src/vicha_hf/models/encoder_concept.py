@@ -26,7 +26,7 @@ class ConceptEncoder(PreTrainedModel):
     def __init__(self, config, num_layers: int):
         super().__init__(config)
         self.embeddings = TextEmbeddings(config)
-        self.encoder = TextLayers([TextLayer(config, cross_attention=False) for _ in range(num_layers)])
+        self.encoder = TextLayers([TextLayer(config) for _ in range(num_layers)])
         self.post_init()
 
     def get_input_embeddings(self):

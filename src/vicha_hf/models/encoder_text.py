@@ -50,18 +50,18 @@ class TextEmbeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config, is_causal: bool = False):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.is_causal = False
+        self.is_causal = is_causal
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        context, probabilities = attention_function(self.config._attn_implementation)(
+        context, probabilities = attention_function(self, self.config._attn_implementation)(
             self,
             split_heads(self.query(hidden_states), self.head_dim),
             split_heads(self.key(hidden_states), self.head_dim),
@@ -75,17 +75,25 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from text to conditioning tokens, whose keys and values are projected once and shared by many texts."""
+    """
+    Attention from text to conditioning tokens, whose keys and values are projected once and shared by many texts.
 
-    def __init__(self, config):
+    Args:
+        config: the text configuration.
+        encoder_hidden_size: width of the conditioning tokens; the configuration's `encoder_hidden_size` by default.
+        projects: whether it has key and value projections of its own, or is given another layer's.
+    """
+
+    def __init__(self, config, encoder_hidden_size: int | None = None, projects: bool = True):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
+        width = config.encoder_hidden_size if encoder_hidden_size is None else encoder_hidden_size
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.encoder_hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.encoder_hidden_size, config.hidden_size)
+        self.key = nn.Linear(width, config.hidden_size) if projects else None
+        self.value = nn.Linear(width, config.hidden_size) if projects else None
 
     def project(self, encoder_hidden_states: torch.Tensor) -> KeyValues:
         """[N, S, d_enc] -> keys and values, each [N, H, S, d]."""
@@ -104,7 +112,7 @@ class CrossAttention(nn.Module):
         if index is not None:
             key, value = key.index_select(0, index), value.index_select(0, index)
         implementation = cross_attention_implementation(self.config._attn_implementation)
-        context, probabilities = attention_function(implementation)(
+        context, probabilities = attention_function(self, implementation)(
             self,
             split_heads(self.query(hidden_states), self.head_dim),
             key,
@@ -157,10 +165,10 @@ class TextLayer(GradientCheckpointingLayer):
     Keys and values are arguments of their own: reentrant checkpointing does not see tensors inside a tuple.
     """
 
-    def __init__(self, config, cross_attention: bool):
+    def __init__(self, config, cross_attention: CrossAttention | None = None, is_causal: bool = False):
         super().__init__()
-        self.attention = AttentionBlock(config, SelfAttention(config))
-        self.crossattention = AttentionBlock(config, CrossAttention(config)) if cross_attention else None
+        self.attention = AttentionBlock(config, SelfAttention(config, is_causal))
+        self.crossattention = None if cross_attention is None else AttentionBlock(config, cross_attention)
         self.intermediate = Intermediate(config)
         self.output = ResidualOutput(config, config.intermediate_size)
 
@@ -215,7 +223,7 @@ class TextEncoder(PreTrainedModel):
         self.embeddings = TextEmbeddings(config)
         self.encoder = TextLayers(
             [
-                TextLayer(config, cross_attention=index >= config.first_cross_attention_layer)
+                TextLayer(config, CrossAttention(config) if index >= config.first_cross_attention_layer else None)
                 for index in range(config.num_hidden_layers)
             ]
         )

@@ -76,7 +76,7 @@ class VisionAttention(nn.Module):
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        context, probabilities = attention_function(self.config._attn_implementation)(
+        context, probabilities = attention_function(self, self.config._attn_implementation)(
             self,
             split_heads(self.q_proj(hidden_states), self.head_dim),
             split_heads(self.k_proj(hidden_states), self.head_dim),

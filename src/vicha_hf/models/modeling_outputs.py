@@ -57,7 +57,7 @@ def _concatenate(encodings) -> dict[str, torch.Tensor | None]:
         hidden_states.append(nn.functional.pad(states, (0, 0, 0, longest - length)))
         masks.append(nn.functional.pad(mask, (0, longest - length)))
     return {
-        "embeds": torch.cat([encoding.embeds for encoding in encodings]),
+        "embeds": None if encodings[0].embeds is None else torch.cat([encoding.embeds for encoding in encodings]),
         "hidden_states": torch.cat(hidden_states),
         "attention_mask": None if unmasked else torch.cat(masks),
     }
@@ -127,3 +127,30 @@ class RetrievalTrainingOutput(ModelOutput):
     itm_logits: torch.Tensor | None = None
     temperature: torch.Tensor | None = None
     distillation_alpha: float | None = None
+
+
+@dataclass
+class ClassificationOutput(ModelOutput):
+    """
+    `logits` [B, classes]; `loss` where `labels` were given, distilled with the share `distillation_alpha` in training;
+    `last_hidden_state` [B, T, d_t], the fused text.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None
+    distillation_alpha: float | None = None
+
+
+@dataclass
+class TextAssignmentOutput(ModelOutput):
+    """
+    `logits` [B, 3]: the text belongs to the first picture, the second, neither; `labels` [B] and `pair_indices` [B, 2]
+    as given or drawn; `last_hidden_state` [B, T, d_t], the fused text.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    pair_indices: torch.Tensor | None = None
+    last_hidden_state: torch.Tensor | None = None

@@ -45,15 +45,18 @@ class ViChaPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    # Pretraining folders hold heads that other tasks have no use for.
-    _keys_to_ignore_on_load_unexpected = [r"^mim\.", r"^mlm_head\.", r"^hierarchical_itc\.", r"^itm_head\."]  # noqa: RUF012
+    # A folder holds heads and projections that another head has no use for.
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"^(mim|mlm_head|hierarchical_itc|itm_head|classifier|assignment_head|image_pair_encoder|answer_decoder)\.",
+        r"^(vicha\.)?(vision_projection|text_projection|temperature)\b",
+    ]
     # The losses are means over all processes already; Trainer must not rescale them.
     accepts_loss_kwargs = False
 
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, ViChaModel):
+        if isinstance(module, ViChaModel) and module.temperature is not None:
             init.constant_(module.temperature, self.config.temperature_init)
         elif isinstance(module, MaskedImageModeling | PatchDecoder):
             module.init_raw_tensors()
@@ -95,19 +98,26 @@ class ViChaPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedModel):
 class ViChaModel(ViChaPreTrainedModel):
     """
     The bare ViCHA model: vision, concept and text encoders, projections to a joint space, and fusion.
+
+    Args:
+        config: its configuration.
+        add_projections: whether pictures and texts are embedded in the joint space; heads that only fuse have no use
+            for it, and their encodings have no `embeds`.
     """
 
-    def __init__(self, config: ViChaConfig):
+    def __init__(self, config: ViChaConfig, add_projections: bool = True):
         super().__init__(config)
         vision, text = config.vision_config, config.text_config
         self.vision_model = VisionEncoder(vision)
         self.text_model = TextEncoder(text)
         self.concept_model = ConceptEncoder(text, config.num_concept_layers) if config.use_concepts else None
         self.concept_projection = nn.Linear(text.hidden_size, vision.hidden_size) if config.use_concepts else None
-        self.vision_projection = nn.Linear(vision.hidden_size, config.projection_dim)
-        self.text_projection = nn.Linear(text.hidden_size, config.projection_dim)
-        # One element rather than none: sharded training cannot split a scalar.
-        self.temperature = nn.Parameter(torch.full((1,), config.temperature_init))
+        self.vision_projection = self.text_projection = self.temperature = None
+        if add_projections:
+            self.vision_projection = nn.Linear(vision.hidden_size, config.projection_dim)
+            self.text_projection = nn.Linear(text.hidden_size, config.projection_dim)
+            # One element rather than none: sharded training cannot split a scalar.
+            self.temperature = nn.Parameter(torch.full((1,), config.temperature_init))
         self.training_state = None
         self.post_init()
 
@@ -132,12 +142,16 @@ class ViChaModel(ViChaPreTrainedModel):
         states = self.concept_model(concept_input_ids, concept_attention_mask).last_hidden_state
         return self.concept_projection(states)
 
-    def project_image(self, image_hidden_states: torch.Tensor) -> torch.Tensor:
-        """[N, S, d_v] -> L2-normalised [N, E] from [CLS]."""
+    def project_image(self, image_hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """[N, S, d_v] -> L2-normalised [N, E] from [CLS]; `None` without projections."""
+        if self.vision_projection is None:
+            return None
         return nn.functional.normalize(self.vision_projection(image_hidden_states[:, 0]), dim=-1)
 
-    def project_text(self, text_hidden_states: torch.Tensor) -> torch.Tensor:
-        """[N, T, d_t] -> L2-normalised [N, E] from the first token."""
+    def project_text(self, text_hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """[N, T, d_t] -> L2-normalised [N, E] from the first token; `None` without projections."""
+        if self.text_projection is None:
+            return None
         return nn.functional.normalize(self.text_projection(text_hidden_states[:, 0]), dim=-1)
 
     def encode_images(
@@ -152,13 +166,16 @@ class ViChaModel(ViChaPreTrainedModel):
         """
         return self._encode_images(pixel_values, concept_input_ids, concept_attention_mask)[0]
 
-    def _encode_images(self, pixel_values, concept_input_ids=None, concept_attention_mask=None, **kwargs):
+    def _encode_images(
+        self, pixel_values, concept_input_ids=None, concept_attention_mask=None, vision_model=None, **kwargs
+    ):
+        vision_model = self.vision_model if vision_model is None else vision_model
         concepts = self.embed_concepts(concept_input_ids, concept_attention_mask)
         if concepts is None or "unmasked_concepts" in self.config.reference_quirks:
             concept_attention_mask = None
         if concepts is None and self.concept_model is not None and self.training and torch.is_grad_enabled():
             concepts, concept_attention_mask = self._unread_concepts(pixel_values)
-        output = self.vision_model(pixel_values, concepts, concept_attention_mask, **kwargs)
+        output = vision_model(pixel_values, concepts, concept_attention_mask, **kwargs)
         states = output.last_hidden_state
         num_image_tokens = states.shape[1] - (0 if concepts is None else concepts.shape[1])
         mask = image_attention_mask(states[:, :num_image_tokens], concept_attention_mask)

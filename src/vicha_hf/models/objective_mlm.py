@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from .objective_distillation import distilled_cross_entropy
 from .process_group import mean_over_processes
 
 
@@ -61,9 +62,6 @@ class MaskedLanguageModeling(nn.Module):
         `logits`, `teacher_logits` [M, vocabulary] and `labels` [M] at the predicted positions. The mean is over the
         positions of all processes; no position at all gives 0.
         """
-        log_probabilities = logits.float().log_softmax(dim=-1)
-        hard = -log_probabilities.gather(1, labels[:, None]).sum()
-        soft = -(log_probabilities * teacher_logits.float().softmax(dim=-1)).sum()
-        count = torch.tensor(labels.shape[0], device=logits.device)
-        loss = mean_over_processes((1 - alpha) * hard + alpha * soft, count)
+        losses = distilled_cross_entropy(logits, teacher_logits, labels, alpha)
+        loss = mean_over_processes(losses.sum(), torch.tensor(labels.shape[0], device=logits.device))
         return MaskedLanguageModelingOutput(loss=loss, logits=logits, teacher_logits=teacher_logits)

@@ -1,0 +1,103 @@
+"""Fusing a text with two pictures: the cross-attending layers alternate between them (ALBEF section 5, NLVR2)."""
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils import logging
+
+from .encoder_attention import cross_attention_implementation, expand_key_mask
+from .encoder_text import CrossAttention, TextEncoder, TextLayer
+from .modeling_outputs import ImageEncoding
+from .training_state import copy_matching_weights
+
+
+logger = logging.get_logger(__name__)
+
+
+class ImagePairEncoder(nn.Module):
+    """
+    Doubles the layers of a text encoder from one layer on: behind each of them comes a twin with weights of its own,
+    which reads the other picture through its sibling's key and value projections. Of all layers that cross-attend,
+    the first reads picture 0, the next picture 1, and so on.
+
+    Args:
+        config: the text configuration.
+        first_doubled_layer: index of the first layer that has a twin.
+    """
+
+    def __init__(self, config, first_doubled_layer: int):
+        super().__init__()
+        self.first_doubled_layer = first_doubled_layer
+        self.twins = nn.ModuleList(
+            [
+                TextLayer(config, CrossAttention(config, projects=False))
+                for _ in range(first_doubled_layer, config.num_hidden_layers)
+            ]
+        )
+
+    def start_from_siblings(self, text_model: TextEncoder) -> None:
+        """Every twin becomes a copy of the layer before it."""
+        for twin, layer in zip(self.twins, text_model.encoder.layer[self.first_doubled_layer :], strict=True):
+            copy_matching_weights(layer, twin)
+
+    def forward(
+        self,
+        text_model: TextEncoder,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        images: ImageEncoding,
+        image_index: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Args:
+            text_model: the text encoder whose layers are doubled.
+            input_ids, attention_mask: [B, T], 1 = attend.
+            images: N encoded pictures.
+            image_index: [B, 2], each text's two pictures among the N.
+
+        Returns:
+            The fused text [B, T, d_t].
+        """
+        config = text_model.config
+        hidden_states = text_model.embeddings(input_ids)
+        self_attention_mask = create_bidirectional_mask(
+            config=config, inputs_embeds=hidden_states, attention_mask=attention_mask
+        )
+        implementation = cross_attention_implementation(config._attn_implementation)
+        image_masks = [
+            None
+            if images.attention_mask is None
+            else expand_key_mask(images.attention_mask.index_select(0, index), hidden_states.dtype, implementation)
+            for index in image_index.T
+        ]
+        num_cross_attending = 0
+        for number, layer in enumerate(text_model.encoder.layer):
+            key_values = (None, None)
+            if layer.crossattention is not None:
+                key_values = layer.crossattention.self.project(images.hidden_states)
+            steps = [layer]
+            if number >= self.first_doubled_layer:
+                steps.append(self.twins[number - self.first_doubled_layer])
+            for step in steps:
+                if layer.crossattention is None:
+                    hidden_states = step(hidden_states, self_attention_mask)
+                    continue
+                picture = num_cross_attending % 2
+                num_cross_attending += 1
+                hidden_states = step(
+                    hidden_states, self_attention_mask, *key_values, image_masks[picture], image_index[:, picture]
+                )
+        return hidden_states
+
+
+class ImagePairTask:
+    """A head that owns an `image_pair_encoder` beside its base model. To be mixed in before a family's base class."""
+
+    def _start_missing_weights(self, missing: set[str]) -> None:
+        super()._start_missing_weights(missing)
+        twins = {f"image_pair_encoder.{name}" for name, _ in self.image_pair_encoder.named_parameters()}
+        if twins <= missing:
+            self.image_pair_encoder.start_from_siblings(self.base_model.text_model)
+            logger.warning(
+                "The second layer of each fusion pair (`image_pair_encoder`) starts as a copy of the first."
+            )

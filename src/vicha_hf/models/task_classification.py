@@ -1,0 +1,123 @@
+"""Classifying fused pictures and text with a momentum teacher's soft labels: what entailment and reasoning share."""
+
+import torch
+from torch import nn
+from transformers.utils import can_return_tuple
+
+from .modeling_outputs import ClassificationOutput
+from .objective_distillation import distilled_cross_entropy
+from .process_group import mean_over_processes
+
+
+class ClassificationTask:
+    """
+    A head that owns a `classifier` over the first token of the fused text, and says how to fuse. To be mixed in before
+    a family's `PreTrainedModel`.
+    """
+
+    CLASSES: tuple[str, ...]
+
+    def _online_modules(self) -> dict[str, nn.Module]:
+        return {self.base_model_prefix: self.base_model, "classifier": self.classifier}
+
+    def _fuse(self, modules: dict[str, nn.Module], **inputs) -> torch.Tensor:
+        """The fused text [B, T, d_t], by the online modules or by the teacher's."""
+        raise NotImplementedError
+
+    def _classify(self, inputs: dict, labels, distillation_alpha, update_teacher) -> ClassificationOutput:
+        if labels is not None:
+            check_labels(labels, len(inputs["input_ids"]), self.CLASSES)
+        elif self.training:
+            raise ValueError("Training needs `labels` [B]; call `model.eval()` to predict.")
+        self._begin_training_step(update_teacher)
+        states = self._fuse(self._online_modules(), **inputs)
+        output = ClassificationOutput(logits=self.classifier(states[:, 0]), last_hidden_state=states)
+        if labels is not None:
+            teacher_logits = None
+            if self.training:
+                output.distillation_alpha = self._distillation_alpha(distillation_alpha)
+                teacher_logits = self._teacher_logits(inputs)
+            losses = distilled_cross_entropy(output.logits, teacher_logits, labels, output.distillation_alpha)
+            output.loss = mean_over_processes(losses.sum(), torch.tensor(len(labels), device=losses.device))
+        return output
+
+    @torch.no_grad()
+    def _teacher_logits(self, inputs: dict) -> torch.Tensor:
+        teacher = self._teacher()
+        return teacher["classifier"](self._fuse(teacher, **inputs)[:, 0])
+
+
+class VisualEntailmentTask(ClassificationTask):
+    """Does the picture entail the sentence? (ALBEF section 5, SNLI-VE)."""
+
+    CLASSES = ("contradiction", "neutral", "entailment")
+
+    def _fuse(
+        self, modules, pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
+    ) -> torch.Tensor:
+        base = modules[self.base_model_prefix]
+        images = base.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
+        return base.text_model(
+            input_ids,
+            attention_mask,
+            encoder_hidden_states=images.hidden_states,
+            encoder_attention_mask=images.attention_mask,
+        ).last_hidden_state
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        update_teacher: bool = True,
+        **kwargs,
+    ) -> ClassificationOutput:
+        """
+        Args:
+            pixel_values: [B, 3, H, W]; row b of pictures and sentences is a pair.
+            input_ids, attention_mask: [B, T], 1 = attend.
+            concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
+            labels: [B], indices into `CLASSES` (contradiction, neutral, entailment); needed in training mode. The
+                loss is distilled in training mode, plain cross-entropy in evaluation mode.
+            distillation_alpha: share of the teacher's soft labels; the configuration's by default.
+            update_teacher: false for all but the first micro-batch of an accumulated step.
+
+        Raises:
+            ValueError: pictures, sentences and labels that do not belong together.
+        """
+        check_same_batch(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
+        inputs = {
+            "pixel_values": pixel_values,
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "concept_input_ids": concept_input_ids,
+            "concept_attention_mask": concept_attention_mask,
+        }
+        return self._classify(inputs, labels, distillation_alpha, update_teacher)
+
+
+def check_same_batch(**tensors: torch.Tensor | None) -> None:
+    """All that are given have the same first dimension; the error names them."""
+    sizes = {name: len(tensor) for name, tensor in tensors.items() if tensor is not None}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"`{name}` {size}" for name, size in sizes.items())
+        raise ValueError(f"Row b of every input belongs to sample b, but the numbers of rows differ: {listed}.")
+
+
+def check_labels(labels: torch.Tensor, batch_size: int, classes: tuple[str, ...]) -> None:
+    """`labels` are [batch_size] indices into `classes`."""
+    if labels.shape != (batch_size,) or labels.is_floating_point():
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype}; expected one class index per sample, "
+            f"[{batch_size}], of an integer type."
+        )
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        raise ValueError(
+            f"`labels` holds {int(labels.min())} to {int(labels.max())}; the classes are numbered 0 to "
+            f"{len(classes) - 1}: {classes}."
+        )

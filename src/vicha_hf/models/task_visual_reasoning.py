@@ -1,0 +1,114 @@
+"""Is a statement about two pictures true? (NLVR2; ALBEF section 5)."""
+
+import torch
+from torch import nn
+from transformers.utils import can_return_tuple
+
+from .encoder_image_pair import ImagePairTask
+from .modeling_outputs import ClassificationOutput, ImageEncoding
+from .task_classification import ClassificationTask, check_same_batch
+
+
+PairOfTensors = torch.Tensor | tuple[torch.Tensor | None, torch.Tensor | None] | list[torch.Tensor | None]
+
+
+class VisualReasoningTask(ImagePairTask, ClassificationTask):
+    """To be mixed in before a family's `PreTrainedModel`; the head owns `classifier` and `image_pair_encoder`."""
+
+    CLASSES = ("False", "True")
+
+    def _online_modules(self) -> dict[str, nn.Module]:
+        return super()._online_modules() | {"image_pair_encoder": self.image_pair_encoder}
+
+    def _encode_images(self, base: nn.Module, *inputs) -> ImageEncoding:
+        """Pictures encoded by the online base model or the teacher's."""
+        return base.encode_images(*inputs)
+
+    def _fuse(
+        self, modules, pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
+    ) -> torch.Tensor:
+        base, (first, second) = modules[self.base_model_prefix], pixel_values.unbind(1)
+        (ids_0, ids_1), (mask_0, mask_1) = _pair(concept_input_ids), _pair(concept_attention_mask)
+        if (None if ids_0 is None else ids_0.shape) == (None if ids_1 is None else ids_1.shape):
+            both = [None if one is None else torch.cat([one, two]) for one, two in ((ids_0, ids_1), (mask_0, mask_1))]
+            images = self._encode_images(base, torch.cat([first, second]), *both)
+        else:
+            encodings = [
+                self._encode_images(base, first, ids_0, mask_0),
+                self._encode_images(base, second, ids_1, mask_1),
+            ]
+            images = ImageEncoding.concatenate(encodings)
+        rows = torch.arange(len(first), device=first.device)
+        image_index = torch.stack([rows, rows + len(first)], dim=1)
+        return modules["image_pair_encoder"](base.text_model, input_ids, attention_mask, images, image_index)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: PairOfTensors | None = None,
+        concept_attention_mask: PairOfTensors | None = None,
+        labels: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        update_teacher: bool = True,
+        **kwargs,
+    ) -> ClassificationOutput:
+        """
+        Args:
+            pixel_values: [B, 2, 3, H, W], the left and the right picture.
+            input_ids, attention_mask: [B, T], 1 = attend.
+            concept_input_ids, concept_attention_mask: [B, 2, C], or a pair ([B, C1], [B, C2]) of different lengths,
+                either of them possibly `None`; 1 = attend, a zero row = no concepts.
+            labels: [B], 1 where the statement is true, 0 where it is false; needed in training mode. The loss is
+                distilled in training mode, plain cross-entropy in evaluation mode.
+            distillation_alpha: share of the teacher's soft labels; the configuration's by default.
+            update_teacher: false for all but the first micro-batch of an accumulated step.
+
+        Raises:
+            ValueError: not two pictures per text, or pictures, texts, concepts and labels that do not belong together.
+        """
+        if pixel_values.dim() != 5 or pixel_values.shape[1] != 2:
+            raise ValueError(
+                f"`pixel_values` has shape {tuple(pixel_values.shape)}; expected two pictures per text, [B, 2, 3, H, W]."
+            )
+        ids, masks = (
+            _pair(concept_input_ids, "concept_input_ids"),
+            _pair(concept_attention_mask, "concept_attention_mask"),
+        )
+        check_same_batch(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            first_concept_input_ids=ids[0],
+            second_concept_input_ids=ids[1],
+        )
+        for ids_of_one, mask_of_one in zip(ids, masks, strict=True):
+            if mask_of_one is not None and (ids_of_one is None or ids_of_one.shape != mask_of_one.shape):
+                raise ValueError(
+                    "`concept_attention_mask` must have the shapes of `concept_input_ids`; got "
+                    f"{tuple(mask_of_one.shape)} for {None if ids_of_one is None else tuple(ids_of_one.shape)}."
+                )
+        inputs = {
+            "pixel_values": pixel_values,
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "concept_input_ids": concept_input_ids,
+            "concept_attention_mask": concept_attention_mask,
+        }
+        return self._classify(inputs, labels, distillation_alpha, update_teacher)
+
+
+def _pair(concepts: PairOfTensors | None, name: str = "concepts") -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """[B, 2, C] or a pair of tensors -> ([B, C1], [B, C2])."""
+    if concepts is None:
+        return None, None
+    if isinstance(concepts, torch.Tensor):
+        if concepts.dim() != 3 or concepts.shape[1] != 2:
+            raise ValueError(
+                f"`{name}` has shape {tuple(concepts.shape)}; expected [B, 2, C] or a pair ([B, C1], [B, C2])."
+            )
+        return concepts.unbind(1)
+    if len(concepts) != 2:
+        raise ValueError(f"`{name}` holds {len(concepts)} tensors; expected one for each of the two pictures.")
+    return tuple(concepts)

@@ -50,7 +50,12 @@ def convert_checkpoint(
     """
     tensors, options = _read(path)
     head = _resolve_head(path, tensors, head)
-    config = infer_config(tensors, options, config_overrides)
+    try:
+        config = infer_config(tensors, options, config_overrides)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{path} lacks {error}, from which the model's sizes are read."
+        ) from error
     model = _MODEL_CLASSES[head](config)
     if training_state:
         model.add_training_state()
@@ -75,6 +80,8 @@ def _read(path) -> tuple[dict[str, torch.Tensor], Mapping]:
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a dict with the key 'model'.")
     tensors = checkpoint.get("model", checkpoint)
+    if not isinstance(tensors, Mapping):
+        raise CheckpointError(f"{path} holds a {type(tensors).__name__} under 'model', not a dict of tensors.")
     tensors = {name.removeprefix("module."): value for name, value in tensors.items() if torch.is_tensor(value)}
     if "visual_encoder.cls_token" not in tensors:
         raise CheckpointError(f"{path} has no `visual_encoder.cls_token`: it is not a ViCHA or ALBEF checkpoint.")

@@ -77,7 +77,8 @@ def _convert(arguments: argparse.Namespace) -> None:
         side = model.config.vision_config.image_size
         image_processor = ViChaImageProcessor(size={"height": side, "width": side})
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-        ViChaProcessor(image_processor, tokenizer).save_pretrained(arguments.output)
+        final_sep = "no_final_sep" not in model.config.reference_quirks
+        ViChaProcessor(image_processor, tokenizer, final_sep=final_sep).save_pretrained(arguments.output)
     print(f"{type(model).__name__} written to {arguments.output}")
 
 

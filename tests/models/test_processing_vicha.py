@@ -258,3 +258,21 @@ def test_zero_shot_pipeline(processor):
     assert {entry["label"]: entry["score"] for entry in result} == pytest.approx(
         dict(zip(labels, expected.tolist(), strict=True)), abs=1e-6
     )
+
+
+def test_without_final_sep_as_the_published_models_were_trained(tokenizer, tmp_path):
+    processor = ViChaProcessor(ViChaImageProcessor(size=32), tokenizer, final_sep=False, max_text_length=5)
+    batch = processor(
+        text=["a dog", "two dogs in the snow"], concepts=[["dog", "grass"], []], padding=True, return_tensors="pt"
+    )
+    assert tokenizer.batch_decode(batch["input_ids"]) == ["[CLS] a dog [PAD] [PAD]", "[CLS] two dogs in the"]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
+    assert tokenizer.decode(batch["concept_input_ids"][0]) == "[CLS] dog grass"
+    assert batch["concept_attention_mask"].tolist() == [[1] * 3, [0] * 3]
+    assert processor(text="a dog", padding="max_length")["attention_mask"] == [[1, 1, 1, 0, 0]]
+    assert processor(text=["a dog", "a"], padding=False)["input_ids"] == [
+        [tokenizer.cls_token_id, *tokenizer("a dog", add_special_tokens=False)["input_ids"]],
+        [tokenizer.cls_token_id, *tokenizer("a", add_special_tokens=False)["input_ids"]],
+    ]
+    processor.save_pretrained(tmp_path)
+    assert ViChaProcessor.from_pretrained(tmp_path).final_sep is False

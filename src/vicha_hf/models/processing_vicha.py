@@ -6,6 +6,9 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 
+_UNPADDED = (False, "do_not_pad")
+
+
 class ViChaProcessor(ProcessorMixin):
     """
     Joins an image processor and a BERT-like tokenizer.
@@ -16,6 +19,8 @@ class ViChaProcessor(ProcessorMixin):
         max_text_length: tokens kept of a text, special tokens included (paper: 25 in pretraining).
         max_concept_length: tokens kept of the joined concepts of a picture (paper: 55).
         concept_separator: what stands between two concepts: " " as in the released configurations, or " [SEP] ".
+        final_sep: whether a text ends with [SEP]. The published models were trained without it (quirk `no_final_sep`), so
+            the processor of a converted checkpoint leaves it out.
 
     Raises:
         ValueError, TypeError: an argument that cannot be used; the message names it.
@@ -28,6 +33,7 @@ class ViChaProcessor(ProcessorMixin):
         max_text_length: int = 25,
         max_concept_length: int = 55,
         concept_separator: str = " ",
+        final_sep: bool = True,
         **kwargs,
     ):
         for name, value in (("max_text_length", max_text_length), ("max_concept_length", max_concept_length)):
@@ -42,6 +48,7 @@ class ViChaProcessor(ProcessorMixin):
         self.max_text_length = max_text_length
         self.max_concept_length = max_concept_length
         self.concept_separator = concept_separator
+        self.final_sep = final_sep
 
     def __call__(
         self,
@@ -119,17 +126,34 @@ class ViChaProcessor(ProcessorMixin):
             raise TypeError(f"ViChaProcessor: {sorted(images_kwargs)} need images, but none were given")
 
     def _tokenize(self, texts: list[str], max_length: int, padding: bool | str, truncation: bool) -> dict:
-        limited = truncation or padding == "max_length"
-        return self.tokenizer(
+        if self.final_sep:
+            return self.tokenizer(
+                texts,
+                padding=padding,
+                # [CLS] must stay the first token: the models read it there.
+                padding_side="right",
+                truncation=truncation,
+                max_length=max_length if truncation or padding == "max_length" else None,
+                return_token_type_ids=False,
+                return_attention_mask=True,
+            )
+        words = self.tokenizer(
             texts,
-            padding=padding,
-            # [CLS] must stay the first token: the models read it there.
-            padding_side="right",
+            add_special_tokens=False,
             truncation=truncation,
-            max_length=max_length if limited else None,
+            max_length=max_length - 1 if truncation else None,
             return_token_type_ids=False,
-            return_attention_mask=True,
+            return_attention_mask=False,
         )
+        rows = [[self.tokenizer.cls_token_id, *row] for row in words["input_ids"]]
+        width = max_length if padding == "max_length" else max(map(len, rows)) if padding not in _UNPADDED else 0
+        missing = [max(width - len(row), 0) for row in rows]
+        return {
+            "input_ids": [
+                row + [self.tokenizer.pad_token_id] * count for row, count in zip(rows, missing, strict=True)
+            ],
+            "attention_mask": [[1] * len(row) + [0] * count for row, count in zip(rows, missing, strict=True)],
+        }
 
     def _encode_concepts(self, rows: list[list[str]], max_length: int, padding: bool | str, truncation: bool) -> dict:
         filled = [index for index, row in enumerate(rows) if row]
@@ -138,7 +162,7 @@ class ViChaProcessor(ProcessorMixin):
         joined = [self.concept_separator.join(rows[index]) for index in filled]
         encoded = self._tokenize(joined, max_length, padding, truncation)
         # An empty text would become a lone [CLS] [SEP], which is something to attend to; no concepts must be nothing.
-        width = len(encoded["input_ids"][0]) if padding not in (False, "do_not_pad") else 0
+        width = len(encoded["input_ids"][0]) if padding not in _UNPADDED else 0
         input_ids = [[self.tokenizer.pad_token_id] * width for _ in rows]
         attention_mask = [[0] * width for _ in rows]
         for position, index in enumerate(filled):

@@ -8,6 +8,7 @@ from .models.image_processing_vicha import ViChaImageProcessor
 from .models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaModel
 from .models.modeling_vicha_entailment import ViChaForVisualEntailment
 from .models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
+from .models.modeling_vicha_vqa import ViChaForVQA
 from .models.processing_vicha import ViChaProcessor
 
 
@@ -31,6 +32,7 @@ __all__ = [
     "ViChaForPreTraining",
     "ViChaForRetrieval",
     "ViChaForTextAssignment",
+    "ViChaForVQA",
     "ViChaForVisualEntailment",
     "ViChaForVisualReasoning",
     "ViChaImageProcessor",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from safetensors.torch import load_file
 
 RELATIVE_TOLERANCE = 1e-4
 ABSOLUTE_TOLERANCE = 1e-5
+# Sums that nearly cancel (gradients of key projections where the keys are almost alike) leave little but rounding, in the
+# golden float32 numbers as in ours. How much is measured: by how far our float32 result is from our float64 result.
+ROUNDING_FACTOR = 4
 
 
 @dataclass
@@ -70,15 +74,39 @@ class Comparison:
     without_counterpart: dict[str, str] = field(default_factory=dict)
     compared: int = 0
     differences: list[str] = field(default_factory=list)
+    # What the tolerance alone would not have let pass, but float64 did.
+    within_rounding: list[str] = field(default_factory=list)
 
-    def tensors(self, expected: dict[str, torch.Tensor], observed: dict[str, torch.Tensor]) -> None:
+    def tensors(
+        self,
+        expected: dict[str, torch.Tensor],
+        observed: dict[str, torch.Tensor],
+        in_float64: Callable[[], dict[str, torch.Tensor]] | None = None,
+    ) -> None:
+        """Every expected tensor; `in_float64` computes gradients again, in float64, if one of them is outside."""
+        exact = None
         for name, value in expected.items():
             if any(re.fullmatch(pattern, name) for pattern in self.without_counterpart):
                 continue
             if name not in observed:
                 self.differences.append(f"{name}: nothing to compare it with")
                 continue
+            if in_float64 is not None and name.startswith("grad.") and self._is_outside(value, observed[name]):
+                exact = in_float64() if exact is None else exact
+                if name in exact and self._rounding_explains(value, observed[name], exact[name]):
+                    self.compared += 1
+                    self.within_rounding.append(name)
+                    continue
             self.tensor(name, value, observed[name])
+
+    def _is_outside(self, expected: torch.Tensor, observed: torch.Tensor) -> bool:
+        return expected.shape == observed.shape and bool(self._outside(expected, observed)[0].any())
+
+    @staticmethod
+    def _rounding_explains(expected: torch.Tensor, observed: torch.Tensor, exact: torch.Tensor) -> bool:
+        """Whether a golden tensor is as near to the float64 result as float32 comes."""
+        rounding = (observed.detach().double() - exact.detach().double()).abs().max()
+        return bool((expected.double() - exact.detach().double()).abs().max() <= ROUNDING_FACTOR * rounding)
 
     def tensor(self, name: str, expected: torch.Tensor, observed: torch.Tensor) -> None:
         self.compared += 1

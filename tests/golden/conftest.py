@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-TALLY = {"cases": 0, "tensors": 0}
+TALLY = {"cases": 0, "tensors": 0, "within_rounding": []}
 
 
 def golden_folder() -> Path:
@@ -35,3 +35,5 @@ def tally():
 def pytest_terminal_summary(terminalreporter):
     if TALLY["cases"]:
         terminalreporter.write_line(f"golden: {TALLY['cases']} cases run, {TALLY['tensors']} tensors compared")
+    for name in TALLY["within_rounding"]:
+        terminalreporter.write_line(f"golden: {name} is float32 rounding, compared in float64")

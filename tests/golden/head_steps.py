@@ -3,7 +3,7 @@
 import torch
 from comparison import Comparison, GoldenCase
 from recording import PublishedNames, Recorder, recording
-from training_steps import compare_gradient_norms
+from training_steps import compare_gradient_norms, gradients_in_float64
 
 from vicha_hf.conversion import convert_checkpoint
 from vicha_hf.models.objective_text_assignment import PicturePairSampler
@@ -39,9 +39,10 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
     named, arguments = PublishedNames(model, published), model_arguments(case.inputs)
     teacher = None if model.training_state is None else model.training_state.teacher
     # Text assignment has no teacher and hence no alpha.
-    alpha = {} if teacher is None else {"distillation_alpha": case.alpha}
+    if teacher is not None:
+        arguments["distillation_alpha"] = case.alpha
     with recording(model, teacher) as recorder:
-        output = model(**arguments, **alpha)
+        output = model(**arguments)
     output.loss.backward()
     observed = {"total": output.loss, "text_output": output.last_hidden_state, "prediction": output.logits}
     observed |= {"pred": output.logits, "hidden_state": output.last_hidden_state[:, 0]}
@@ -57,7 +58,7 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
         inference = {name: value for name, value in arguments.items() if name != "labels"}
         if "eval.prediction" in case.expected:
             observed["eval.prediction"] = model.eval()(**inference).logits
-    comparison.tensors(case.expected, observed)
+    comparison.tensors(case.expected, observed, lambda: gradients_in_float64(case, arguments))
     compare_gradient_norms(comparison, case, named.gradient_norms(case.description["grad_norms_of_all_parameters"]))
     return comparison
 

@@ -44,3 +44,16 @@ def test_a_key_without_counterpart_fails_unless_listed():
 def test_comparing_nothing_fails():
     with pytest.raises(AssertionError, match="nothing was compared"):
         Comparison().check()
+
+
+def test_float64_excuses_rounding_and_nothing_else():
+    exact = torch.tensor([1e-5, -2e-5], dtype=torch.float64)
+    golden, ours, wrong = (exact + torch.tensor(shift) for shift in ([2e-9, -1e-9], [-1e-9, 1e-9], [1e-8, 0.0]))
+    for expected, differences in ((golden, 0), (wrong, 1)):
+        comparison = Comparison()
+        comparison.tensors({"grad.a": expected.float()}, {"grad.a": ours.float()}, lambda: {"grad.a": exact})
+        assert len(comparison.differences) == differences
+        assert comparison.compared == 1
+    comparison = Comparison()
+    comparison.tensors({"grad.a": golden.float()}, {"grad.a": ours.float()})
+    assert comparison.differences

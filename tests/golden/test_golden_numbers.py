@@ -9,6 +9,7 @@ import pytest
 import torch
 from comparison import Comparison, GoldenCase
 from head_steps import compare_head_step
+from question_steps import compare_question_step
 from reference_files import REFERENCE_FILES
 from training_steps import compare_step, compare_step_across_processes
 
@@ -28,6 +29,8 @@ def runner_of(case: GoldenCase):
         return lambda: compare_step(case, "retrieval")
     if not single_stream and heads in (("entailment",), ("reasoning",), ("text-assignment",)):
         return lambda: compare_head_step(case, heads[0])
+    if not single_stream and heads == ("vqa",):
+        return lambda: compare_question_step(case)
     return None
 
 
@@ -47,4 +50,5 @@ def test_golden_numbers(golden, tally):
     comparison = compare(golden)
     tally["cases"] += 1
     tally["tensors"] += comparison.compared
+    tally["within_rounding"] += comparison.within_rounding
     comparison.check()

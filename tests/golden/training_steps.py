@@ -137,6 +137,14 @@ def compare_gradient_norms(comparison: Comparison, case: GoldenCase, observed: d
     )
 
 
+def gradients_in_float64(case: GoldenCase, arguments: dict) -> dict[str, torch.Tensor]:
+    """The gradients of a fine-tuning step with the checkpoint's own head, computed in float64."""
+    published = torch.load(case.checkpoint, weights_only=True)["model"]
+    model = convert_checkpoint(case.checkpoint, training_state=True, **case.config_overrides).train().double()
+    model(**arguments).loss.backward()
+    return PublishedNames(model, published).gradients({n for n in case.expected if n.startswith("grad.")}, "grad.")
+
+
 def compare_step_across_processes(case: GoldenCase, head: str) -> Comparison:
     """A case of several processes: each rank's tensors, under the prefix `rankR.`."""
     world_size = case.description["hyper"]["world_size"]

@@ -9,6 +9,7 @@ import torch
 from ..models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaPreTrainedModel
 from ..models.modeling_vicha_entailment import ViChaForVisualEntailment
 from ..models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
+from ..models.modeling_vicha_vqa import ViChaForVQA
 from ..models.training_state import TRAINING_STATE_PREFIX
 from .checkpoint_config import HEADS, detect_head, detect_layout, infer_config
 from .key_table import is_training_only, translate
@@ -17,6 +18,7 @@ from .key_table import is_training_only, translate
 _MODEL_CLASSES = {
     "pretraining": ViChaForPreTraining,
     "retrieval": ViChaForRetrieval,
+    "vqa": ViChaForVQA,
     "entailment": ViChaForVisualEntailment,
     "reasoning": ViChaForVisualReasoning,
     "text-assignment": ViChaForTextAssignment,
@@ -53,9 +55,7 @@ def convert_checkpoint(
     try:
         config = infer_config(tensors, options, config_overrides)
     except KeyError as error:
-        raise CheckpointError(
-            f"{path} lacks {error}, from which the model's sizes are read."
-        ) from error
+        raise CheckpointError(f"{path} lacks {error}, from which the model's sizes are read.") from error
     model = _MODEL_CLASSES[head](config)
     if training_state:
         model.add_training_state()

@@ -39,7 +39,8 @@ def attention_probabilities(
     if attention_mask is not None:
         scores = scores + attention_mask
     # Half-precision softmax loses the small probabilities that long image sequences are made of.
-    return nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    precision = torch.promote_types(scores.dtype, torch.float32)
+    return nn.functional.softmax(scores, dim=-1, dtype=precision).to(query.dtype)
 
 
 class AttentionRecord:

@@ -16,6 +16,7 @@ AUTO_CLASSES = {
         "AutoConfig": "configuration_vicha.ViChaConfig",
         "AutoModel": "modeling_vicha.ViChaModel",
         "AutoModelForPreTraining": "modeling_vicha.ViChaForPreTraining",
+        "AutoModelForVisualQuestionAnswering": "modeling_vicha_vqa.ViChaForVQA",
         "AutoModelForZeroShotImageClassification": "modeling_vicha.ViChaModel",
     },
 }

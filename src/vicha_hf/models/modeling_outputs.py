@@ -154,3 +154,29 @@ class TextAssignmentOutput(ModelOutput):
     labels: torch.Tensor | None = None
     pair_indices: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
+
+
+@dataclass
+class QuestionAnsweringOutput(ModelOutput):
+    """
+    `loss` = sum(weight * answer loss) / B; `answer_losses` [n]: each answer's summed token loss, unweighted;
+    `question_hidden_states` [B, T, d_t], the fused questions.
+    """
+
+    loss: torch.Tensor | None = None
+    answer_losses: torch.Tensor | None = None
+    question_hidden_states: torch.Tensor | None = None
+    distillation_alpha: float | None = None
+
+
+@dataclass
+class AnswerRankingOutput(ModelOutput):
+    """
+    Each question's candidates, best first: `answer_indices` [B, k] into the list, `probabilities` [B, k] among the
+    candidates, `scores` [B, k] log-likelihoods; `first_token_logits` [B, vocabulary].
+    """
+
+    answer_indices: torch.Tensor | None = None
+    probabilities: torch.Tensor | None = None
+    scores: torch.Tensor | None = None
+    first_token_logits: torch.Tensor | None = None

@@ -10,9 +10,10 @@ def distilled_cross_entropy(
     (1 - alpha) * cross-entropy with `labels` [M] + alpha * cross-entropy with the softmax of `teacher_logits`
     [M, classes], for each row of `logits` [M, classes] -> [M]. Without teacher logits the labels alone count.
     """
-    log_probabilities = logits.float().log_softmax(dim=-1)
+    precision = torch.promote_types(logits.dtype, torch.float32)
+    log_probabilities = logits.log_softmax(dim=-1, dtype=precision)
     hard = -log_probabilities.gather(1, labels[:, None]).squeeze(1)
     if teacher_logits is None:
         return hard
-    soft = -(log_probabilities * teacher_logits.float().softmax(dim=-1)).sum(dim=-1)
+    soft = -(log_probabilities * teacher_logits.softmax(dim=-1, dtype=precision)).sum(dim=-1)
     return (1 - alpha) * hard + alpha * soft

@@ -1,0 +1,318 @@
+"""Visual question answering by generating, or by ranking a list of answers (ALBEF section 5, VQA)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from transformers.utils import can_return_tuple, logging
+
+from .decoder_answer import QuestionEncoding
+from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
+from .objective_distillation import distilled_cross_entropy
+from .process_group import mean_over_processes
+from .task_classification import check_same_batch
+
+
+logger = logging.get_logger(__name__)
+
+# Pairs of question and candidate per decoded batch: bounds the memory of ranking whatever the length of the list.
+PAIRS_PER_BATCH = 256
+
+
+class QuestionAnsweringTask:
+    """
+    A head that owns an `answer_decoder` and its language head `mlm_head`, which is named as in pretraining, whose
+    head it starts from. To be mixed in before a family's `PreTrainedModel`.
+    """
+
+    _tied_weights_keys = {  # noqa: RUF012
+        "mlm_head.decoder.weight": "answer_decoder.embeddings.word_embeddings.weight"
+    }
+
+    def get_output_embeddings(self):
+        return self.mlm_head.decoder
+
+    def set_output_embeddings(self, new_embeddings):
+        self.mlm_head.decoder = new_embeddings
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """Resizes the embeddings of encoder and decoder together: they share the tokenizer."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        resized = self._get_resized_embeddings(
+            self.answer_decoder.get_input_embeddings(), embeddings.num_embeddings, None, mean_resizing
+        )
+        self.answer_decoder.set_input_embeddings(resized)
+        self.tie_weights()
+        return embeddings
+
+    def _online_modules(self) -> dict[str, nn.Module]:
+        return {
+            self.base_model_prefix: self.base_model,
+            "answer_decoder": self.answer_decoder,
+            "mlm_head": self.mlm_head,
+        }
+
+    def _start_missing_weights(self, missing: set[str]) -> None:
+        super()._start_missing_weights(missing)
+        layers = {f"answer_decoder.encoder.{name}" for name, _ in self.answer_decoder.encoder.named_parameters()}
+        if layers <= missing:
+            unmatched = self.answer_decoder.start_from_text_encoder(self.base_model.text_model)
+            self.tie_weights()
+            logger.warning(
+                "The answer decoder starts from the text encoder's embeddings and last layers"
+                + (f", except {unmatched}, which are new." if unmatched else ".")
+            )
+
+    def _encode_questions(
+        self, modules, pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
+    ) -> QuestionEncoding:
+        base = modules[self.base_model_prefix]
+        images = base.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
+        states = base.text_model(
+            input_ids,
+            attention_mask,
+            encoder_hidden_states=images.hidden_states,
+            encoder_attention_mask=images.attention_mask,
+        ).last_hidden_state
+        return modules["answer_decoder"].project_question(states, attention_mask)
+
+    def encode_questions(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+    ) -> QuestionEncoding:
+        """Pictures [B, 3, H, W] and questions [B, T], with or without concepts [B, C] -> [`QuestionEncoding`]."""
+        check_same_batch(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
+        return self._encode_questions(
+            self._online_modules(), pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
+        )
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        answer_input_ids: torch.Tensor | None = None,
+        answer_attention_mask: torch.Tensor | None = None,
+        answer_counts: torch.Tensor | None = None,
+        answer_weights: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        update_teacher: bool = True,
+        **kwargs,
+    ) -> QuestionAnsweringOutput:
+        """
+        The loss of given answers: sum(weight * summed token loss) / B. To answer, see `rank_answers` and `generate`.
+
+        Args:
+            pixel_values: [B, 3, H, W]; row b of pictures and questions is a pair.
+            input_ids, attention_mask: [B, T], the questions; 1 = attend.
+            concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
+            answer_input_ids, answer_attention_mask: [n, A], every question's answers, one question after the other,
+                [CLS] answer [SEP]; without a mask whatever is not padding is attended to and predicted.
+            answer_counts: [B], how many of the n answers belong to each question; one each by default.
+            answer_weights: [n]; by default an answer's share, 1 / count.
+            distillation_alpha: share of the teacher's soft labels; the configuration's by default. The loss is
+                distilled in training mode, plain cross-entropy in evaluation mode.
+            update_teacher: false for all but the first micro-batch of an accumulated step.
+
+        Raises:
+            ValueError: answers that do not belong to the questions.
+        """
+        if answer_input_ids is None:
+            raise ValueError("The loss needs `answer_input_ids` [n, A]; to answer, call `rank_answers` or `generate`.")
+        question_index, weights = self._assign_answers(len(input_ids), answer_input_ids, answer_counts, answer_weights)
+        if answer_attention_mask is None:
+            answer_attention_mask = (answer_input_ids != self.config.text_config.pad_token_id).long()
+        questions = (pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask)
+        answers = (answer_input_ids[:, :-1], answer_attention_mask[:, :-1])
+        predicted = answer_attention_mask[:, 1:].bool()
+        labels = answer_input_ids[:, 1:][predicted]
+        self._begin_training_step(update_teacher)
+
+        question = self.encode_questions(*questions)
+        states = self.answer_decoder(*answers, question=question, question_index=question_index).last_hidden_state
+        logits = self.mlm_head(states[predicted])
+        alpha, teacher_logits = None, None
+        if self.training:
+            alpha = self._distillation_alpha(distillation_alpha)
+            teacher_logits = self._teacher_logits(questions, answers, question_index, predicted)
+        effective = 0.0 if "vqa_alpha_unused" in self.config.reference_quirks else alpha
+        losses = distilled_cross_entropy(logits, teacher_logits, labels, effective)
+        answer_of_token = predicted.nonzero()[:, 0]
+        answer_losses = losses.new_zeros(len(predicted)).index_add(0, answer_of_token, losses)
+        count = torch.tensor(len(input_ids), device=losses.device)
+        return QuestionAnsweringOutput(
+            loss=mean_over_processes((weights * answer_losses).sum(), count),
+            answer_losses=answer_losses,
+            question_hidden_states=question.hidden_states,
+            distillation_alpha=alpha,
+        )
+
+    @torch.no_grad()
+    def _teacher_logits(self, questions, answers, question_index, predicted) -> torch.Tensor:
+        teacher = self._teacher()
+        question = self._encode_questions(teacher, *questions)
+        states = teacher["answer_decoder"](*answers, question=question, question_index=question_index)
+        return teacher["mlm_head"](states.last_hidden_state[predicted])
+
+    @staticmethod
+    def _assign_answers(num_questions, answer_input_ids, answer_counts, answer_weights):
+        """Each answer's question [n] and weight [n]."""
+        num_answers, device = len(answer_input_ids), answer_input_ids.device
+        if answer_counts is None:
+            answer_counts = torch.ones(num_questions, dtype=torch.long, device=device)
+        if answer_counts.shape != (num_questions,) or int(answer_counts.sum()) != num_answers:
+            raise ValueError(
+                f"`answer_counts` (shape {tuple(answer_counts.shape)}, sum {int(answer_counts.sum())}) must say for each "
+                f"of the {num_questions} questions how many of the {num_answers} rows of `answer_input_ids` are its own."
+            )
+        if answer_weights is None:
+            answer_weights = (1.0 / answer_counts.clamp(min=1)).repeat_interleave(answer_counts)
+        if answer_weights.shape != (num_answers,):
+            raise ValueError(
+                f"`answer_weights` has shape {tuple(answer_weights.shape)}; expected one weight for each row of "
+                f"`answer_input_ids`, [{num_answers}]."
+            )
+        return torch.arange(num_questions, device=device).repeat_interleave(answer_counts), answer_weights
+
+    @torch.no_grad()
+    def rank_answers(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        answers: Mapping[str, torch.Tensor] | torch.Tensor | None = None,
+        top_k: int = 128,
+    ) -> AnswerRankingOutput:
+        """
+        Ranks a closed list of answers: the first token's probability picks `top_k` candidates per question, the
+        likelihood of the whole answer orders them.
+
+        Args:
+            pixel_values: [B, 3, H, W].
+            input_ids, attention_mask: [B, T], the questions; 1 = attend.
+            concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional.
+            answers: the list as a tokenizer returns it, `input_ids` and `attention_mask` [M, A], or the ids alone; every
+                answer is [CLS] answer [SEP].
+            top_k: candidates per question, at most M are taken.
+
+        Raises:
+            ValueError: an answer that does not begin like the others, or has no token to predict.
+        """
+        answer_ids, answer_mask = self._answer_list(answers)
+        if top_k < 1:
+            raise ValueError(f"`top_k={top_k}`: ranking needs at least one candidate.")
+        k = min(top_k, len(answer_ids))
+        question = self.encode_questions(
+            pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
+        )
+        num_questions = len(input_ids)
+        start = answer_ids[0, 0].expand(num_questions, 1)
+        first_token_logits = self.answer_decoder(start, question=question, head=self.mlm_head).logits[:, 0]
+        first = first_token_logits.float().log_softmax(dim=-1).index_select(1, answer_ids[:, 1])
+        first, candidates = first.topk(k, dim=1)
+
+        rest = torch.zeros(num_questions * k, device=first.device)
+        flat = candidates.flatten()
+        question_of = torch.arange(num_questions, device=flat.device).repeat_interleave(k)
+        for pairs in answer_mask.sum(dim=1)[flat].argsort(stable=True).split(PAIRS_PER_BATCH):
+            rest[pairs] = self._rest_of_answers(
+                question, question_of[pairs], answer_ids[flat[pairs]], answer_mask[flat[pairs]]
+            )
+        scores = first + rest.view(num_questions, k)
+        if "vqa_first_token_twice" in self.config.reference_quirks:
+            scores = scores + first
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        return AnswerRankingOutput(
+            answer_indices=candidates.gather(1, order),
+            probabilities=scores.softmax(dim=1),
+            scores=scores,
+            first_token_logits=first_token_logits,
+        )
+
+    def _answer_list(self, answers) -> tuple[torch.Tensor, torch.Tensor]:
+        if answers is None:
+            raise ValueError("Ranking needs `answers`: the tokenised list, `input_ids` and `attention_mask` [M, A].")
+        ids = answers["input_ids"] if isinstance(answers, Mapping) else answers
+        mask = answers.get("attention_mask") if isinstance(answers, Mapping) else None
+        if mask is None:
+            mask = (ids != self.config.text_config.pad_token_id).long()
+        if ids.dim() != 2 or ids.shape != mask.shape or len(ids) == 0:
+            raise ValueError(
+                f"`answers` has ids {tuple(ids.shape)} and mask {tuple(mask.shape)}; expected both [M, A]."
+            )
+        wrong = (ids[:, 0] != ids[0, 0]) | (mask[:, :2].sum(dim=1) < 2)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"Answer {row} of `answers` ({ids[row].tolist()}) must begin with token {int(ids[0, 0])} like the first "
+                "one, and go on with at least one token."
+            )
+        return ids.to(self.device), mask.to(self.device)
+
+    def _rest_of_answers(self, question, question_index, answer_ids, answer_mask) -> torch.Tensor:
+        """The log-likelihood [n] of all tokens after the first, given the question and the tokens before."""
+        length = int(answer_mask.sum(dim=1).max())
+        answer_ids, answer_mask = answer_ids[:, :length], answer_mask[:, :length]
+        predicted = answer_mask[:, 2:].bool()
+        states = self.answer_decoder(
+            answer_ids[:, :-1], answer_mask[:, :-1], question=question, question_index=question_index
+        ).last_hidden_state
+        log_probabilities = self.mlm_head(states[:, 1:][predicted]).float().log_softmax(dim=-1)
+        tokens = log_probabilities.gather(1, answer_ids[:, 2:][predicted][:, None]).squeeze(1)
+        return tokens.new_zeros(len(answer_ids)).index_add(0, predicted.nonzero()[:, 0], tokens)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        max_new_tokens: int = 10,
+        **generation_options,
+    ) -> torch.Tensor:
+        """
+        Writes answers freely.
+
+        Args:
+            pixel_values: [B, 3, H, W].
+            input_ids, attention_mask: [B, T], the questions; 1 = attend.
+            concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional.
+            max_new_tokens: longest answer, tokens, the final [SEP] included.
+            generation_options: of [`~transformers.GenerationMixin.generate`], e.g. `num_beams=3`; greedy by default.
+
+        Returns:
+            Token ids [B, L] without the leading [CLS], padded after [SEP].
+        """
+        text = self.config.text_config
+        question = self.encode_questions(
+            pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
+        )
+        start = input_ids.new_full((len(input_ids), 1), text.cls_token_id)
+        options = {
+            "eos_token_id": text.sep_token_id,
+            "pad_token_id": text.pad_token_id,
+            "bos_token_id": text.cls_token_id,
+            "do_sample": False,
+            "use_cache": False,
+        }
+        answers = self.answer_decoder.generate(
+            start,
+            attention_mask=torch.ones_like(start),
+            question=question,
+            question_index=torch.arange(len(start), device=start.device),
+            head=self.mlm_head,
+            max_new_tokens=max_new_tokens,
+            **(options | generation_options),
+        )
+        return answers[:, 1:] if isinstance(answers, torch.Tensor) else answers

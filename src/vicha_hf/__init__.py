@@ -7,6 +7,7 @@ from .models.hub_export import AUTO_CLASSES
 from .models.image_processing_vicha import ViChaImageProcessor
 from .models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaModel
 from .models.modeling_vicha_entailment import ViChaForVisualEntailment
+from .models.modeling_vicha_grounding import ViChaForGrounding
 from .models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
 from .models.modeling_vicha_vqa import ViChaForVQA
 from .models.processing_vicha import ViChaProcessor
@@ -29,6 +30,7 @@ _register_family(ViChaConfig, ViChaImageProcessor, ViChaProcessor)
 
 __all__ = [
     "ViChaConfig",
+    "ViChaForGrounding",
     "ViChaForPreTraining",
     "ViChaForRetrieval",
     "ViChaForTextAssignment",

@@ -43,7 +43,9 @@ def _add_convert(commands) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE.pth")
     parser.add_argument("output", type=Path, metavar="OUT_DIR")
     parser.add_argument(
-        "--head", help="what the checkpoint is for (pretraining, retrieval); by default what its keys say"
+        "--head",
+        help="what the checkpoint is for: pretraining, retrieval, vqa, entailment, reasoning, grounding or "
+        "text-assignment; by default what its keys say (retrieval and grounding share theirs)",
     )
     parser.add_argument("--training-state", action="store_true", help="keep the teacher and the queues")
     parser.add_argument(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from comparison import Comparison, GoldenCase
+from grounding_maps import compare_grounding
 from head_steps import compare_head_step
 from question_steps import compare_question_step
 from reference_files import REFERENCE_FILES
@@ -27,6 +28,8 @@ def runner_of(case: GoldenCase):
         return lambda: run(case, "pretraining")
     if not single_stream and "retrieval" in heads and "idx" in case.inputs:
         return lambda: compare_step(case, "retrieval")
+    if not single_stream and "grounding" in heads and "blocks" in case.description:
+        return lambda: compare_grounding(case)
     if not single_stream and heads in (("entailment",), ("reasoning",), ("text-assignment",)):
         return lambda: compare_head_step(case, heads[0])
     if not single_stream and heads == ("vqa",):

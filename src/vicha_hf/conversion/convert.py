@@ -8,6 +8,7 @@ import torch
 
 from ..models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaPreTrainedModel
 from ..models.modeling_vicha_entailment import ViChaForVisualEntailment
+from ..models.modeling_vicha_grounding import ViChaForGrounding
 from ..models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
 from ..models.modeling_vicha_vqa import ViChaForVQA
 from ..models.training_state import TRAINING_STATE_PREFIX
@@ -20,6 +21,7 @@ _MODEL_CLASSES = {
     "retrieval": ViChaForRetrieval,
     "vqa": ViChaForVQA,
     "entailment": ViChaForVisualEntailment,
+    "grounding": ViChaForGrounding,
     "reasoning": ViChaForVisualReasoning,
     "text-assignment": ViChaForTextAssignment,
 }

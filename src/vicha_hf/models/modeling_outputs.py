@@ -180,3 +180,26 @@ class AnswerRankingOutput(ModelOutput):
     probabilities: torch.Tensor | None = None
     scores: torch.Tensor | None = None
     first_token_logits: torch.Tensor | None = None
+
+
+@dataclass
+class GroundingOutput(ModelOutput):
+    """
+    `heatmaps` [B, h, w] over the patches. What they are made of: `attention` and `attention_gradient` (clamped at 0),
+    [B, heads, T, h, w] with 0 at the text positions that do not count (`"itm"`) or [B, heads, h, w] (`"itc"`); and
+    `match_logits` [B, 2] or `similarity` [B, B], divided by the temperature.
+    """
+
+    heatmaps: torch.Tensor | None = None
+    match_logits: torch.Tensor | None = None
+    similarity: torch.Tensor | None = None
+    attention: torch.Tensor | None = None
+    attention_gradient: torch.Tensor | None = None
+
+
+@dataclass
+class BoxRankingOutput(ModelOutput):
+    """`best_indices` [B]: each picture's best box, -1 where none scores above 0; `scores`: each picture's [n]."""
+
+    best_indices: torch.Tensor | None = None
+    scores: tuple[torch.Tensor, ...] | None = None

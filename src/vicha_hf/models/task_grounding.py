@@ -1,0 +1,209 @@
+"""
+Weakly supervised grounding: where in the picture is what the expression names?
+
+References:
+    [1] Selvaraju et al., Grad-CAM, arXiv 1610.02391.
+    [2] Li et al., Align before Fuse (ALBEF), arXiv 2107.07651, section 6.4 (RefCOCO+).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from .encoder_attention import recorded_attention
+from .modeling_outputs import BoxRankingOutput, GroundingOutput
+from .objective_itm import MATCH
+from .task_classification import check_same_batch
+
+
+METHODS = ("itm", "itc")
+
+
+def rank_boxes(
+    heatmaps: torch.Tensor,
+    boxes: Sequence[torch.Tensor | Sequence[Sequence[float]]],
+    image_sizes: Sequence[tuple[int, int]],
+    area_exponent: float = 0.5,
+) -> BoxRankingOutput:
+    """
+    Scores boxes by the heat inside them: sum / area^0.5, on the map brought to the picture's size (bicubic).
+
+    Args:
+        heatmaps: [B, h, w].
+        boxes: for each picture its proposals [n, 4], (x, y, width, height) in pixels; edges are cut to whole pixels.
+        image_sizes: for each picture (height, width), pixels.
+        area_exponent: 0 favours large boxes, 1 small ones.
+
+    Raises:
+        ValueError: not one list of boxes and one size per map, or a box without area.
+    """
+    if not len(heatmaps) == len(boxes) == len(image_sizes):
+        raise ValueError(
+            f"{len(heatmaps)} `heatmaps`, {len(boxes)} lists of `boxes` and {len(image_sizes)} `image_sizes`: give one "
+            "of each per picture."
+        )
+    all_scores, best = [], []
+    for number, (heatmap, proposals, size) in enumerate(zip(heatmaps, boxes, image_sizes, strict=True)):
+        upsampled = nn.functional.interpolate(
+            heatmap[None, None].float(), size=tuple(size), mode="bicubic", align_corners=False
+        )[0, 0]
+        scores = []
+        for x, y, width, height in torch.as_tensor(proposals, dtype=torch.float64).reshape(-1, 4).tolist():
+            if width <= 0 or height <= 0:
+                raise ValueError(
+                    f"`boxes[{number}]` holds {(x, y, width, height)}: a box is (x, y, width, height) with an area."
+                )
+            inside = upsampled[max(int(y), 0) : max(int(y + height), 0), max(int(x), 0) : max(int(x + width), 0)]
+            scores.append(inside.sum() / (width * height) ** area_exponent)
+        scores = torch.stack(scores) if scores else upsampled.new_zeros(0)
+        found = len(scores) > 0 and bool(scores.max() > 0)
+        best.append(int(scores.argmax()) if found else -1)
+        all_scores.append(scores)
+    return BoxRankingOutput(best_indices=torch.tensor(best, device=heatmaps.device), scores=tuple(all_scores))
+
+
+class GroundingTask:
+    """
+    Grad-CAM heat maps on top of a retrieval head. To be mixed in before a family's retrieval class, whose training and
+    weights it shares.
+    """
+
+    rank_boxes = staticmethod(rank_boxes)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        method: str = "itm",
+        layer: int | None = None,
+        return_loss: bool | None = None,
+        **training_inputs,
+    ):
+        """
+        In training mode the retrieval losses, otherwise heat maps.
+
+        Args:
+            pixel_values: [B, 3, H, W]; row b of pictures and expressions is a pair.
+            input_ids, attention_mask: [B, T], 1 = attend.
+            concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
+            method: `"itm"`: the match logit's gradient in a fusion layer's cross-attention. `"itc"`: the similarity's
+                gradient in a vision layer's [CLS] attention.
+            layer: 0-based, of the text encoder (`"itm"`) or the vision encoder (`"itc"`); two thirds up by default,
+                which is the published layer 8 of 12, or the first fusion layer if that is higher.
+            return_loss: the retrieval losses instead of heat maps; by default in training mode.
+            training_inputs: further arguments of the retrieval class, e.g. `image_ids`.
+
+        Returns:
+            [`GroundingOutput`], or the retrieval class's output.
+
+        Raises:
+            ValueError: unknown method or layer, or heat maps asked for in training mode.
+        """
+        if self.training if return_loss is None else return_loss:
+            return super().forward(
+                pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask, **training_inputs
+            )
+        if self.training:
+            raise ValueError("Heat maps need a model without dropout: call `model.eval()` first.")
+        if method not in METHODS:
+            raise ValueError(f"`method={method!r}` is not known; choose one of {METHODS}.")
+        check_same_batch(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
+        images = (pixel_values, concept_input_ids, concept_attention_mask)
+        with _gradients_enabled():
+            images, texts = _usable(images), _usable((input_ids, attention_mask))
+            if method == "itm":
+                return self._match_heatmaps(images, texts, layer)
+            return self._similarity_heatmaps(images, texts, layer)
+
+    def _match_heatmaps(self, images, texts, layer) -> GroundingOutput:
+        base, (input_ids, attention_mask) = self.base_model, texts
+        config = base.text_model.config
+        first, end = config.first_cross_attention_layer, config.num_hidden_layers
+        layer = _resolve_layer(layer, max(first, end * 2 // 3), first, end, "itm")
+        with torch.no_grad():
+            encoded = base.encode_images(*images)
+        with recorded_attention(base.text_model.encoder.layer[layer].crossattention.self) as record:
+            states = base.text_model(
+                input_ids,
+                attention_mask,
+                encoder_hidden_states=encoded.hidden_states,
+                encoder_attention_mask=encoded.attention_mask,
+            ).last_hidden_state
+        logits = self.itm_head(states[:, 0])
+        (gradient,) = torch.autograd.grad(logits[:, MATCH].sum(), record.probabilities)
+        grid = self._grid(images[0])
+        counted, number = self._counted_positions(input_ids, attention_mask)
+        counted = counted[:, None, :, None, None]
+        attention = _on_grid(record.probabilities, grid) * counted
+        gradient = _on_grid(gradient, grid).clamp(min=0) * counted
+        heatmaps = (attention * gradient).mean(dim=1).sum(dim=1) / number[:, None, None]
+        return GroundingOutput(
+            heatmaps=heatmaps, match_logits=logits.detach(), attention=attention, attention_gradient=gradient
+        )
+
+    def _similarity_heatmaps(self, images, texts, layer) -> GroundingOutput:
+        base = self.base_model
+        depth = len(base.vision_model.layers)
+        layer = _resolve_layer(layer, depth * 2 // 3, 0, depth, "itc")
+        with torch.no_grad():
+            text_embeds = base.encode_texts(*texts).embeds
+        with recorded_attention(base.vision_model.layers[layer].attention) as record:
+            image_embeds = base.encode_images(*images).embeds
+        similarity = image_embeds @ text_embeds.T / base.temperature
+        (gradient,) = torch.autograd.grad(similarity.diagonal().sum(), record.probabilities)
+        grid = self._grid(images[0])
+        attention = _on_grid(record.probabilities[:, :, 0], grid)
+        gradient = _on_grid(gradient[:, :, 0], grid).clamp(min=0)
+        return GroundingOutput(
+            heatmaps=(attention * gradient).mean(dim=1),
+            similarity=similarity.detach(),
+            attention=attention,
+            attention_gradient=gradient,
+        )
+
+    def _grid(self, pixel_values) -> tuple[int, int]:
+        patch = self.config.vision_config.patch_size
+        return pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
+
+    def _counted_positions(self, input_ids, attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which text positions make the map [B, T], and by how many it is averaged [B]: words by default."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if "gradcam_all_positions" in self.config.reference_quirks:
+            return mask, torch.full_like(mask[:, 0], mask.shape[1])
+        text = self.config.text_config
+        words = mask.bool() & (input_ids != text.cls_token_id)
+        if text.sep_token_id is not None:
+            words = words & (input_ids != text.sep_token_id)
+        # An expression without words has a map of zeros.
+        return words, words.sum(dim=1).clamp(min=1)
+
+
+@contextmanager
+def _gradients_enabled() -> Iterator[None]:
+    """Heat maps are inference with a gradient: callers may have switched gradients off, in either way."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _usable(tensors):
+    """Tensors made in inference mode cannot take part in a gradient; their copies can."""
+    return tuple(
+        tensor.clone() if isinstance(tensor, torch.Tensor) and tensor.is_inference() else tensor for tensor in tensors
+    )
+
+
+def _resolve_layer(layer: int | None, default: int, first: int, end: int, method: str) -> int:
+    layer = default if layer is None else layer
+    if not first <= layer < end:
+        raise ValueError(f"`layer={layer}`: with `method={method!r}` this model has layers {first} to {end - 1}.")
+    return layer
+
+
+def _on_grid(over_keys: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """[..., 1 + P + C] over [CLS], patches and concepts -> [..., h, w] over the patches."""
+    return over_keys[..., 1 : 1 + grid[0] * grid[1]].unflatten(-1, grid).detach().float()

@@ -61,6 +61,7 @@ IMPOSSIBLE = [
     ("distillation_alpha", {"distillation_alpha": -0.1}, "-0.1", "between 0 and 1"),
     ("temperature_init", {"temperature_init": 0.0}, "0.0", "positive"),
     ("queue_size", {"queue_size": -1}, "-1", "0 for no queue"),
+    ("queue_warmup_batches", {"queue_warmup_batches": -1}, "-1", "0 for none"),
     ("num_concept_layers", {"num_concept_layers": 3}, "3", "0 uses the embeddings only"),
     ("num_concept_layers", {"num_concept_layers": -1}, "-1", "0 uses the embeddings only"),
     ("hierarchical_itc_levels", {"hierarchical_itc_levels": 3}, "3", "choose 1 to 2"),

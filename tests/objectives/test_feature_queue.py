@@ -23,7 +23,7 @@ def contents(queue):
     numbers = [int(queue.image_features[place, 0]) for place in places]
     assert [int(queue.text_features[place, 1]) for place in places] == numbers
     assert [int(queue.image_ids[place]) for place in places] == [100 + number for number in numbers]
-    assert sorted(places) == queue.filled().nonzero().flatten().tolist()
+    assert sorted(places) == queue.usable().nonzero().flatten().tolist()
     return numbers
 
 
@@ -45,7 +45,7 @@ def test_ring_buffer_holds_the_latest_of_any_batches(batch_sizes):
 def test_no_queue():
     queue = FeatureQueue(0, WIDTH)
     queue.enqueue(*batch_of(1, 3))
-    assert queue.filled().shape == (0,) and queue.image_features.shape == (0, WIDTH)
+    assert queue.usable().shape == (0,) and queue.image_features.shape == (0, WIDTH)
 
 
 def test_features_without_ids_belong_to_no_image():
@@ -70,3 +70,12 @@ def test_features_keep_no_graph_and_take_the_queue_precision():
     queue.enqueue(images.half().requires_grad_(), texts.half(), ids.int())
     assert queue.image_features.dtype == torch.float32 and not queue.image_features.requires_grad
     assert contents(queue) == [1, 2]
+
+
+def test_entries_are_used_when_the_warmup_is_over():
+    queue = FeatureQueue(4, WIDTH, warmup_batches=2)
+    usable = []
+    for _ in range(3):
+        queue.enqueue(torch.randn(1, WIDTH), torch.randn(1, WIDTH))
+        usable.append(int(queue.usable().sum()))
+    assert usable == [0, 2, 3]

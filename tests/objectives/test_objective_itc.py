@@ -78,7 +78,7 @@ def test_both_directions_equal_a_loop(case, alpha, same_image):
         queue,
         None if ids is None else torch.tensor(ids),
     )
-    stored = [] if queue is None else [entry for entry in range(queue.size) if queue.filled()[entry]]
+    stored = [] if queue is None else [entry for entry in range(queue.size) if queue.usable()[entry]]
     column_ids = None if ids is None else ids + [int(queue.image_ids[entry]) for entry in stored]
     image_columns = list(teacher_images) + [queue.image_features[entry] for entry in stored]
     text_columns = list(teacher_texts) + [queue.text_features[entry] for entry in stored]

@@ -147,5 +147,5 @@ def _load(model, tensors, path, training_state: bool) -> None:
 
 def _not_in_checkpoints(names) -> set[str]:
     """What the published code does not store: how full the queue is, the ids of its images, the teacher's temperature."""
-    absent = ("queue.num_filled", "queue.image_ids", "teacher.vicha.temperature")
+    absent = ("queue.num_filled", "queue.num_batches", "queue.image_ids", "teacher.vicha.temperature")
     return {name for name in names if name.endswith(absent)}

@@ -187,6 +187,8 @@ class ViChaConfig(PreTrainedConfig):
         mim_decoder_hidden_size, mim_decoder_layers, mim_decoder_heads: the reconstruction decoder (768, 2, 16).
         mlm_probability (`float`, defaults to 0.15): share of the tokens that is predicted.
         queue_size (`int`, defaults to 65536): teacher features of past samples that serve as negatives.
+        queue_warmup_batches (`int`, defaults to 0): batches before they do. The paper starts from pretrained encoders
+            and needs none; from random weights the queue hinders the first steps.
         momentum (`float`, defaults to 0.995): of the teacher's moving average.
         distillation_alpha (`float`, defaults to 0.4): share of the teacher's soft targets in ITC and MLM.
         reference_quirks (`list[str]`, defaults to none): departures of the published code to reproduce, by name.
@@ -215,6 +217,7 @@ class ViChaConfig(PreTrainedConfig):
     mim_decoder_heads: int = 16
     mlm_probability: float = 0.15
     queue_size: int = 65536
+    queue_warmup_batches: int = 0
     momentum: float = 0.995
     distillation_alpha: float | int = 0.4
     initializer_range: float = 0.02
@@ -249,6 +252,7 @@ class ViChaConfig(PreTrainedConfig):
             _require(0 <= value <= 1, field, value, "it lies between 0 and 1.")
         _require(self.temperature_init > 0, "temperature_init", self.temperature_init, "a temperature is positive.")
         _require(self.queue_size >= 0, "queue_size", self.queue_size, "use 0 for no queue.")
+        _require(self.queue_warmup_batches >= 0, "queue_warmup_batches", self.queue_warmup_batches, "use 0 for none.")
         _require(
             text.encoder_hidden_size == vision.hidden_size,
             "text_config.encoder_hidden_size",

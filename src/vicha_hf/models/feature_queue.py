@@ -11,25 +11,34 @@ UNKNOWN_IMAGE = -1
 
 class FeatureQueue(nn.Module):
     """
-    A ring buffer of the last `size` image and text features with the ids of their images. It starts empty: unfilled
-    entries are marked by [`~FeatureQueue.filled`] and are nobody's negatives. Any batch size fits any queue size.
+    A ring buffer of the last `size` image and text features with the ids of their images. It starts empty: entries that
+    may serve as negatives are told by [`~FeatureQueue.usable`]. Any batch size fits any queue size.
+
+    Args:
+        size: number K of entries; 0 for no queue.
+        width: of the features, E.
+        warmup_batches: batches to see before any entry is used. From random weights the first features change so
+            quickly that a past batch's are told from the present ones by their age, which teaches nothing.
 
     Buffers: `image_features`, `text_features` [K, E]; `image_ids` [K]; `pointer` [1], the next entry to be written;
-    `num_filled` [1].
+    `num_filled` [1]; `num_batches` [1], how many were seen.
     """
 
-    def __init__(self, size: int, width: int):
+    def __init__(self, size: int, width: int, warmup_batches: int = 0):
         super().__init__()
         self.size = size
+        self.warmup_batches = warmup_batches
         self.register_buffer("image_features", torch.zeros(size, width))
         self.register_buffer("text_features", torch.zeros(size, width))
         self.register_buffer("image_ids", torch.full((size,), UNKNOWN_IMAGE, dtype=torch.long))
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
         self.register_buffer("num_filled", torch.zeros(1, dtype=torch.long))
+        self.register_buffer("num_batches", torch.zeros(1, dtype=torch.long))
 
-    def filled(self) -> torch.Tensor:
-        """[K], true where an entry holds a feature."""
-        return torch.arange(self.size, device=self.num_filled.device) < self.num_filled
+    def usable(self) -> torch.Tensor:
+        """[K], true where an entry holds a feature and the warm-up is over."""
+        filled = torch.arange(self.size, device=self.num_filled.device) < self.num_filled
+        return filled & (self.num_batches >= self.warmup_batches)
 
     @torch.no_grad()
     def enqueue(
@@ -49,3 +58,4 @@ class FeatureQueue(nn.Module):
             buffer.index_copy_(0, positions, values[written - kept :].to(buffer.dtype))
         self.pointer.copy_((self.pointer + written) % self.size)
         self.num_filled.copy_((self.num_filled + written).clamp(max=self.size))
+        self.num_batches.add_(1)

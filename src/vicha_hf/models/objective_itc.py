@@ -86,7 +86,7 @@ class ImageTextContrast(nn.Module):
         if queue is not None:
             image_columns = torch.cat([image_columns, queue.image_features.to(image_columns.dtype)])
             text_columns = torch.cat([text_columns, queue.text_features.to(text_columns.dtype)])
-            allowed = torch.cat([allowed, queue.filled()])
+            allowed = torch.cat([allowed, queue.usable()])
             column_ids = None if column_ids is None else torch.cat([column_ids, queue.image_ids])
 
         positives = nn.functional.one_hot(own_pair, image_columns.shape[0]).to(image_embeds.dtype)

@@ -13,7 +13,8 @@ class ContrastAndMatch(RetrievalScoring):
     """
 
     def _new_queue(self) -> FeatureQueue:
-        return FeatureQueue(self.config.queue_size, self.config.projection_dim)
+        config = self.config
+        return FeatureQueue(config.queue_size, config.projection_dim, config.queue_warmup_batches)
 
     def _contrast(self, images, texts, teacher_images, teacher_texts, alpha, image_ids):
         queue = None if self.training_state is None else self.training_state.queue

@@ -9,10 +9,12 @@ from safetensors.torch import load_file
 
 from vicha_hf.data import randaugment, transforms
 from vicha_hf.data.text_cleaning import clean_caption, clean_question
+from vicha_hf.evaluation import grounding, vqa
 from vicha_hf.evaluation.retrieval import retrieval_metrics
 from vicha_hf.models.encoder_vision import interpolate_positions
 from vicha_hf.models.image_processing_vicha import ViChaImageProcessor
 from vicha_hf.models.objective_mim import sincos_positions
+from vicha_hf.models.task_grounding import rank_boxes
 from vicha_hf.training.schedule import published_learning_rate
 
 
@@ -117,10 +119,58 @@ def retrieval_recalls(path: Path) -> Comparison:
     return comparison
 
 
+def vqa_metrics(path: Path) -> Comparison:
+    comparison = Comparison()
+    golden = json.loads(path.read_text())
+    for case in golden["normalisation"]:
+        text = case["input"]
+        comparison.equal(f"punctuation({text!r})", case["processPunctuation"], vqa.normalize_punctuation(text))
+        comparison.equal(f"words({text!r})", case["processDigitArticle"], vqa.normalize_words(text))
+        comparison.equal(f"both({text!r})", case["both"], vqa.normalize_answer(text))
+    predictions = {question: result["answer"] for question, result in golden["input"]["results"].items()}
+    observed = vqa.vqa_accuracy(predictions, golden["input"]["questions"])
+    comparison.equal("overall", golden["accuracy"]["overall"], observed["overall"])
+    comparison.equal("by question type", golden["accuracy"]["perQuestionType"], observed["per_question_type"])
+    comparison.equal("by answer type", golden["accuracy"]["perAnswerType"], observed["per_answer_type"])
+    for question, accuracy in golden["per_question"].items():
+        comparison.equal(f"question {question}", accuracy, observed["per_question"][question])
+    return comparison
+
+
+def grounding_metrics(path: Path) -> Comparison:
+    comparison = Comparison()
+    golden = json.loads(path.read_text())
+    for index, pair in enumerate(golden["iou"]):
+        overlap = grounding.intersection_over_union(pair["box1"], pair["box2"])
+        comparison.tensor(f"iou {index}", torch.tensor([pair["iou"]]), torch.tensor([overlap]))
+    cases = golden["cases"]
+    ranking = rank_boxes(
+        torch.tensor([case["heatmap"] for case in cases]),
+        [case["detections"] for case in cases],
+        [(case["height"], case["width"]) for case in cases],
+        area_exponent=golden["alpha"],
+    )
+    chosen = []
+    for case, best, scores in zip(cases, ranking.best_indices.tolist(), ranking.scores, strict=True):
+        chosen.append(case["detections"][best] if best >= 0 else None)
+        comparison.tensor(f"{case['ref_id']}.scores", torch.tensor(case["scores"]), scores)
+        comparison.equal(f"{case['ref_id']}.chosen_box", case["chosen_box"], chosen[-1])
+        overlap = 0.0 if chosen[-1] is None else grounding.intersection_over_union(chosen[-1], case["ref_box"])
+        comparison.tensor(f"{case['ref_id']}.iou", torch.tensor([float(case["iou"])]), torch.tensor([overlap]))
+    accuracy = grounding.grounding_accuracy(
+        chosen, [case["ref_box"] for case in cases], [case["split"] for case in cases]
+    )
+    for split, value in accuracy.items():
+        comparison.tensor(f"{split}_d", torch.tensor([golden["accuracy"][f"{split}_d"]]), torch.tensor([value]))
+    return comparison
+
+
 REFERENCE_FILES = {
     "pos_embed.safetensors": position_embeddings,
     "text_cleaning.json": text_cleaning,
     "lr_schedule.json": learning_rates,
     "randaugment.json": augmentation,
     "retrieval_metrics.json": retrieval_recalls,
+    "vqa_eval.json": vqa_metrics,
+    "grounding_eval.json": grounding_metrics,
 }

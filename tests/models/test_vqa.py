@@ -1,0 +1,164 @@
+"""Question answering: loss and ranking against loops over single answers, generation, and input that is refused."""
+
+import pytest
+import torch
+from head_checks import ANSWERS, inference_inputs, step_inputs, tiny_head
+from tiny_models import CLS, PAD, SEP
+
+
+def _token_log_likelihoods(model, inputs, row, answer, modules=None):
+    """log p(token | tokens before, question) of one unpadded answer to one unpadded question."""
+    vicha, decoder, head = modules or (model.vicha, model.answer_decoder, model.mlm_head)
+    concepts = inputs["concept_attention_mask"][row].sum()
+    images = vicha.encode_images(
+        inputs["pixel_values"][row : row + 1], inputs["concept_input_ids"][row : row + 1, :concepts]
+    )
+    question = inputs["input_ids"][row : row + 1, : inputs["attention_mask"][row].sum()]
+    states = vicha.text_model(question, encoder_hidden_states=images.hidden_states).last_hidden_state
+    question = decoder.project_question(states)
+    distributions = []
+    for length in range(1, len(answer)):
+        last = decoder(answer[None, :length], question=question).last_hidden_state[0, -1]
+        distributions.append(head(last).log_softmax(0))
+    return torch.stack(distributions)
+
+
+def _answer(index, answers=ANSWERS):
+    return answers["input_ids"][index, : answers["attention_mask"][index].sum()]
+
+
+@torch.no_grad()
+def _rank_by_loop(model, inputs, row, k, first_token_twice):
+    firsts, scores = [], []
+    for index in range(len(ANSWERS["input_ids"])):
+        answer = _answer(index)
+        tokens = _token_log_likelihoods(model, inputs, row, answer)[torch.arange(len(answer) - 1), answer[1:]]
+        firsts.append(tokens[0])
+        scores.append(tokens.sum() + (tokens[0] if first_token_twice else 0.0))
+    chosen = torch.stack(firsts).topk(k).indices
+    scores, order = torch.stack(scores)[chosen].sort(descending=True)
+    return chosen[order], scores
+
+
+@pytest.mark.parametrize("quirks", [[], ["vqa_first_token_twice"]])
+@pytest.mark.parametrize("k", [1, 4, 99])
+def test_ranking_against_a_loop(quirks, k):
+    model, inputs = tiny_head("vqa", reference_quirks=quirks), inference_inputs("vqa")
+    ranking = model.rank_answers(**inputs, answers=ANSWERS, top_k=k)
+    for row in range(3):
+        indices, scores = _rank_by_loop(model, inputs, row, min(k, 7), bool(quirks))
+        assert ranking.answer_indices[row].tolist() == indices.tolist()
+        torch.testing.assert_close(ranking.scores[row], scores, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ranking.probabilities[row], scores.softmax(0), rtol=1e-4, atol=1e-5)
+
+
+def test_ranking_in_small_batches_of_pairs(monkeypatch):
+    model, inputs = tiny_head("vqa"), inference_inputs("vqa")
+    whole = model.rank_answers(**inputs, answers=ANSWERS, top_k=5)
+    monkeypatch.setattr("vicha_hf.models.task_question_answering.PAIRS_PER_BATCH", 4)
+    torch.testing.assert_close(model.rank_answers(**inputs, answers=ANSWERS, top_k=5).scores, whole.scores)
+    ids_alone = model.rank_answers(**inputs, answers=ANSWERS["input_ids"], top_k=5)
+    torch.testing.assert_close(ids_alone.scores, whole.scores)
+
+
+@pytest.mark.parametrize("quirks", [[], ["vqa_alpha_unused"]])
+def test_distilled_loss_against_a_loop(quirks):
+    alpha, model = 0.3, tiny_head("vqa", momentum=0.7, reference_quirks=quirks).train()
+    model.add_training_state()
+    with torch.no_grad():
+        for parameter in model.answer_decoder.parameters():
+            parameter.mul_(1.2)
+    inputs = step_inputs("vqa")
+    weights = torch.tensor([0.5, 0.3, 0.2, 1.0])
+    output = model(**inputs, answer_weights=weights, distillation_alpha=alpha)
+    teacher = model.training_state.teacher
+    teacher = (teacher["vicha"], teacher["answer_decoder"], teacher["mlm_head"])
+    question_of, expected = inputs["answer_counts"].cumsum(0), 0.0
+    for index, weight in enumerate(weights):
+        row = int((question_of <= index).sum())
+        answer = inputs["answer_input_ids"][index, : inputs["answer_attention_mask"][index].sum()]
+        with torch.no_grad():
+            online = _token_log_likelihoods(model, inputs, row, answer)
+            soft = _token_log_likelihoods(model, inputs, row, answer, teacher).exp()
+        hard = -online[torch.arange(len(answer) - 1), answer[1:]]
+        losses = hard if quirks else (1 - alpha) * hard - alpha * (soft * online).sum(1)
+        torch.testing.assert_close(output.answer_losses[index].detach(), losses.sum(), rtol=1e-4, atol=1e-4)
+        expected += weight * losses.sum()
+    torch.testing.assert_close(output.loss.detach(), expected / 3, rtol=1e-4, atol=1e-4)
+
+
+def test_default_weights_are_shares_and_counts_one_each():
+    model, inputs = tiny_head("vqa"), step_inputs("vqa")
+    output = model(**inputs)
+    shares = torch.tensor([1.0, 0.5, 0.5, 1.0])
+    torch.testing.assert_close(output.loss, (shares * output.answer_losses).sum() / 3)
+    single = {key: value[:3] for key, value in inputs.items() if key.startswith("answer_") and "counts" not in key}
+    output = model(**inference_inputs("vqa"), **single)
+    torch.testing.assert_close(output.loss, output.answer_losses.mean())
+
+
+def test_padding_of_answers_changes_nothing():
+    model, inputs = tiny_head("vqa"), step_inputs("vqa")
+    padded = {
+        key: torch.nn.functional.pad(inputs[key], (0, 3)) for key in ("answer_input_ids", "answer_attention_mask")
+    }
+    torch.testing.assert_close(model(**inputs | padded).loss, model(**inputs).loss)
+
+
+def test_greedy_generation_takes_the_likeliest_token():
+    model, inputs = tiny_head("vqa"), inference_inputs("vqa")
+    with torch.no_grad():
+        # Lets some answers end early, others not.
+        model.mlm_head.decoder.bias[SEP] += 4.0
+        written = model.generate(**inputs, max_new_tokens=6)
+    for row in range(3):
+        answer = torch.tensor([CLS])
+        while len(answer) < 7 and answer[-1] != SEP:
+            with torch.no_grad():
+                tokens = _token_log_likelihoods(model, inputs, row, torch.cat([answer, answer[:1]]))
+            answer = torch.cat([answer, tokens[-1].argmax()[None]])
+        assert written[row, : len(answer) - 1].tolist() == answer[1:].tolist()
+        assert (written[row, len(answer) - 1 :] == PAD).all()
+
+
+@torch.no_grad()
+def test_beams_find_answers_at_least_as_likely():
+    model, inputs = tiny_head("vqa", seed=1), inference_inputs("vqa")
+    likelihoods = []
+    for beams in (1, 4):
+        written = model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, num_beams=beams)
+        total = 0.0
+        for row in range(3):
+            answer = torch.cat([torch.tensor([CLS]), written[row]])
+            total += _token_log_likelihoods(model, inputs, row, answer)[torch.arange(3), answer[1:]].sum()
+        likelihoods.append(total)
+    assert likelihoods[1] >= likelihoods[0] - 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answer_counts": torch.tensor([1, 1, 1])}, "answer_counts"),
+        ({"answer_counts": torch.tensor([2, 2])}, "3 questions"),
+        ({"answer_weights": torch.tensor([1.0, 1.0])}, r"\[4\]"),
+        ({"answer_input_ids": None}, "rank_answers"),
+    ],
+)
+def test_impossible_answers(change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_head("vqa")(**step_inputs("vqa") | change)
+
+
+@pytest.mark.parametrize(
+    ("answers", "top_k", "message"),
+    [
+        (None, 1, "answers"),
+        (ANSWERS, 0, "top_k=0"),
+        (torch.tensor([[CLS, 9], [9, 9]]), 1, r"Answer 1 .*\[9, 9\]"),
+        (torch.tensor([[CLS, 9], [CLS, PAD]]), 1, "Answer 1"),
+        (torch.tensor([CLS, 9]), 1, r"\[M, A\]"),
+    ],
+)
+def test_impossible_lists(answers, top_k, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_head("vqa").rank_answers(**inference_inputs("vqa"), answers=answers, top_k=top_k)

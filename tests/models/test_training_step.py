@@ -258,3 +258,23 @@ def test_gradient_checkpointing_runs_the_layers_again():
     forward_calls = len(calls)
     output.loss.backward()
     assert len(calls) == 2 * forward_calls
+
+
+@pytest.mark.parametrize("builder", [tiny_pretraining_model, tiny_retrieval_model])
+def test_arguments_that_do_not_belong_together_are_named(builder):
+    model, batch = builder(), tiny_batch(3)
+    with pytest.raises(ValueError, match=r"`input_ids` has 2 rows and `pixel_values` 3"):
+        model(**batch | {"input_ids": batch["input_ids"][:2], "attention_mask": batch["attention_mask"][:2]})
+    with pytest.raises(ValueError, match=r"`image_ids` has 4 rows and `pixel_values` 3"):
+        model(**batch, image_ids=torch.arange(4))
+    with pytest.raises(ValueError, match=r"`concept_input_ids` has 1 rows and `pixel_values` 3"):
+        model(**batch | {"concept_input_ids": batch["concept_input_ids"][:1]})
+    with pytest.raises(ValueError, match=r"`concept_attention_mask` was given without `concept_input_ids`"):
+        model(**batch | {"concept_input_ids": None})
+
+
+@pytest.mark.parametrize(("given_name", "missing"), [("mlm_input_ids", "mlm_labels"), ("mlm_labels", "mlm_input_ids")])
+def test_masked_ids_and_labels_go_together(given_name, missing):
+    batch = tiny_batch(3)
+    with pytest.raises(ValueError, match=rf"`{given_name}` was given without `{missing}`"):
+        tiny_pretraining_model()(**batch, **{given_name: batch["input_ids"]})

@@ -57,6 +57,7 @@ CASES = {
     "queue partly filled, same images in batch and queue": ((9, 4, [2, 11, 1, 2]), [1, 2, 1, 3, 2]),
     "queue full, same images": ((4, 6, [1, 1, 2, 11, 1, 3]), [1, 2, 1, 3, 2]),
     "queue of ids that are not given": ((9, 4, [2, 11, 1, 2]), None),
+    "an id that empty entries have too": ((9, 4, [2, 11, 1, 2]), [-1, 2, -1, 3, 2]),
     "one image": ((9, 2, [7, 7]), [7] * BATCH),
 }
 

@@ -13,6 +13,7 @@ from .encoder_text import TextEncoder
 from .encoder_vision import VisionEncoder, image_attention_mask
 from .head_language_modeling import LanguageModelingHead
 from .hub_export import HubExportMixin
+from .input_checks import check_rows, check_together
 from .modeling_outputs import (
     ImageEncoding,
     PreTrainingOutput,
@@ -136,6 +137,8 @@ class ViChaModel(ViChaPreTrainedModel):
     ) -> torch.Tensor | None:
         """Concepts [B, C] -> tokens for the vision encoder [B, C, d_v]; `None` without concepts."""
         if concept_input_ids is None:
+            if concept_attention_mask is not None:
+                raise ValueError("`concept_attention_mask` was given without `concept_input_ids`.")
             return None
         if self.concept_model is None:
             raise ValueError("`concept_input_ids` was given to a model with `use_concepts=False`; leave it out.")
@@ -169,6 +172,11 @@ class ViChaModel(ViChaPreTrainedModel):
     def _encode_images(
         self, pixel_values, concept_input_ids=None, concept_attention_mask=None, vision_model=None, **kwargs
     ):
+        check_rows(
+            pixel_values=pixel_values,
+            concept_input_ids=concept_input_ids,
+            concept_attention_mask=concept_attention_mask,
+        )
         vision_model = self.vision_model if vision_model is None else vision_model
         concepts = self.embed_concepts(concept_input_ids, concept_attention_mask)
         if concepts is None or "unmasked_concepts" in self.config.reference_quirks:
@@ -378,6 +386,8 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
             update_teacher: false for all but the first micro-batch of an accumulated step.
         """
         config, model = self.config, self.vicha
+        check_rows(pixel_values=pixel_values, input_ids=input_ids, image_ids=image_ids, mim_noise=mim_noise)
+        check_together(mlm_input_ids=mlm_input_ids, mlm_labels=mlm_labels)
         alpha = self._distillation_alpha(distillation_alpha)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.training:
@@ -496,6 +506,7 @@ class ViChaForRetrieval(ContrastAndMatch, ViChaPreTrainedModel):
         in the batch or in the queue, is a positive.
         """
         config, model = self.config, self.vicha
+        check_rows(pixel_values=pixel_values, input_ids=input_ids, image_ids=image_ids)
         alpha = self._distillation_alpha(distillation_alpha)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.training and "temperature_unclamped" not in config.reference_quirks:

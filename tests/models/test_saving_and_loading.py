@@ -193,6 +193,20 @@ def test_fixed_positions_come_back(tmp_path):
     assert (new.mim.mask_token == 0).all()
 
 
+def test_parameters_that_a_folder_lacks_start_as_in_a_fresh_model(tmp_path):
+    model = tiny_pretraining_model(temperature_init=0.11)
+    raw = ("temperature", "cls_token", "vision_model.embeddings.position_embeddings", "mask_token")
+    state = {name: value for name, value in model.state_dict().items() if not name.endswith(raw)}
+    model.save_pretrained(tmp_path, state_dict=state)
+    loaded, info = ViChaForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+    assert len(info["missing_keys"]) == len(raw)
+    embeddings = loaded.vicha.vision_model.embeddings
+    assert loaded.vicha.temperature.item() == pytest.approx(0.11)
+    assert (loaded.mim.mask_token == 0).all()
+    for value in (embeddings.cls_token, embeddings.position_embeddings):
+        assert value.std().item() == pytest.approx(0.02, rel=0.5) and value.abs().max() < 0.1
+
+
 @pytest.mark.parametrize("model_class", BUILDERS)
 def test_device_map(tmp_path, model_class):
     model = BUILDERS[model_class]()

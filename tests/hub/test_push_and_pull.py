@@ -8,6 +8,7 @@ AUTO_CLASSES = {
     "AutoConfig": "ViChaConfig",
     "AutoModel": "ViChaModel",
     "AutoModelForPreTraining": "ViChaForPreTraining",
+    "AutoModelForVisualQuestionAnswering": "ViChaForVQA",
     "AutoModelForZeroShotImageClassification": "ViChaModel",
     "AutoProcessor": "ViChaProcessor",
     "AutoImageProcessor": "ViChaImageProcessor",

@@ -169,7 +169,7 @@ def _row(value, row):
 def test_rows_that_do_not_belong_together_are_an_error(name):
     model, inputs = tiny_head(name), inference_inputs(name)
     inputs["input_ids"], inputs["attention_mask"] = inputs["input_ids"][:2], inputs["attention_mask"][:2]
-    with pytest.raises(ValueError, match="`input_ids` 2"):
+    with pytest.raises(ValueError, match="`input_ids` has 2 rows"):
         predict(name, model, inputs)
 
 

@@ -18,3 +18,17 @@ def check_together(**arguments: torch.Tensor | None) -> None:
     if missing and len(missing) < len(arguments):
         given = [name for name in arguments if name not in missing]
         raise ValueError(f"`{given[0]}` was given without `{missing[0]}`: give both or neither.")
+
+
+def check_labels(labels: torch.Tensor, batch_size: int, classes: tuple[str, ...]) -> None:
+    """`labels` are [batch_size] indices into `classes`."""
+    if labels.shape != (batch_size,) or labels.is_floating_point():
+        raise ValueError(
+            f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype}; expected one class index per sample, "
+            f"[{batch_size}], of an integer type."
+        )
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+        raise ValueError(
+            f"`labels` holds {int(labels.min())} to {int(labels.max())}; the classes are numbered 0 to "
+            f"{len(classes) - 1}: {classes}."
+        )

@@ -44,6 +44,23 @@ class TextEncoding(ModelOutput):
         """Joins batches of encodings; shorter sequences are padded and masked."""
         return cls(**_concatenate(encodings))
 
+    def for_fusion(self, index: torch.Tensor | None = None, trim: bool = False) -> dict:
+        """
+        What the text encoder needs to fuse these texts, as arguments of its forward: the states go on where they are.
+
+        Args:
+            index: [n], the rows to fuse; all by default.
+            trim: leave out the columns that are padding in every row.
+        """
+        states, mask = self.hidden_states, self.attention_mask
+        if index is not None:
+            states = states.index_select(0, index)
+            mask = None if mask is None else mask.index_select(0, index)
+        if trim and mask is not None:
+            longest = int(mask.bool().any(dim=0).nonzero().max()) + 1
+            states, mask = states[:, :longest], mask[:, :longest]
+        return {"inputs_embeds": states, "attention_mask": mask, "mode": "fusion"}
+
 
 def _concatenate(encodings) -> dict[str, torch.Tensor | None]:
     lengths = [encoding.hidden_states.shape[1] for encoding in encodings]

@@ -1,5 +1,7 @@
 """ViCHA: vision-language model with visual concepts, hierarchical alignment and masked image modelling (arXiv 2208.13628)."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -17,7 +19,6 @@ from .input_checks import check_rows, check_together
 from .modeling_outputs import (
     ImageEncoding,
     PreTrainingOutput,
-    RetrievalTrainingOutput,
     TextEncoding,
     VisionTextOutput,
 )
@@ -28,8 +29,16 @@ from .objective_mim import MaskedImageModeling, PatchDecoder
 from .objective_mlm import IGNORED, MaskedLanguageModeling, mask_tokens
 from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
 from .task_contrast_and_match import ContrastAndMatch
+from .task_retrieval import RetrievalTask
 from .training_state import TrainingStateMixin
 
+
+if TYPE_CHECKING:
+    # transformers ships the files that it finds imported: with these lines every folder carries the code of every head.
+    from .modeling_vicha_entailment import ViChaForVisualEntailment  # noqa: F401
+    from .modeling_vicha_grounding import ViChaForGrounding  # noqa: F401
+    from .modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning  # noqa: F401
+    from .modeling_vicha_vqa import ViChaForVQA  # noqa: F401
 
 TEMPERATURE_RANGE = (0.001, 0.5)
 
@@ -468,7 +477,7 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
         return self.mlm(self.mlm_head(states[predicted]), teacher_logits, labels[predicted], alpha)
 
 
-class ViChaForRetrieval(ContrastAndMatch, ViChaPreTrainedModel):
+class ViChaForRetrieval(RetrievalTask, ViChaPreTrainedModel):
     """
     Image-text retrieval: fine-tuned with contrast and matching, answers in two stages ([`~ViChaForRetrieval.rerank`]).
     """
@@ -482,54 +491,6 @@ class ViChaForRetrieval(ContrastAndMatch, ViChaPreTrainedModel):
         self.itm = ImageTextMatching()
         self.training_state = None
         self.post_init()
-
-    def _online_modules(self) -> dict[str, nn.Module]:
-        return {"vicha": self.vicha}
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        concept_input_ids: torch.Tensor | None = None,
-        concept_attention_mask: torch.Tensor | None = None,
-        image_ids: torch.Tensor | None = None,
-        negative_image_indices: torch.Tensor | None = None,
-        negative_text_indices: torch.Tensor | None = None,
-        distillation_alpha: float | None = None,
-        update_teacher: bool = True,
-        **kwargs,
-    ) -> RetrievalTrainingOutput:
-        """
-        The fine-tuning losses; arguments as in [`ViChaForPreTraining.forward`]. Every pair of the same `image_ids`,
-        in the batch or in the queue, is a positive.
-        """
-        config, model = self.config, self.vicha
-        check_rows(pixel_values=pixel_values, input_ids=input_ids, image_ids=image_ids)
-        alpha = self._distillation_alpha(distillation_alpha)
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if self.training and "temperature_unclamped" not in config.reference_quirks:
-            model.clamp_temperature()
-        self._begin_training_step(update_teacher)
-        images = model.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
-        texts = model.encode_texts(input_ids, attention_mask)
-        teacher_images, teacher_texts = self._teacher_encodings(
-            pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask
-        )
-        contrast = self._contrast(images, texts, teacher_images, teacher_texts, alpha, image_ids)
-        key_values = model.text_model.project_keys_values(images.hidden_states)
-        match = self._match(
-            images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices
-        )
-        return RetrievalTrainingOutput(
-            loss=contrast.loss + match.loss,
-            itc_loss=contrast.loss,
-            itm_loss=match.loss,
-            itm_logits=match.logits,
-            temperature=model.temperature.detach(),
-            distillation_alpha=alpha,
-        )
 
 
 __all__ = ["ViChaForPreTraining", "ViChaForRetrieval", "ViChaModel", "ViChaPreTrainedModel"]

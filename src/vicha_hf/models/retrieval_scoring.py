@@ -49,21 +49,11 @@ class RetrievalScoring:
     def _score(self, images, key_values, texts, image_index, text_index):
         if self.itm_head is None:
             raise ValueError("This model has no matching head (`itm_weight=0`): pairs cannot be scored.")
-        states, mask = texts.hidden_states, texts.attention_mask
-        if text_index is not None:
-            states = states.index_select(0, text_index)
-            mask = None if mask is None else mask.index_select(0, text_index)
-        if mask is not None:
-            # Columns after the longest text are padding for every pair of the batch.
-            longest = int(mask.bool().any(dim=0).nonzero().max()) + 1
-            states, mask = states[:, :longest], mask[:, :longest]
         fused = self.base_model.text_model(
-            inputs_embeds=states,
-            attention_mask=mask,
+            **texts.for_fusion(text_index, trim=True),
             encoder_key_values=key_values,
             encoder_attention_mask=images.attention_mask,
             encoder_index=image_index,
-            mode="fusion",
         ).last_hidden_state
         return self.itm_head(fused[:, 0])[:, MATCH]
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from .input_checks import check_labels, check_rows
 from .modeling_outputs import ClassificationOutput
 from .objective_distillation import distilled_cross_entropy
 from .process_group import mean_over_processes
@@ -90,7 +91,7 @@ class VisualEntailmentTask(ClassificationTask):
         Raises:
             ValueError: pictures, sentences and labels that do not belong together.
         """
-        check_same_batch(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
+        check_rows(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
         inputs = {
             "pixel_values": pixel_values,
             "input_ids": input_ids,
@@ -99,25 +100,3 @@ class VisualEntailmentTask(ClassificationTask):
             "concept_attention_mask": concept_attention_mask,
         }
         return self._classify(inputs, labels, distillation_alpha, update_teacher)
-
-
-def check_same_batch(**tensors: torch.Tensor | None) -> None:
-    """All that are given have the same first dimension; the error names them."""
-    sizes = {name: len(tensor) for name, tensor in tensors.items() if tensor is not None}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"`{name}` {size}" for name, size in sizes.items())
-        raise ValueError(f"Row b of every input belongs to sample b, but the numbers of rows differ: {listed}.")
-
-
-def check_labels(labels: torch.Tensor, batch_size: int, classes: tuple[str, ...]) -> None:
-    """`labels` are [batch_size] indices into `classes`."""
-    if labels.shape != (batch_size,) or labels.is_floating_point():
-        raise ValueError(
-            f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype}; expected one class index per sample, "
-            f"[{batch_size}], of an integer type."
-        )
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
-        raise ValueError(
-            f"`labels` holds {int(labels.min())} to {int(labels.max())}; the classes are numbered 0 to "
-            f"{len(classes) - 1}: {classes}."
-        )

@@ -45,14 +45,11 @@ class ContrastAndMatch(RetrievalScoring):
         pair = torch.arange(len(images.embeds), device=images.embeds.device)
         image_index = torch.cat([pair, negatives.image_indices, pair])
         text_index = torch.cat([pair, pair, negatives.text_indices])
-        mask = texts.attention_mask
         fused = self.base_model.text_model(
-            inputs_embeds=texts.hidden_states.index_select(0, text_index),
-            attention_mask=None if mask is None else mask.index_select(0, text_index),
+            **texts.for_fusion(text_index),
             encoder_key_values=key_values,
             encoder_attention_mask=images.attention_mask,
             encoder_index=image_index,
-            mode="fusion",
         ).last_hidden_state
         return self.itm(self.itm_head(fused[:, 0]), negatives)
 

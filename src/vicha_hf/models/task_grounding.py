@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from .encoder_attention import recorded_attention
+from .input_checks import check_rows
 from .modeling_outputs import BoxRankingOutput, GroundingOutput
 from .objective_itm import MATCH
-from .task_classification import check_same_batch
 
 
 METHODS = ("itm", "itc")
@@ -112,7 +112,7 @@ class GroundingTask:
             raise ValueError("Heat maps need a model without dropout: call `model.eval()` first.")
         if method not in METHODS:
             raise ValueError(f"`method={method!r}` is not known; choose one of {METHODS}.")
-        check_same_batch(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
+        check_rows(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
         images = (pixel_values, concept_input_ids, concept_attention_mask)
         with _gradients_enabled():
             images, texts = _usable(images), _usable((input_ids, attention_mask))

@@ -7,10 +7,10 @@ from torch import nn
 from transformers.utils import can_return_tuple, logging
 
 from .decoder_answer import QuestionEncoding
+from .input_checks import check_rows
 from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
 from .objective_distillation import distilled_cross_entropy
 from .process_group import mean_over_processes
-from .task_classification import check_same_batch
 
 
 logger = logging.get_logger(__name__)
@@ -85,7 +85,7 @@ class QuestionAnsweringTask:
         concept_attention_mask: torch.Tensor | None = None,
     ) -> QuestionEncoding:
         """Pictures [B, 3, H, W] and questions [B, T], with or without concepts [B, C] -> [`QuestionEncoding`]."""
-        check_same_batch(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
+        check_rows(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
         return self._encode_questions(
             self._online_modules(), pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
         )

@@ -5,11 +5,11 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .encoder_image_pair import ImagePairTask
+from .input_checks import check_labels, check_rows
 from .modeling_outputs import TextAssignmentOutput
 from .objective_distillation import distilled_cross_entropy
 from .objective_text_assignment import PicturePairs, PicturePairSampler
 from .process_group import mean_over_processes
-from .task_classification import check_labels, check_same_batch
 
 
 class TextAssignmentTask(ImagePairTask):
@@ -66,7 +66,7 @@ class TextAssignmentTask(ImagePairTask):
         Raises:
             ValueError: rows that do not belong together, or pairs without labels.
         """
-        check_same_batch(
+        check_rows(
             pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids, image_ids=image_ids
         )
         base = self.base_model

@@ -5,8 +5,9 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .encoder_image_pair import ImagePairTask
+from .input_checks import check_rows
 from .modeling_outputs import ClassificationOutput, ImageEncoding
-from .task_classification import ClassificationTask, check_same_batch
+from .task_classification import ClassificationTask
 
 
 PairOfTensors = torch.Tensor | tuple[torch.Tensor | None, torch.Tensor | None] | list[torch.Tensor | None]
@@ -77,7 +78,7 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask):
             _pair(concept_input_ids, "concept_input_ids"),
             _pair(concept_attention_mask, "concept_attention_mask"),
         )
-        check_same_batch(
+        check_rows(
             pixel_values=pixel_values,
             input_ids=input_ids,
             first_concept_input_ids=ids[0],

@@ -1,0 +1,61 @@
+"""Fine-tuning for image-text retrieval with contrast and matching (ALBEF section 5)."""
+
+import torch
+from torch import nn
+from transformers.utils import can_return_tuple
+
+from .input_checks import check_rows
+from .modeling_outputs import RetrievalTrainingOutput
+from .task_contrast_and_match import ContrastAndMatch
+
+
+class RetrievalTask(ContrastAndMatch):
+    """To be mixed in before a family's `PreTrainedModel`; scores as [`RetrievalScoring`] does."""
+
+    def _online_modules(self) -> dict[str, nn.Module]:
+        return {self.base_model_prefix: self.base_model}
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        negative_image_indices: torch.Tensor | None = None,
+        negative_text_indices: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        update_teacher: bool = True,
+        **kwargs,
+    ) -> RetrievalTrainingOutput:
+        """
+        The fine-tuning losses; arguments as in the family's pretraining head. Every pair of the same `image_ids`,
+        in the batch or in the queue, is a positive.
+        """
+        config, model = self.config, self.base_model
+        check_rows(pixel_values=pixel_values, input_ids=input_ids, image_ids=image_ids)
+        alpha = self._distillation_alpha(distillation_alpha)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        if self.training and "temperature_unclamped" not in config.reference_quirks:
+            model.clamp_temperature()
+        self._begin_training_step(update_teacher)
+        images = model.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
+        texts = model.encode_texts(input_ids, attention_mask)
+        teacher_images, teacher_texts = self._teacher_encodings(
+            pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask
+        )
+        contrast = self._contrast(images, texts, teacher_images, teacher_texts, alpha, image_ids)
+        key_values = model.text_model.project_keys_values(images.hidden_states)
+        match = self._match(
+            images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices
+        )
+        return RetrievalTrainingOutput(
+            loss=contrast.loss + match.loss,
+            itc_loss=contrast.loss,
+            itm_loss=match.loss,
+            itm_logits=match.logits,
+            temperature=model.temperature.detach(),
+            distillation_alpha=alpha,
+        )

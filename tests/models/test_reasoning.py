@@ -5,6 +5,7 @@ import torch
 from head_checks import inference_inputs, step_inputs, tiny_head
 from tiny_models import tiny_batch
 
+from vicha_hf import ViChaForVisualReasoning
 from vicha_hf.models.objective_text_assignment import PicturePairSampler
 
 
@@ -67,6 +68,15 @@ def test_twins_have_no_keys_and_values_of_their_own():
     names = {name for name, _ in model.image_pair_encoder.named_parameters()}
     assert any(name.endswith("crossattention.self.query.weight") for name in names)
     assert not [name for name in names if "crossattention.self.key" in name or "crossattention.self.value" in name]
+
+
+def test_reasoning_goes_on_where_text_assignment_stopped(tmp_path):
+    model = tiny_head("text-assignment")
+    model.save_pretrained(tmp_path)
+    reasoning, info = ViChaForVisualReasoning.from_pretrained(tmp_path, output_loading_info=True)
+    assert all(name.startswith("classifier.") for name in info["missing_keys"])
+    for name, value in model.image_pair_encoder.named_parameters():
+        assert torch.equal(reasoning.image_pair_encoder.get_parameter(name), value), name
 
 
 def test_quirk_shows_the_teacher_the_online_vision_encoder():

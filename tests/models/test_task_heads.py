@@ -142,6 +142,13 @@ def test_question_answering_loads_by_its_auto_class(tmp_path):
 
 
 @every_head
+def test_every_folder_carries_the_code_of_every_head(name, tmp_path):
+    tiny_head(name).save_pretrained(tmp_path)
+    for head in HEADS.values():
+        assert (tmp_path / f"{head.__module__.rsplit('.', 1)[1]}.py").is_file()
+
+
+@every_head
 def test_eager_and_sdpa_agree(name):
     inputs = inference_inputs(name)
     results = [predict(name, tiny_head(name, attn_implementation=backend), inputs) for backend in ("eager", "sdpa")]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from transformers.image_processing_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .image_heatmap import overlay_heatmap
+
 
 _UNPADDED = (False, "do_not_pad")
 
@@ -108,6 +110,13 @@ class ViChaProcessor(ProcessorMixin):
         if concepts is not None:
             data.update(self._encode_concepts(_as_concept_rows(concepts, num_images), concept_limit, **tokenize))
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def overlay_heatmap(self, picture, heatmap, opacity: float = 0.6):
+        """
+        A picture with one of [`ViChaForGrounding`]'s heat maps [h, w] over it, see
+        [`~image_heatmap.overlay_heatmap`]: the map is brought to the picture as it was given, before any resizing.
+        """
+        return overlay_heatmap(picture, heatmap, opacity)
 
     @property
     def model_input_names(self) -> list[str]:

@@ -77,3 +77,10 @@ def test_optimizer_uses_the_published_constants():
     assert optimizer.defaults["betas"] == (0.9, 0.999)
     assert optimizer.defaults["eps"] == 1e-8
     assert optimizer.defaults["foreach"] and not optimizer.defaults["fused"]
+
+
+def test_the_temperature_can_learn_at_a_rate_of_its_own():
+    model = Model()
+    groups = {group["lr_scale"]: group for group in parameter_groups(model, 0.02, temperature_lr_scale=0.1)[1:]}
+    assert names(model, groups[0.1]) == {"temperature"} and groups[0.1]["weight_decay"] == 0.0
+    assert {group["lr_scale"] for group in parameter_groups(model, 0.02)} == {1.0}

@@ -34,6 +34,7 @@ class TrainingArguments:
         warmup_learning_rate: Learning rate of the first step.
         warmup_steps: Optimiser steps until the peak; 0 starts there.
         lr_schedule: "cosine" moves with every step; "published" moves as the paper's code did, in jumps of 100 steps and then once per epoch.
+        temperature_lr_scale: What the temperature's learning rate is multiplied by. The temperature is one number near 0.07; at learning rates far above the paper's a step of the others' size would throw it about.
         weight_decay: Of matrices; biases, norms, positions and single tokens are not decayed.
         max_grad_norm: Gradients of a greater norm are scaled down to it; null does not clip, as the paper.
         ramp_distillation_alpha: Raise the teacher's share linearly from 0 over the first epoch.
@@ -59,6 +60,7 @@ class TrainingArguments:
     warmup_learning_rate: float = 1e-5
     warmup_steps: int = 2000
     lr_schedule: Literal["cosine", "published"] = "cosine"
+    temperature_lr_scale: float = 1.0
     weight_decay: float = 0.02
     max_grad_norm: float | None = None
     ramp_distillation_alpha: bool = True
@@ -87,7 +89,8 @@ class TrainingArguments:
             require(value is None or value >= 1, name, value, "it must be at least 1, or null.")
         for name in ("seed", "warmup_steps", "num_workers", "weight_decay"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "it must not be negative.")
-        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "it must be above 0.")
+        for name in ("learning_rate", "temperature_lr_scale"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "it must be above 0.")
         for name in ("min_learning_rate", "warmup_learning_rate"):
             value = getattr(self, name)
             require(

@@ -149,7 +149,13 @@ class TrainingLoop:
         )
         if arguments.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        optimizer = create_optimizer(model, arguments.learning_rate, arguments.weight_decay, accelerator.device)
+        optimizer = create_optimizer(
+            model,
+            arguments.learning_rate,
+            arguments.weight_decay,
+            accelerator.device,
+            temperature_lr_scale=arguments.temperature_lr_scale,
+        )
         with warnings.catch_warnings():
             # torch has renamed the option that Accelerate passes on.
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
@@ -270,7 +276,7 @@ class TrainingLoop:
         accumulation = self.arguments.gradient_accumulation_steps
         learning_rate = self.schedule(self.progress.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["lr_scale"]
         state, options = {"learning_rate": learning_rate}, {}
         if "distillation_alpha" in self._forward_arguments:
             options["distillation_alpha"] = state["distillation_alpha"] = self._alpha(epoch, step_in_epoch)

@@ -69,6 +69,8 @@ def options(corpus, output_dir, *overrides):
         "--max_steps=4",
         "--logging_steps=1",
         "--checkpoint_steps=2",
+        "--evaluation_steps=null",
+        "--model.config.distillation_alpha=0.4",
         *SMALL_MODEL,
         *overrides,
     ]

@@ -26,7 +26,7 @@ from .tokenizer import build_tokenizer, save_tokenizer
 logger = logging.getLogger(__name__)
 
 # Raise it with every change that makes other pictures or words of the same parameters.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 SPLITS = ("train", "validation", "test", "test_compositional")
 _DESCRIPTION_FILE = "corpus.json"
 _ATTRIBUTION_FILE = "ATTRIBUTION.txt"

@@ -46,13 +46,13 @@ class SceneParameters(_Bounded):
     min_objects: int = _parameter(2, "fewest sprites per scene", 1)
     max_objects: int = _parameter(3, "most sprites per scene; their number is drawn uniformly", 1)
     min_sprite_fraction: float = _parameter(
-        0.28, "shortest longer side of a sprite, as a fraction of the picture's side", 0.05, 1.0
+        0.32, "shortest longer side of a sprite, as a fraction of the picture's side", 0.05, 1.0
     )
     max_sprite_fraction: float = _parameter(
         0.46, "longest longer side of a sprite, as a fraction of the picture's side", 0.05, 1.0
     )
     repeat_probability: float = _probability(0.15, "chance that a further sprite repeats one that is already there")
-    mirror_probability: float = _probability(0.5, "chance that a sprite is flipped left to right")
+    mirror_probability: float = _probability(0.0, "chance that a sprite is flipped left to right")
 
     def __post_init__(self):
         super().__post_init__()

@@ -3,7 +3,7 @@
 import torch
 from comparison import Comparison, GoldenCase
 from recording import PublishedNames, Recorder, recording
-from training_steps import compare_gradient_norms, gradients_in_float64
+from training_steps import compare_gradient_norms
 
 from vicha_hf.conversion import convert_checkpoint
 from vicha_hf.models.objective_text_assignment import PicturePairSampler
@@ -58,7 +58,7 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
         inference = {name: value for name, value in arguments.items() if name != "labels"}
         if "eval.prediction" in case.expected:
             observed["eval.prediction"] = model.eval()(**inference).logits
-    comparison.tensors(case.expected, observed, lambda: gradients_in_float64(case, arguments))
+    comparison.tensors(case.expected, observed)
     compare_gradient_norms(comparison, case, named.gradient_norms(case.description["grad_norms_of_all_parameters"]))
     return comparison
 

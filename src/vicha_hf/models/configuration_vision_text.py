@@ -1,0 +1,217 @@
+"""What the configurations of every family share: encoder sizes, the joint space, and the objectives of their common base."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+
+ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+def require(condition: bool, field: str, value: object, remedy: str) -> None:
+    """Raises a `ValueError` that names a configuration's field, its value and the remedy unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"`{field}={value!r}` is not possible: {remedy}")
+
+
+def require_positive(config: PreTrainedConfig, fields: tuple[str, ...], prefix: str = "") -> None:
+    """All the `fields` of `config` are 1 or more; `prefix` stands before their names in the error."""
+    for field in fields:
+        value = getattr(config, field)
+        require(value >= 1, prefix + field, value, "it counts something: choose 1 or more.")
+
+
+@strict
+class VisionConfig(PreTrainedConfig):
+    r"""
+    The vision transformer (ViT-B/16 by default).
+
+    Args:
+        image_size (`int`, defaults to 256): side of the square input, pixels. Pixels beyond the last whole patch are unused.
+        patch_size (`int`, defaults to 16): side of a patch, pixels.
+        layer_norm_eps (`float`, defaults to 1e-6): of the blocks and of the final norm.
+    """
+
+    base_config_key = "vision_config"
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 256
+    patch_size: int = 16
+    hidden_act: str = "gelu"
+    qkv_bias: bool = True
+    layer_norm_eps: float = 1e-6
+    hidden_dropout_prob: float | int = 0.0
+    attention_probs_dropout_prob: float | int = 0.0
+    initializer_range: float = 0.02
+
+    @property
+    def grid_size(self) -> int:
+        """Patches along one side of the picture."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid_size**2
+
+    def validate_architecture(self):
+        """Part of `@strict`-powered validation."""
+        require_positive(self, (*ENCODER_SIZES, "num_channels", "patch_size"), "vision_config.")
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "vision_config.num_attention_heads",
+            self.num_attention_heads,
+            f"it must divide vision_config.hidden_size={self.hidden_size}.",
+        )
+        require(
+            self.image_size >= self.patch_size,
+            "vision_config.image_size",
+            self.image_size,
+            f"it must hold at least one patch of vision_config.patch_size={self.patch_size} pixels.",
+        )
+
+
+@strict
+class TextConfig(PreTrainedConfig):
+    r"""
+    A text encoder (BERT-base layout) with cross-attention to image tokens. A family says which of its layers read text
+    alone, which have cross-attention, and which its task heads double or copy.
+
+    Args:
+        encoder_hidden_size (`int`, *optional*): width of the tokens that cross-attention reads; defaults to the
+            vision encoder's width.
+        type_vocab_size (`int`): token types; 0 for no token-type embeddings.
+        mask_token_id (`int`, defaults to 103): id that replaces predicted tokens in masked language modelling.
+    """
+
+    base_config_key = "text_config"
+    special_token_fields: ClassVar[tuple[str, ...]] = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    encoder_hidden_size: int | None = None
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float | int = 0.1
+    attention_probs_dropout_prob: float | int = 0.1
+    initializer_range: float = 0.02
+    pad_token_id: int | None = 0
+    cls_token_id: int = 101
+    sep_token_id: int | None = 102
+    mask_token_id: int = 103
+
+    @property
+    def num_text_layers(self) -> int:
+        """Layers that *text* mode runs."""
+        raise NotImplementedError
+
+    @property
+    def first_cross_attention_layer(self) -> int:
+        """The first layer with cross-attention."""
+        raise NotImplementedError
+
+    def validate_architecture(self):
+        """Part of `@strict`-powered validation."""
+        require_positive(self, (*ENCODER_SIZES, "vocab_size", "max_position_embeddings"), "text_config.")
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "text_config.num_attention_heads",
+            self.num_attention_heads,
+            f"it must divide text_config.hidden_size={self.hidden_size}.",
+        )
+        for field in self.special_token_fields:
+            value = getattr(self, field)
+            require(
+                value is None or 0 <= value < self.vocab_size,
+                f"text_config.{field}",
+                value,
+                f"token ids lie below text_config.vocab_size={self.vocab_size}; copy them from the tokenizer.",
+            )
+
+
+@strict
+class VisionTextConfig(PreTrainedConfig):
+    r"""
+    Two encoders, a joint space, and the objectives that every family has (ALBEF, arXiv 2107.07651, section 3). An
+    objective whose weight is 0 is off and has no parameters.
+
+    Args:
+        vision_config (`VisionConfig` or `dict`, *optional*): the vision encoder.
+        text_config (`TextConfig` or `dict`, *optional*): the text encoder.
+        projection_dim (`int`, defaults to 256): width of the joint embedding space.
+        temperature_init (`float`, defaults to 0.07): initial softmax temperature, learned, kept in [0.001, 0.5].
+        itc_weight, itm_weight, mlm_weight (`float`, default 1): image-text contrast, matching, masked language modelling.
+        mlm_probability (`float`, defaults to 0.15): share of the tokens that is predicted.
+        queue_size (`int`, defaults to 65536): teacher features of past samples that serve as negatives.
+        queue_warmup_batches (`int`, defaults to 0): batches before they do. The papers start from pretrained encoders
+            and need none; from random weights the queue hinders the first steps.
+        momentum (`float`, defaults to 0.995): of the teacher's moving average.
+        distillation_alpha (`float`, defaults to 0.4): share of the teacher's soft targets.
+        reference_quirks (`list[str]`, defaults to none): departures of the published code to reproduce, by name.
+    """
+
+    # What a family adds to these is checked with them.
+    weight_fields: ClassVar[tuple[str, ...]] = ("itc_weight", "itm_weight", "mlm_weight")
+    share_fields: ClassVar[tuple[str, ...]] = ("mlm_probability",)
+    known_quirks: ClassVar[tuple[str, ...]] = ()
+
+    vision_config: dict | VisionConfig | None = None
+    text_config: dict | TextConfig | None = None
+    projection_dim: int = 256
+    temperature_init: float = 0.07
+    itc_weight: float | int = 1.0
+    itm_weight: float | int = 1.0
+    mlm_weight: float | int = 1.0
+    mlm_probability: float = 0.15
+    queue_size: int = 65536
+    queue_warmup_batches: int = 0
+    momentum: float = 0.995
+    distillation_alpha: float | int = 0.4
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    reference_quirks: list[str] | tuple[str, ...] = ()
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.text_config.encoder_hidden_size is None:
+            self.text_config.encoder_hidden_size = self.vision_config.hidden_size
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """As [`~transformers.PreTrainedConfig.from_dict`]; fields that `kwargs` override are validated too."""
+        made = super().from_dict(config_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).validate()
+        return made
+
+    def validate_architecture(self):
+        """Part of `@strict`-powered validation. An impossible combination names the field, its value and the remedy."""
+        vision, text = self.vision_config, self.text_config
+        require_positive(self, ("projection_dim",))
+        for field in self.weight_fields:
+            require(getattr(self, field) >= 0, field, getattr(self, field), "weights are positive; 0 switches it off.")
+        for field in self.share_fields:
+            value = getattr(self, field)
+            require(0 < value < 1, field, value, "it is a share, strictly between 0 and 1.")
+        for field in ("momentum", "distillation_alpha"):
+            value = getattr(self, field)
+            require(0 <= value <= 1, field, value, "it lies between 0 and 1.")
+        require(self.temperature_init > 0, "temperature_init", self.temperature_init, "a temperature is positive.")
+        require(self.queue_size >= 0, "queue_size", self.queue_size, "use 0 for no queue.")
+        require(self.queue_warmup_batches >= 0, "queue_warmup_batches", self.queue_warmup_batches, "use 0 for none.")
+        require(
+            text.encoder_hidden_size == vision.hidden_size,
+            "text_config.encoder_hidden_size",
+            text.encoder_hidden_size,
+            f"cross-attention reads image tokens of vision_config.hidden_size={vision.hidden_size}; leave it unset.",
+        )
+        unknown = sorted(set(self.reference_quirks) - set(self.known_quirks))
+        require(not unknown, "reference_quirks", unknown, f"known names are {sorted(self.known_quirks)}.")

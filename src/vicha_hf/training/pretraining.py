@@ -146,14 +146,14 @@ def build_pretraining_model(arguments: ModelArguments, tokenizer: PreTrainedToke
             arguments.text,
             **arguments.config,
             vision_config=arguments.vision_config,
-            text_config=_special_tokens(tokenizer) | arguments.text_config,
+            text_config=special_tokens(tokenizer) | arguments.text_config,
         )
     else:
-        text_config = {"vocab_size": len(tokenizer)} | _special_tokens(tokenizer) | arguments.text_config
+        text_config = {"vocab_size": len(tokenizer)} | special_tokens(tokenizer) | arguments.text_config
         model = ViChaForPreTraining(
             ViChaConfig(vision_config=arguments.vision_config, text_config=text_config, **arguments.config)
         )
-    _require_fitting_vocabulary(model.config, tokenizer)
+    require_fitting_vocabulary(model.config, tokenizer)
     model.add_training_state()
     return model
 
@@ -188,16 +188,18 @@ def load_tokenizer(arguments: PretrainingArguments) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The ids that a text configuration must know."""
     names = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
     return {name: getattr(tokenizer, name) for name in names}
 
 
-def _require_fitting_vocabulary(config: ViChaConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def require_fitting_vocabulary(config: ViChaConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise a `ValueError` where a model cannot read what a tokenizer writes."""
     own = config.text_config
     remedy = "use the tokenizer that the model was made for; this one has"
     # A model may have room for more tokens than the tokenizer knows.
     fits = own.vocab_size >= len(tokenizer)
     require(fits, "text_config.vocab_size", own.vocab_size, f"{remedy} {len(tokenizer)} tokens.")
-    for name, value in _special_tokens(tokenizer).items():
+    for name, value in special_tokens(tokenizer).items():
         require(getattr(own, name) == value, f"text_config.{name}", getattr(own, name), f"{remedy} {value}.")

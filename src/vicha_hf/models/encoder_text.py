@@ -60,12 +60,24 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        context, probabilities = attention_function(self, self.config._attn_implementation)(
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        attended_states: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        """`attended_states`: the whole sequence, where `hidden_states` are only some of its rows."""
+        implementation = self.config._attn_implementation
+        if attended_states is None:
+            attended_states = hidden_states
+        else:
+            implementation = cross_attention_implementation(implementation)
+        context, probabilities = attention_function(self, implementation)(
             self,
             split_heads(self.query(hidden_states), self.head_dim),
-            split_heads(self.key(hidden_states), self.head_dim),
-            split_heads(self.value(hidden_states), self.head_dim),
+            split_heads(self.key(attended_states), self.head_dim),
+            split_heads(self.value(attended_states), self.head_dim),
             attention_mask,
             dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
             scaling=self.scaling,
@@ -180,9 +192,15 @@ class TextLayer(GradientCheckpointingLayer):
         encoder_value: torch.Tensor | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_index: torch.Tensor | None = None,
+        output_index: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        hidden_states = self.attention(hidden_states, attention_mask, **kwargs)
+        """[B, T, d_t] -> [B, T, d_t], or [B, Q, d_t] where only the rows `output_index` [B or 1, Q] are wanted."""
+        if output_index is None:
+            hidden_states = self.attention(hidden_states, attention_mask, **kwargs)
+        else:
+            wanted = hidden_states.take_along_dim(output_index.unsqueeze(-1), dim=1)
+            hidden_states = self.attention(wanted, attention_mask, attended_states=hidden_states, **kwargs)
         if encoder_key is not None:
             hidden_states = self.crossattention(
                 hidden_states, encoder_key, encoder_value, encoder_attention_mask, encoder_index, **kwargs
@@ -261,6 +279,7 @@ class TextEncoder(PreTrainedModel):
         encoder_key_values: list[KeyValues | None] | None = None,
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_index: torch.Tensor | None = None,
+        output_index: torch.Tensor | None = None,
         mode: Literal["text", "fusion", "multimodal"] = "multimodal",
         **kwargs,
     ) -> BaseModelOutputWithCrossAttentions:
@@ -274,8 +293,10 @@ class TextEncoder(PreTrainedModel):
             encoder_key_values: their keys and values from [`~TextEncoder.project_keys_values`].
             encoder_attention_mask: [N, S], 1 = attend.
             encoder_index: [B], which of the N sequences each text attends to; by default text b attends to b.
+            output_index: [B, Q], or [1, Q] for all, the positions whose states are wanted: the last layer computes no
+                others. By default all.
         Returns:
-            `last_hidden_state` [B, T, d_t].
+            `last_hidden_state` [B, T, d_t], or [B, Q, d_t] with `output_index`.
         """
         hidden_states = inputs_embeds
         if hidden_states is None:
@@ -298,6 +319,15 @@ class TextEncoder(PreTrainedModel):
             )
         for index in layers:
             key, value = encoder_key_values[index] or (None, None)
+            rows = None
+            if output_index is not None and index == layers[-1]:
+                # Some rows attend to all: a cross-attention, with its mask.
+                rows = output_index
+                self_attention_mask = expand_key_mask(
+                    attention_mask,
+                    hidden_states.dtype,
+                    cross_attention_implementation(self.config._attn_implementation),
+                )
             hidden_states = self.encoder.layer[index](
                 hidden_states,
                 self_attention_mask,
@@ -305,6 +335,7 @@ class TextEncoder(PreTrainedModel):
                 value,
                 encoder_attention_mask,
                 encoder_index,
+                rows,
                 **kwargs,
             )
         return BaseModelOutputWithCrossAttentions(last_hidden_state=hidden_states)

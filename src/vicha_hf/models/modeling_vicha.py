@@ -26,7 +26,7 @@ from .objective_hierarchical_itc import HierarchicalContrast
 from .objective_itc import ImageTextContrast
 from .objective_itm import HardNegativeSampler, ImageTextMatching, MatchingOutput
 from .objective_mim import MaskedImageModeling, PatchDecoder
-from .objective_mlm import IGNORED, MaskedLanguageModeling, mask_tokens
+from .objective_mlm import IGNORED, MaskedLanguageModeling, leading_positions, mask_tokens
 from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
 from .task_contrast_and_match import ContrastAndMatch
 from .task_retrieval import RetrievalTask
@@ -462,8 +462,14 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
 
     def _model_language(self, images, key_values, teacher_images, masked_ids, attention_mask, labels, alpha):
         predicted = labels != IGNORED
+        # Only these positions are read: as many columns as the text with the most of them needs.
+        position, is_read = leading_positions(predicted)
         states = self.vicha.text_model(
-            masked_ids, attention_mask, encoder_key_values=key_values, encoder_attention_mask=images.attention_mask
+            masked_ids,
+            attention_mask,
+            encoder_key_values=key_values,
+            encoder_attention_mask=images.attention_mask,
+            output_index=position,
         ).last_hidden_state
         with torch.no_grad():
             teacher = self._teacher()
@@ -472,9 +478,10 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
                 attention_mask,
                 encoder_hidden_states=teacher_images.hidden_states,
                 encoder_attention_mask=teacher_images.attention_mask,
+                output_index=position,
             )
-            teacher_logits = teacher["mlm_head"](teacher_states.last_hidden_state[predicted])
-        return self.mlm(self.mlm_head(states[predicted]), teacher_logits, labels[predicted], alpha)
+            teacher_logits = teacher["mlm_head"](teacher_states.last_hidden_state[is_read])
+        return self.mlm(self.mlm_head(states[is_read]), teacher_logits, labels[predicted], alpha)
 
 
 class ViChaForRetrieval(RetrievalTask, ViChaPreTrainedModel):

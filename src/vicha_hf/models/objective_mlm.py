@@ -43,6 +43,16 @@ def mask_tokens(
     return masked, labels
 
 
+def leading_positions(predicted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    The predicted positions of each text, in order, as columns. `predicted` [B, T] -> positions [B, Q], Q the most of
+    any text and at least 1, and which of them are predicted ones [B, Q]; the others fill the row up.
+    """
+    longest = max(int(predicted.sum(dim=1).max()), 1)
+    position = predicted.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
+    return position, predicted.gather(1, position)
+
+
 @dataclass
 class MaskedLanguageModelingOutput(ModelOutput):
     """`logits`, `teacher_logits` [M, vocabulary] at the M predicted positions, in row-major order."""

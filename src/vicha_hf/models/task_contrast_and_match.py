@@ -50,6 +50,8 @@ class ContrastAndMatch(RetrievalScoring):
             encoder_key_values=key_values,
             encoder_attention_mask=images.attention_mask,
             encoder_index=image_index,
+            # The matching head reads [CLS] alone.
+            output_index=pair.new_zeros(1, 1),
         ).last_hidden_state
         return self.itm(self.itm_head(fused[:, 0]), negatives)
 

@@ -1,9 +1,12 @@
 """Running the golden files that are not training steps: each function compares one file."""
 
+import inspect
 import json
+import re
 from pathlib import Path
 
 import torch
+from block_mask_obvious import PythonDraws, obvious_block_mask
 from comparison import Comparison
 from safetensors.torch import load_file
 
@@ -11,6 +14,7 @@ from vicha_hf.data import randaugment, transforms
 from vicha_hf.data.text_cleaning import clean_caption, clean_question
 from vicha_hf.evaluation import grounding, vqa
 from vicha_hf.evaluation.retrieval import retrieval_metrics
+from vicha_hf.models.block_mask import draw_block_masks
 from vicha_hf.models.encoder_vision import interpolate_positions
 from vicha_hf.models.image_processing_vicha import ViChaImageProcessor
 from vicha_hf.models.objective_mim import sincos_positions
@@ -165,6 +169,57 @@ def grounding_metrics(path: Path) -> Comparison:
     return comparison
 
 
+def block_masks(path: Path) -> Comparison:
+    """
+    The published masks come from CPython's generator: the obvious version of the algorithm, fed from it, must give them
+    bit by bit. The batched version draws from torch, so it is held against the published counts here (within four
+    standard deviations of their sampling), and against the obvious version in `tests/objectives/test_block_mask.py`.
+    """
+    comparison = Comparison()
+    golden = json.loads(path.read_text())
+    side = round(len(golden["masks"][0]) ** 0.5)
+    numbers = r"num_masking_patches (\d+), min_num_patches (\d+), max None.*aspect (\d+\.\d+)\.\.1/(\d+\.\d+)"
+    max_masked, min_block, min_aspect, max_aspect = re.search(numbers, golden["description"]).groups()
+    options = {"max_masked": int(max_masked), "min_block": int(min_block), "min_aspect": float(min_aspect)}
+    defaults = inspect.signature(draw_block_masks).parameters
+    comparison.equal("constants", options, {name: defaults[name].default for name in options})
+    comparison.equal("window", [side**2], list({len(mask) for mask in golden["masks"]}))
+    first_seed = int(re.search(r"random\.seed\((\d+)\+i\)", golden["description"]).group(1))
+    for index, (expected, count) in enumerate(zip(golden["masks"], golden["counts_first"], strict=True)):
+        mask = obvious_block_mask(
+            PythonDraws(first_seed + index),
+            side,
+            side,
+            max_block=int(max_masked),
+            max_aspect=1 / float(max_aspect),
+            **options,
+        )
+        comparison.equal(f"mask {index}", expected, "".join(str(hidden) for row in mask for hidden in row))
+        comparison.equal(f"count {index}", count, sum(map(sum, mask)))
+    statistics = golden["statistics_2000"]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        counts = draw_block_masks(20000, side, **options).sum(dim=1)
+    comparison.equal("largest count", statistics["max"], int(counts.max()))
+    # The smallest of 2,000 is a rare event: a mask that stops earlier than one in 2,000 does must stay as rare.
+    earlier = (counts < statistics["min"]).float().mean().item()
+    comparison.equal("smallest count", True, earlier < 4 / 2000)
+    share = statistics["share_exactly_75"]
+    for name, expected, observed, deviation in (
+        ("mean count", statistics["mean"], counts.float().mean().item(), counts.float().std().item()),
+        (
+            "share of full masks",
+            share,
+            (counts == int(max_masked)).float().mean().item(),
+            (share * (1 - share)) ** 0.5,
+        ),
+    ):
+        # 2,000 golden masks against 20,000 of ours.
+        allowed = 4 * deviation * (1 / 2000 + 1 / 20000) ** 0.5
+        comparison.equal(f"{name} {observed:.4f} near {expected}", True, abs(observed - expected) <= allowed)
+    return comparison
+
+
 REFERENCE_FILES = {
     "pos_embed.safetensors": position_embeddings,
     "text_cleaning.json": text_cleaning,
@@ -173,4 +228,5 @@ REFERENCE_FILES = {
     "retrieval_metrics.json": retrieval_recalls,
     "vqa_eval.json": vqa_metrics,
     "grounding_eval.json": grounding_metrics,
+    "masking_generator.json": block_masks,
 }

@@ -1,0 +1,139 @@
+"""
+Block-wise masks: which patches masked image modelling on discrete visual tokens hides.
+
+References:
+    [1] Khan et al., SIMLA, arXiv 2203.14395, section 3.3 (cross-modality reconstruction).
+    [2] Bao et al., BEiT, arXiv 2106.08254, algorithm 1 (blocks), with the counts that SIMLA uses.
+"""
+
+import math
+
+import torch
+
+
+# Placements tried for one block before a picture counts as full, as in BEiT.
+MAX_ATTEMPTS = 10
+
+
+def draw_block_masks(
+    batch_size: int,
+    grid_size: int | tuple[int, int],
+    *,
+    max_masked: int = 75,
+    min_block: int = 16,
+    max_block: int | None = None,
+    min_aspect: float = 0.3,
+    max_aspect: float | None = None,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
+    """
+    Masks rectangles of patches, one after the other, until `max_masked` are hidden or no further rectangle fits.
+
+    A rectangle's area is uniform between `min_block` and what is still to be hidden, its shape log-uniform, its place
+    uniform. It counts if it lies within the grid, leaves at least one row and one column free, and hides at least one
+    patch more but not more than are still to be hidden. So pictures hide *up to* `max_masked` patches: with the defaults
+    on 16 x 16 patches 74.35 in the mean, and exactly 75 in 63 % of the pictures. As in the published code, what is still
+    to be hidden may be less than `min_block`: the area then lies between the two.
+
+    The draws come from torch's global generator on the CPU, whatever `device` is: how many are needed depends on the
+    draws themselves, which on an accelerator would mean waiting for it again and again.
+
+    Args:
+        batch_size: B.
+        grid_size: patches along a side, or (rows, columns); P = rows * columns.
+        max_masked: patches hidden at most (75 of 256 in the paper).
+        min_block: smallest area of a rectangle, patches (16).
+        max_block: largest area of a rectangle; None: only `max_masked` limits it (the paper's).
+        min_aspect: smallest height to width of a rectangle (0.3).
+        max_aspect: largest; None takes 1 / `min_aspect`.
+        device: where the result goes.
+
+    Returns:
+        bool [B, P], True = hidden; patches in row-major order.
+
+    Raises:
+        ValueError: as [`check_block_mask`]; a negative `batch_size`.
+    """
+    if batch_size < 0:
+        raise ValueError(f"`batch_size={batch_size}` must not be negative")
+    rows, columns = check_block_mask(
+        grid_size,
+        max_masked=max_masked,
+        min_block=min_block,
+        max_block=max_block,
+        min_aspect=min_aspect,
+        max_aspect=max_aspect,
+    )
+    max_block = max_masked if max_block is None else max_block
+    log_aspects = math.log(min_aspect), math.log(1 / min_aspect if max_aspect is None else max_aspect)
+    row, column = torch.arange(rows)[None, :, None], torch.arange(columns)[None, None, :]
+    masks = torch.zeros(batch_size, rows, columns, dtype=torch.bool)
+    missing = torch.full((batch_size,), max_masked)
+    failures = torch.zeros(batch_size, dtype=torch.int64)
+    # One placement per picture and turn; pictures that are full drop out.
+    while (open_pictures := ((missing > 0) & (failures < MAX_ATTEMPTS)).nonzero().flatten()).numel():
+        draws = torch.rand(batch_size, 4, dtype=torch.float64)[open_pictures].unbind(1)
+        allowed = missing[open_pictures].clamp(max=max_block)
+        area = min_block + (allowed - min_block) * draws[0]
+        aspect = (log_aspects[0] + (log_aspects[1] - log_aspects[0]) * draws[1]).exp()
+        height, width = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
+        fits = (height < rows) & (width < columns)
+        top = (draws[2] * (rows - height + 1)).long()[:, None, None]
+        left = (draws[3] * (columns - width + 1)).long()[:, None, None]
+        bottom, right = top + height[:, None, None], left + width[:, None, None]
+        block = (row >= top) & (row < bottom) & (column >= left) & (column < right)
+        before = masks[open_pictures]
+        added = (block & ~before).sum(dim=(1, 2))
+        accepted = fits & (added > 0) & (added <= allowed)
+        masks[open_pictures] = before | (block & accepted[:, None, None])
+        missing[open_pictures] -= torch.where(accepted, added, 0)
+        failures[open_pictures] = torch.where(accepted, 0, failures[open_pictures] + 1)
+    return masks.flatten(1).to(device)
+
+
+def check_block_mask(
+    grid_size: int | tuple[int, int],
+    *,
+    max_masked: int,
+    min_block: int,
+    max_block: int | None = None,
+    min_aspect: float = 0.3,
+    max_aspect: float | None = None,
+) -> tuple[int, int]:
+    """
+    The grid as (rows, columns), if masks can be drawn with these values (those of [`draw_block_masks`]).
+
+    Raises:
+        ValueError: an impossible value, by its name, or values with which hardly any rectangle could ever be placed.
+    """
+    rows, columns = (grid_size, grid_size) if isinstance(grid_size, int) else grid_size
+    if min(rows, columns) < 2:
+        raise ValueError(f"`grid_size={grid_size}`: a grid of {rows} x {columns} patches is too small for blocks")
+    if not 1 <= max_masked < rows * columns:
+        raise ValueError(
+            f"`max_masked={max_masked}` must be at least 1 and leave some of the {rows} x {columns} patches to be seen"
+        )
+    if not 1 <= min_block <= max_masked:
+        raise ValueError(f"`min_block={min_block}` must lie between 1 and `max_masked={max_masked}`")
+    if max_block is not None and not min_block <= max_block:
+        raise ValueError(f"`max_block={max_block}` must not be smaller than `min_block={min_block}`")
+    largest = 1 / min_aspect if max_aspect is None and min_aspect > 0 else max_aspect
+    if not (min_aspect > 0 and largest >= min_aspect):
+        raise ValueError(
+            f"`min_aspect={min_aspect}` must be positive and at most `max_aspect={max_aspect}` (None: 1 / min_aspect)"
+        )
+    if not _placeable(rows, columns, min_block, min_aspect, largest):
+        raise ValueError(
+            f"`min_block={min_block}`: no rectangle of this area leaves a row and a column of the {rows} x {columns} "
+            f"patches free with a height to width between {min_aspect:.2g} and {largest:.2g}; choose a smaller one"
+        )
+    return rows, columns
+
+
+def _placeable(rows: int, columns: int, area: int, min_aspect: float, max_aspect: float) -> bool:
+    """Whether a rectangle of this area and an allowed shape can be smaller than the grid both ways, after rounding."""
+    tallest, widest = rows - 0.5, columns - 0.5
+    return max(area / widest**2, min_aspect) < min(tallest**2 / area, max_aspect)
+
+
+__all__ = ["check_block_mask", "draw_block_masks"]

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,10 +12,28 @@ from .image_files import EmbeddedImage, EmbeddedImages
 
 
 _ROWS_AT_A_TIME = 1000
+_PICTURE_FIELDS = ("image", "images")
 
 
 class AnnotationError(ValueError):
     """Annotations that cannot be used; the message names file, record, field and remedy."""
+
+
+class RecordProblem(Exception):
+    """
+    Raised by a record parser for a record that cannot be used.
+
+    Args:
+        field_name: the field, or "" for the record as a whole.
+        cause: what is wrong, in words that are the same for all such records (they are counted).
+        remedy: what to write instead.
+        detail: what was found.
+    """
+
+    def __init__(self, field_name: str, cause: str, remedy: str, detail: str = ""):
+        super().__init__(field_name, cause, remedy, detail)
+        self.label = f"field {field_name!r}: {cause}" if field_name else cause
+        self.message = f"{self.label}{f' ({detail})' if detail else ''}; {remedy}"
 
 
 @dataclass(frozen=True)
@@ -24,13 +43,14 @@ class DatasetSource:
 
     Attributes:
         path, name, split: as `datasets.load_dataset` takes them; a folder written by `save_to_disk` is loaded from there.
-        columns: which column holds which annotation field, where the names differ, such as `{"caption": "text"}`.
+        columns: which column holds which annotation field, where the names differ, such as `{"caption": "text"}`; a field
+            that is a list may be put together from several columns: `{"images": ["left", "right"]}`.
     """
 
     path: str
     name: str | None = None
     split: str = "train"
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "dataset " + ":".join(part for part in (self.path, self.name, self.split) if part)
@@ -42,12 +62,12 @@ class RawRecord:
     A record as it was found.
 
     Attributes:
-        value: the decoded JSON, or the row of a dataset; None where `syntax_error` is set.
+        value: the decoded JSON, or the row of a dataset; None where there is a `problem`.
         source: the name of the file or dataset.
         index: position in the source, from 0.
         default_root: folder that relative image paths start from unless the user says otherwise.
         line: line of a JSONL file, from 1.
-        syntax_error: why a line of a JSONL file is no JSON.
+        problem: why there is no value.
     """
 
     value: object
@@ -55,12 +75,20 @@ class RawRecord:
     index: int
     default_root: Path
     line: int | None = None
-    syntax_error: str | None = None
+    problem: RecordProblem | None = None
 
     @property
     def where(self) -> str:
         line = f" (line {self.line})" if self.line is not None else ""
         return f"{self.source}, record {self.index}{line}"
+
+
+class RecordSource(ABC):
+    """A source whose files are no list of records, such as those of RefCOCO+."""
+
+    @abstractmethod
+    def iterate_records(self) -> Iterator[RawRecord]:
+        """The records, in the form that the task's reader expects."""
 
 
 def list_sources(sources) -> list:
@@ -74,12 +102,14 @@ def list_sources(sources) -> list:
 
 def iterate_source(source) -> Iterator[RawRecord]:
     """
-    The raw records of a path, a `DatasetSource`, a mapping with its fields, or a `datasets.Dataset`.
+    The raw records of a path, a `DatasetSource`, a mapping with its fields, a `datasets.Dataset`, or a `RecordSource`.
 
     Raises:
         AnnotationError: a missing file, an unreadable JSON list, a missing column or split.
         TypeError: something else was given.
     """
+    if isinstance(source, RecordSource):
+        return source.iterate_records()
     if isinstance(source, Mapping):
         source = _dataset_source(source)
     if isinstance(source, DatasetSource):
@@ -145,12 +175,12 @@ def _iterate_jsonl(path: Path) -> Iterator[RawRecord]:
         for line_number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            value, syntax_error = None, None
+            value, problem = None, None
             try:
                 value = json.loads(line)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                syntax_error = str(error)
-            yield RawRecord(value, name, index, folder, line_number, syntax_error)
+                problem = RecordProblem("", "not readable as JSON", "write one JSON object per line", str(error))
+            yield RawRecord(value, name, index, folder, line_number, problem)
             index += 1
 
 
@@ -168,42 +198,84 @@ def _load_dataset(source: DatasetSource):
     return datasets.load_dataset(source.path, source.name, split=source.split)
 
 
-def _iterate_dataset(dataset, name: str, columns: Mapping[str, str]) -> Iterator[RawRecord]:
-    from datasets import Image as ImageFeature
+def _iterate_dataset(dataset, name: str, columns: Mapping[str, str | Sequence[str]]) -> Iterator[RawRecord]:
+    from datasets import ClassLabel
 
     for field_name, column in columns.items():
-        if column not in dataset.column_names:
+        for missing in [column for column in _as_list(column) if column not in dataset.column_names]:
             raise AnnotationError(
-                f"{name}: no column {column!r} for the field {field_name!r}; choose among {dataset.column_names}"
+                f"{name}: no column {missing!r} for the field {field_name!r}; choose among {dataset.column_names}"
             )
     dataset = dataset.with_format(None)
-    column_of = {column: column for column in dataset.column_names} | dict(columns)
-    image_column = column_of.get("image")
-    images, paths = None, None
-    if image_column is not None and isinstance(dataset.features[image_column], ImageFeature):
-        pictures = dataset.select_columns([image_column]).cast_column(image_column, ImageFeature(decode=False))
-        images, paths = EmbeddedImages(pictures, image_column), _paths_of_embedded_images(pictures, image_column)
-        # Reading the texts must not read gigabytes of pictures.
-        column_of = {field_name: column for field_name, column in column_of.items() if column != image_column}
-        if not column_of:
-            raise AnnotationError(f"{name}: {image_column!r} is the only column; add one of captions")
+    columns_of = {column: [column] for column in dataset.column_names}
+    columns_of |= {field_name: _as_list(column) for field_name, column in columns.items()}
+    picture_columns = {
+        column: _iterate_pictures(dataset, column)
+        for field_name in _PICTURE_FIELDS
+        for column in columns_of.get(field_name, [])
+        if _holds_pictures(dataset.features[column])
+    }
+    # Reading the texts must not read gigabytes of pictures.
+    read_columns = sorted(
+        {column for group in columns_of.values() for column in group if not _holds_pictures(dataset.features[column])}
+    )
+    if not read_columns:
+        raise AnnotationError(f"{name}: it has nothing but pictures ({dataset.column_names}); add a column of texts")
+    label_names = {
+        column: feature.int2str for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)
+    }
     row = 0
-    for batch in dataset.select_columns(sorted(set(column_of.values()))).iter(batch_size=_ROWS_AT_A_TIME):
+    for batch in dataset.select_columns(read_columns).iter(batch_size=_ROWS_AT_A_TIME):
         for position in range(len(next(iter(batch.values())))):
-            record = {field_name: batch[column][position] for field_name, column in column_of.items()}
-            if images is not None:
-                record["image"] = next(paths) or EmbeddedImage(images, row)
+            cells = {column: values[position] for column, values in batch.items()}
+            for column, name_of in label_names.items():
+                # datasets marks a row without label as -1.
+                if cells.get(column) is not None:
+                    cells[column] = name_of(cells[column]) if cells[column] >= 0 else None
+            cells |= {column: next(pictures) for column, pictures in picture_columns.items()}
+            record = {
+                field_name: cells[group[0]] if len(group) == 1 else [cells[column] for column in group]
+                for field_name, group in columns_of.items()
+                if all(column in cells for column in group)
+            }
             yield RawRecord(record, name, row, Path())
             row += 1
 
 
-def _paths_of_embedded_images(pictures, column: str) -> Iterator[str | None]:
-    """Per row the path of a picture that lies in a file of its own; None for one stored in the dataset."""
-    import pyarrow.compute
+def _as_list(column: str | Sequence[str]) -> list[str]:
+    return [column] if isinstance(column, str) else list(column)
 
+
+def _holds_pictures(feature) -> bool:
+    from datasets import Image
+
+    return isinstance(feature, Image) or isinstance(getattr(feature, "feature", None), Image)
+
+
+def _iterate_pictures(dataset, column: str) -> Iterator[str | EmbeddedImage | list[str | EmbeddedImage] | None]:
+    """
+    Per row a picture, or a list of them where the column holds lists: its path if it lies in a file of its own, else
+    where it is stored in the dataset; None where there is none.
+    """
+    import pyarrow.compute
+    from datasets import Image, List
+
+    in_lists = not isinstance(dataset.features[column], Image)
+    undecoded = List(Image(decode=False)) if in_lists else Image(decode=False)
+    pictures = dataset.select_columns([column]).cast_column(column, undecoded)
+    images = EmbeddedImages(pictures, column)
+    row = 0
     for batch in pictures.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
         storage = batch[column].combine_chunks()
-        is_stored = pyarrow.compute.is_valid(pyarrow.compute.struct_field(storage, "bytes")).to_pylist()
-        paths = pyarrow.compute.struct_field(storage, "path").to_pylist()
-        for path, stored in zip(paths, is_stored, strict=True):
-            yield None if stored else path
+        lengths = pyarrow.compute.list_value_length(storage).to_pylist() if in_lists else [1] * len(storage)
+        entries = pyarrow.compute.list_flatten(storage) if in_lists else storage
+        is_stored = pyarrow.compute.is_valid(pyarrow.compute.struct_field(entries, "bytes")).to_pylist()
+        paths = pyarrow.compute.struct_field(entries, "path").to_pylist()
+        cells = iter(zip(is_stored, paths, strict=True))
+        for length in lengths:
+            found = []
+            for position in range(length or 0):
+                stored, path = next(cells)
+                found.append(EmbeddedImage(images, row, position if in_lists else None) if stored else path)
+            yield found if in_lists else found[0]
+            row += 1

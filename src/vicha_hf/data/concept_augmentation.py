@@ -24,12 +24,18 @@ def sample_concepts(concepts: Sequence[str], fraction: float, rng: np.random.Gen
     Raises:
         ValueError: `fraction` outside (0, 1].
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(
-            f"the fraction of concepts must be in (0, 1], got {fraction}; to train without concepts, turn them off"
-        )
+    check_concept_fraction(fraction)
     if fraction == 1 or not concepts:
         return list(concepts)
     # The small term undoes rounding such as 0.29 * 100 = 28.999....
     count = max(1, math.floor(fraction * len(concepts) + 1e-9))
     return [concepts[index] for index in rng.choice(len(concepts), size=count, replace=False)]
+
+
+def check_concept_fraction(fraction: float) -> None:
+    """Raises `ValueError` outside (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            f"the fraction of concepts must be in (0, 1], got concept_fraction={fraction}; to train without concepts, "
+            "turn them off"
+        )

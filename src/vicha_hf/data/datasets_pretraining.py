@@ -6,11 +6,12 @@ from typing import Literal, TypedDict
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 from .annotations import Annotations, ImageTextRecord
-from .concept_augmentation import sample_concepts
-from .text_cleaning import clean_caption
+from .annotations_grounding import GroundingRecord
+from .concept_augmentation import check_concept_fraction, sample_concepts
+from .seeded_dataset import SeededDataset
+from .text_cleaning import clean_caption, names_side
 
 
 # Share of a picture's 15 concepts that a training step sees (ViCHA, arXiv 2208.13628).
@@ -27,7 +28,7 @@ class PretrainingItem(TypedDict):
     image_id: int
 
 
-class PretrainingDataset(Dataset):
+class PretrainingDataset(SeededDataset):
     """
     Map-style dataset whose item is a function of (seed, epoch, index) alone.
 
@@ -35,7 +36,7 @@ class PretrainingDataset(Dataset):
     an epoch sees what the unbroken run would have seen.
 
     Args:
-        annotations: from `read_image_text_records`.
+        annotations: from `read_image_text_records`, or, for the training of grounding, `read_grounding_records`.
         transform: picture and generator to float [3, H, W], such as `PretrainingTransform`.
         seed: of all draws.
         captions: "one" (as ALBEF): an item per record with a caption drawn among its captions; "all": an item per caption.
@@ -43,6 +44,7 @@ class PretrainingDataset(Dataset):
             there are any; 1 gives all of them in the order of the annotation.
         use_concepts: False gives items without concepts.
         max_words: words kept of a caption (30).
+        mirror_texts_with_sides: False never mirrors the picture of a caption that says left or right.
 
     Raises:
         ValueError: an unknown `captions`, a fraction outside (0, 1], `max_words` below 1, a negative seed.
@@ -51,7 +53,7 @@ class PretrainingDataset(Dataset):
 
     def __init__(
         self,
-        annotations: Annotations[ImageTextRecord],
+        annotations: Annotations[ImageTextRecord] | Annotations[GroundingRecord],
         transform: Callable[[Image.Image, np.random.Generator], torch.Tensor],
         *,
         seed: int = 0,
@@ -59,23 +61,20 @@ class PretrainingDataset(Dataset):
         concept_fraction: float = CONCEPT_FRACTION,
         use_concepts: bool = True,
         max_words: int = MAX_CAPTION_WORDS,
+        mirror_texts_with_sides: bool = True,
     ):
         if captions not in ("one", "all"):
             raise ValueError(f'captions={captions!r} must be "one" (of each record) or "all"')
-        if not 0 < concept_fraction <= 1:
-            raise ValueError(
-                f"concept_fraction={concept_fraction} must be in (0, 1]; use_concepts=False turns concepts off"
-            )
+        check_concept_fraction(concept_fraction)
         if max_words < 1:
             raise ValueError(f"max_words={max_words} must be at least 1")
-        if seed < 0:
-            raise ValueError(f"seed={seed} must not be negative")
+        super().__init__(seed)
         self.annotations = annotations
         self.transform = transform
-        self.seed = seed
         self.concept_fraction = concept_fraction
         self.use_concepts = use_concepts
         self.max_words = max_words
+        self.mirror_texts_with_sides = mirror_texts_with_sides
         # Pairs (record, caption); None where a caption is drawn per record.
         self._pairs = None
         if captions == "all":
@@ -83,26 +82,12 @@ class PretrainingDataset(Dataset):
                 [(row, column) for row, record in enumerate(annotations) for column in range(len(record.captions))],
                 dtype=np.int64,
             )
-        # Shared memory: workers that live on from epoch to epoch must see the new number too.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    @property
-    def epoch(self) -> int:
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Call before each epoch: other captions, concepts and crops are drawn."""
-        if epoch < 0:
-            raise ValueError(f"epoch={epoch} must not be negative")
-        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.annotations) if self._pairs is None else len(self._pairs)
 
     def __getitem__(self, index: int) -> PretrainingItem:
-        index = _checked_index(index, len(self))
-        # A spawn key, not three seeds: numpy takes the seeds (a, b) and (a, b, 0) for the same.
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(self.epoch, index)))
+        index, rng = self.draw(index)
         if self._pairs is None:
             record = self.annotations[index]
             caption = record.captions[rng.integers(len(record.captions))]
@@ -111,18 +96,10 @@ class PretrainingDataset(Dataset):
             record = self.annotations[row]
             caption = record.captions[column]
         concepts = sample_concepts(record.concepts, self.concept_fraction, rng) if self.use_concepts else []
+        sides = {} if self.mirror_texts_with_sides else {"may_mirror": not names_side(caption)}
         return PretrainingItem(
-            pixel_values=self.transform(record.load_image(), rng),
+            pixel_values=self.transform(record.load_image(), rng, **sides),
             caption=clean_caption(caption, self.max_words),
             concepts=concepts,
             image_id=record.image_id,
         )
-
-
-def _checked_index(index: int, length: int) -> int:
-    # Negative indices would draw other augmentations than their positive twins.
-    if index < 0:
-        index += length
-    if not 0 <= index < length:
-        raise IndexError(f"index {index} is outside the dataset of {length} items")
-    return int(index)

@@ -2,11 +2,19 @@
 
 import io
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..models.image_processing_vicha import to_upright_rgb
+
+
+_Result = TypeVar("_Result")
+
+# Exif: the rows of the file are the columns of the picture.
+_TURNED_BY_90_DEGREES = (5, 6, 7, 8)
 
 
 class ImageReadError(RuntimeError):
@@ -20,22 +28,25 @@ class EmbeddedImages:
         self.dataset = dataset
         self.column = column
 
-    def read_bytes(self, row: int) -> bytes:
-        return self.dataset[row][self.column]["bytes"]
+    def read_bytes(self, row: int, position: int | None = None) -> bytes:
+        cell = self.dataset[row][self.column]
+        return (cell if position is None else cell[position])["bytes"]
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedImage:
-    """One picture stored inside a Hugging Face dataset."""
+    """One picture stored inside a Hugging Face dataset; `position` where the column holds lists of pictures."""
 
     images: EmbeddedImages
     row: int
+    position: int | None = None
 
     def __str__(self) -> str:
-        return f"in column {self.images.column!r}, row {self.row} of the dataset"
+        within = "" if self.position is None else f", picture {self.position}"
+        return f"in column {self.images.column!r}, row {self.row}{within} of the dataset"
 
     def read_bytes(self) -> bytes:
-        return self.images.read_bytes(self.row)
+        return self.images.read_bytes(self.row, self.position)
 
 
 def open_image(image: str | EmbeddedImage, where: str) -> Image.Image:
@@ -49,10 +60,29 @@ def open_image(image: str | EmbeddedImage, where: str) -> Image.Image:
     Raises:
         ImageReadError: the file is missing, truncated, or no picture.
     """
+    return _decode(image, where, _load_upright)
+
+
+def read_image_size(image: str | EmbeddedImage, where: str) -> tuple[int, int]:
+    """(height, width) in pixels of the picture as `open_image` would return it, read from its header; raises alike."""
+    return _decode(image, where, _upright_size)
+
+
+def _load_upright(opened: Image.Image) -> Image.Image:
+    opened.load()
+    return to_upright_rgb(opened)
+
+
+def _upright_size(opened: Image.Image) -> tuple[int, int]:
+    is_turned = opened.getexif().get(ExifTags.Base.Orientation) in _TURNED_BY_90_DEGREES
+    width, height = reversed(opened.size) if is_turned else opened.size
+    return height, width
+
+
+def _decode(image: str | EmbeddedImage, where: str, use: Callable[[Image.Image], _Result]) -> _Result:
     try:
         with Image.open(io.BytesIO(image.read_bytes()) if isinstance(image, EmbeddedImage) else image) as opened:
-            opened.load()
-            return to_upright_rgb(opened)
+            return use(opened)
     # Pillow's decoders raise SyntaxError and struct.error for broken files too.
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         raise ImageReadError(

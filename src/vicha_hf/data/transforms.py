@@ -40,16 +40,40 @@ class EvaluationTransform:
         size = image_processor.size
         return cls((size["height"], size["width"]), image_processor=image_processor, **options)
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> torch.Tensor:
+    def __call__(
+        self, image: Image.Image, rng: np.random.Generator | None = None, may_mirror: bool = True
+    ) -> torch.Tensor:
         """
         Args:
             image: an RGB picture.
-            rng: not used; evaluation draws nothing.
+            rng, may_mirror: not used; evaluation draws nothing.
 
         Returns:
             float32 [3, height, width].
         """
         return self._normalize(image.resize((self.width, self.height), Image.Resampling.BICUBIC))
+
+
+class MeanPicture:
+    """
+    Puts the mean picture (0 everywhere after normalisation) in the place of every picture, so that only the text is left to
+    answer from.
+
+    Args:
+        image_size: side of the square, or (height, width).
+    """
+
+    def __init__(self, image_size: int | tuple[int, int]):
+        self.height, self.width = _height_and_width(image_size)
+
+    @classmethod
+    def from_image_processor(cls, image_processor: PilBackend):
+        """Of the size of an image processor."""
+        return cls((image_processor.size["height"], image_processor.size["width"]))
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> torch.Tensor:
+        """float32 [3, height, width], whatever the picture; nothing is drawn."""
+        return torch.zeros(3, self.height, self.width)
 
 
 class PretrainingTransform:
@@ -96,11 +120,12 @@ class PretrainingTransform:
         size = image_processor.size
         return cls((size["height"], size["width"]), image_processor=image_processor, **options)
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> torch.Tensor:
+    def __call__(self, image: Image.Image, rng: np.random.Generator, may_mirror: bool = True) -> torch.Tensor:
         """
         Args:
             image: an RGB picture.
             rng: source of every draw.
+            may_mirror: False keeps left and right of this picture where they are; no other draw changes by it.
 
         Returns:
             float32 [3, height, width].
@@ -109,7 +134,7 @@ class PretrainingTransform:
             # Cropped first: resizing a box of the whole picture would mix pixels from outside the box into its edge.
             image = image.crop(random_crop_box(image.size, self.scale, CROP_RATIO, rng))
         image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)
-        if self.hflip and rng.random() < FLIP_PROBABILITY:
+        if self.hflip and rng.random() < FLIP_PROBABILITY and may_mirror:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.randaugment is not None:
             image = self.randaugment(image, rng)

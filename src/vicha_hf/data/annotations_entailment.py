@@ -1,0 +1,76 @@
+"""Records of visual entailment: does a picture entail a sentence, contradict it, or leave it open (SNLI-VE)?"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image
+
+from ..models.task_classification import VisualEntailmentTask
+from .annotation_fields import PictureFinder, read_concepts, read_label, read_text
+from .annotation_sources import RawRecord
+from .annotations import Annotations, read_records
+from .image_files import EmbeddedImage, open_image
+
+
+@dataclass(frozen=True, slots=True)
+class EntailmentRecord:
+    """
+    A sentence about a picture.
+
+    Attributes:
+        image: path of the picture, or a picture inside a dataset.
+        sentence: as written.
+        label: index into `VisualEntailmentTask.CLASSES`; None where it is not known.
+        concepts: the visual concepts of the picture.
+        where: file and record, for messages.
+    """
+
+    image: str | EmbeddedImage
+    sentence: str
+    label: int | None
+    concepts: tuple[str, ...]
+    where: str
+
+    def load_image(self) -> Image.Image:
+        """The picture as upright RGB. Raises `ImageReadError`."""
+        return open_image(self.image, self.where)
+
+
+def read_entailment_records(
+    sources,
+    image_root: str | os.PathLike | None = None,
+    *,
+    require_labels: bool = True,
+    on_bad_record: Literal["raise", "skip"] = "raise",
+    check_images: bool = True,
+) -> Annotations[EntailmentRecord]:
+    """
+    Reads and validates sentences about pictures.
+
+    A record is `{"image": path, "sentence": str, "label": "entailment" | "neutral" | "contradiction", "concepts": optional
+    [str]}`. A column of class labels in a Hugging Face dataset is read by its names.
+
+    Args:
+        require_labels: whether a record without label is bad; false for pictures that are only to be judged.
+        sources, image_root, on_bad_record, check_images: as in `read_image_text_records`.
+
+    Returns:
+        The records in order, with the report.
+
+    Raises:
+        AnnotationError: as `read_image_text_records`.
+    """
+    pictures = PictureFinder(image_root, check_images)
+
+    def parse(fields: Mapping, raw: RawRecord) -> EntailmentRecord:
+        return EntailmentRecord(
+            image=pictures.read(fields, raw.default_root),
+            sentence=read_text(fields, "sentence"),
+            label=read_label(fields, VisualEntailmentTask.CLASSES, is_required=require_labels),
+            concepts=read_concepts(fields),
+            where=raw.where,
+        )
+
+    return read_records(sources, parse, on_bad_record=on_bad_record)

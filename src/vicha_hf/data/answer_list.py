@@ -1,0 +1,71 @@
+"""The closed list of answers that visual question answering chooses from."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .annotation_sources import AnnotationError, shorten
+from .annotations_vqa import QuestionRecord
+
+
+def build_answer_list(
+    records: Iterable[QuestionRecord], *, min_count: int = 1, max_size: int | None = None
+) -> list[str]:
+    """
+    The answers of the annotations, most frequent first, equally frequent ones in alphabetical order.
+
+    Args:
+        records: training (and validation) questions.
+        min_count: how many questions an answer must have been given to, by one annotator or more.
+        max_size: how many answers are kept; None keeps all. The published list for VQA v2 has 3,128.
+
+    Raises:
+        ValueError: `min_count` or `max_size` below 1.
+        AnnotationError: no answer is left.
+    """
+    if min_count < 1 or (max_size is not None and max_size < 1):
+        raise ValueError(f"min_count={min_count} and max_size={max_size} must be at least 1")
+    counts = Counter(answer for record in records for answer in {answer.strip() for answer in record.answers})
+    answers = sorted(
+        (answer for answer, count in counts.items() if count >= min_count),
+        key=lambda answer: (-counts[answer], answer),
+    )
+    if not answers:
+        raise AnnotationError(
+            f"no answer was given to {min_count} questions ({len(counts)} different answers); lower min_count"
+        )
+    return answers[:max_size]
+
+
+def write_answer_list(path: str | os.PathLike, answers: Sequence[str]) -> None:
+    """Writes a JSON list."""
+    Path(path).write_text(json.dumps(list(answers), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+
+
+def read_answer_list(path: str | os.PathLike) -> list[str]:
+    """
+    Reads the JSON list of answers, such as the published `answer_list.json`.
+
+    Raises:
+        AnnotationError: no such file, or not a list of different texts; the message names the entry.
+    """
+    remedy = 'write a list of different answers, such as ["yes", "no", "2"], or leave it out to have it built'
+    try:
+        answers = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AnnotationError(f"answer list not found: {path}; {remedy}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path}: not readable as JSON ({error}); {remedy}") from error
+    if not isinstance(answers, list) or not answers:
+        raise AnnotationError(f"{path}: not a list of answers, or empty (got {shorten(answers)}); {remedy}")
+    positions: dict[str, int] = {}
+    for position, answer in enumerate(answers):
+        if not isinstance(answer, str) or not answer.strip():
+            raise AnnotationError(f"{path}, entry {position}: no text (got {shorten(answer)}); {remedy}")
+        if positions.setdefault(answer, position) != position:
+            raise AnnotationError(
+                f"{path}, entry {position}: {answer!r} again (first as entry {positions[answer]}); {remedy}"
+            )
+    return answers

@@ -1,0 +1,35 @@
+"""Sentences that a picture may entail, for fine-tuning and evaluation."""
+
+from typing import TypedDict
+
+import torch
+
+from .annotations_entailment import EntailmentRecord
+from .datasets_annotated import AnnotatedDataset
+from .text_cleaning import clean_caption, names_side
+
+
+class EntailmentItem(TypedDict):
+    """`pixel_values` float [3, H, W], the cleaned `text`, the picture's `concepts`, `label` or None, the item's `index`."""
+
+    pixel_values: torch.Tensor
+    text: str
+    concepts: list[str]
+    label: int | None
+    index: int
+
+
+class EntailmentDataset(AnnotatedDataset[EntailmentRecord]):
+    """Records of `read_entailment_records`; see `AnnotatedDataset`."""
+
+    def __getitem__(self, index: int) -> EntailmentItem:
+        index, rng = self.draw(index)
+        record = self.annotations[index]
+        concepts = self._draw_concepts(record.concepts, rng)
+        return EntailmentItem(
+            pixel_values=self.transform(record.load_image(), rng, may_mirror=not names_side(record.sentence)),
+            text=clean_caption(record.sentence, self.max_words),
+            concepts=concepts,
+            label=record.label,
+            index=index,
+        )

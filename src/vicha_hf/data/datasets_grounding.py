@@ -1,0 +1,36 @@
+"""Expressions that name a part of a picture, for the evaluation of grounding; it is trained as retrieval."""
+
+from typing import TypedDict
+
+import torch
+
+from .annotations_grounding import GroundingRecord
+from .datasets_annotated import AnnotatedDataset
+from .text_cleaning import clean_caption, names_side
+
+
+class GroundingItem(TypedDict):
+    """`pixel_values` float [3, H, W], the cleaned `text`, the picture's `concepts`, the item's `index`."""
+
+    pixel_values: torch.Tensor
+    text: str
+    concepts: list[str]
+    index: int
+
+
+class GroundingDataset(AnnotatedDataset[GroundingRecord]):
+    """
+    Records of `read_grounding_records(..., for_evaluation=True)`, which hold the boxes; see `AnnotatedDataset`. To train,
+    give the records to `PretrainingDataset(captions="all")`.
+    """
+
+    def __getitem__(self, index: int) -> GroundingItem:
+        index, rng = self.draw(index)
+        record = self.annotations[index]
+        concepts = self._draw_concepts(record.concepts, rng)
+        return GroundingItem(
+            pixel_values=self.transform(record.load_image(), rng, may_mirror=not names_side(record.text)),
+            text=clean_caption(record.text, self.max_words),
+            concepts=concepts,
+            index=index,
+        )

@@ -1,0 +1,44 @@
+"""Statements about two pictures, for fine-tuning and evaluation."""
+
+from typing import TypedDict
+
+import torch
+
+from .annotations_reasoning import ReasoningRecord
+from .datasets_annotated import AnnotatedDataset
+from .text_cleaning import clean_caption, names_side
+
+
+class ReasoningItem(TypedDict):
+    """
+    `pixel_values` float [2, 3, H, W] and `concepts`, the left picture's and the right one's; the cleaned `text`, `label` (1 =
+    true) or None, and the item's `index`.
+    """
+
+    pixel_values: torch.Tensor
+    text: str
+    concepts: tuple[list[str], list[str]]
+    label: int | None
+    index: int
+
+
+class ReasoningDataset(AnnotatedDataset[ReasoningRecord]):
+    """Records of `read_reasoning_records`; see `AnnotatedDataset`. Both pictures are augmented apart."""
+
+    def __init__(self, annotations, transform, *, max_words: int | None = None, **options):
+        super().__init__(annotations, transform, max_words=max_words, **options)
+
+    def __getitem__(self, index: int) -> ReasoningItem:
+        index, rng = self.draw(index)
+        record = self.annotations[index]
+        left, right = (self._draw_concepts(concepts, rng) for concepts in record.concepts)
+        may_mirror = not names_side(record.sentence)
+        return ReasoningItem(
+            pixel_values=torch.stack(
+                [self.transform(image, rng, may_mirror=may_mirror) for image in record.load_images()]
+            ),
+            text=clean_caption(record.sentence, self.max_words),
+            concepts=(left, right),
+            label=record.label,
+            index=index,
+        )

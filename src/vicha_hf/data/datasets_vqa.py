@@ -1,0 +1,41 @@
+"""Questions about pictures, for fine-tuning and evaluation."""
+
+from typing import TypedDict
+
+import torch
+
+from .annotations_vqa import QuestionRecord
+from .datasets_annotated import AnnotatedDataset
+from .text_cleaning import clean_question, names_side
+
+
+class QuestionItem(TypedDict):
+    """
+    `pixel_values` float [3, H, W], the cleaned `question`, the picture's `concepts`, the different `answers` with their
+    `weights` (empty where none are known), and the item's `index`.
+    """
+
+    pixel_values: torch.Tensor
+    question: str
+    concepts: list[str]
+    answers: list[str]
+    weights: list[float]
+    index: int
+
+
+class QuestionAnsweringDataset(AnnotatedDataset[QuestionRecord]):
+    """Records of `read_question_records`; see `AnnotatedDataset`."""
+
+    def __getitem__(self, index: int) -> QuestionItem:
+        index, rng = self.draw(index)
+        record = self.annotations[index]
+        concepts = self._draw_concepts(record.concepts, rng)
+        weights = record.answer_weights()
+        return QuestionItem(
+            pixel_values=self.transform(record.load_image(), rng, may_mirror=not names_side(record.question)),
+            question=clean_question(record.question, self.max_words),
+            concepts=concepts,
+            answers=list(weights),
+            weights=list(weights.values()),
+            index=index,
+        )

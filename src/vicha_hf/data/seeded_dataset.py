@@ -1,0 +1,45 @@
+"""Datasets whose items depend on the seed, the epoch and the index alone."""
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+
+class SeededDataset(Dataset):
+    """
+    Base of the map-style datasets that draw something per item.
+
+    The data then does not depend on the number of workers or processes, and a run that is resumed in the middle of an
+    epoch sees what the unbroken run would have seen.
+
+    Args:
+        seed: of all draws, not negative.
+    """
+
+    def __init__(self, seed: int):
+        if seed < 0:
+            raise ValueError(f"seed={seed} must not be negative")
+        self.seed = seed
+        # Shared memory: workers that live on from epoch to epoch must see the new number too.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Call before each epoch: other captions, concepts and crops are drawn."""
+        if epoch < 0:
+            raise ValueError(f"epoch={epoch} must not be negative")
+        self._epoch.fill_(epoch)
+
+    def draw(self, index: int) -> tuple[int, np.random.Generator]:
+        """The index, counted from the front, and the generator of its item. Raises `IndexError` outside the dataset."""
+        # Negative indices would draw other augmentations than their positive twins.
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"index {index} is outside the dataset of {len(self)} items")
+        # A spawn key, not three seeds: numpy takes the seeds (a, b) and (a, b, 0) for the same.
+        return int(position), np.random.default_rng(
+            np.random.SeedSequence(self.seed, spawn_key=(self.epoch, position))
+        )

@@ -52,8 +52,9 @@ def patchify(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
 def normalized_patches(pixel_values: torch.Tensor, patch_size: int) -> torch.Tensor:
     """Each patch with its own mean and (unbiased) variance removed: [B, P, patch_size**2 * 3]."""
     patches = patchify(pixel_values, patch_size)
-    mean, variance = patches.mean(dim=-1, keepdim=True), patches.var(dim=-1, keepdim=True, unbiased=True)
-    return (patches - mean) / (variance + 1e-6).sqrt()
+    # One fused pass: layer norm takes the biased variance, so its eps and its result are scaled to the unbiased one.
+    scale = (patches.shape[-1] - 1) / patches.shape[-1]
+    return nn.functional.layer_norm(patches, patches.shape[-1:], eps=1e-6 * scale) * scale**0.5
 
 
 def sincos_positions(dim: int, grid_size: int) -> torch.Tensor:
@@ -204,5 +205,5 @@ class MaskedImageModeling(nn.Module):
 
     @staticmethod
     def _removed_patches_error(prediction, target, removed):
-        error = (prediction.float() - target.float()).square().mean(dim=-1)
+        error = nn.functional.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=-1)
         return mean_over_processes((error * removed).sum(), removed.sum())

@@ -54,6 +54,33 @@ def test_batches_give_the_scores_of_single_pairs(model, processor, dataset, with
         torch.testing.assert_close(scores.rerank_t2i, match.T, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kept_batches", [0, 1])
+def test_pictures_that_memory_has_no_room_for_are_encoded_again(model, processor, dataset, kept_batches, monkeypatch):
+    expected = score_retrieval(model, processor, dataset, k=3, batch_size=2, progress=False)
+    encoded, encode_images = [], type(model).encode_images
+    monkeypatch.setattr(
+        type(model),
+        "encode_images",
+        lambda self, pixel_values, *concepts, **kwargs: (
+            encoded.append(len(pixel_values)) or encode_images(self, pixel_values, *concepts, **kwargs)
+        ),
+    )
+    # Room for somewhat more than the first batch: 2 pictures of 17 tokens and up to 55 concept tokens, 32 floats each.
+    room = kept_batches * 2 * (17 + 55) * 32 * 4 / 2**30
+    scores = score_retrieval(
+        model,
+        processor,
+        dataset,
+        k=3,
+        batch_size=2,
+        progress=False,
+        kept_states_gib=min(room, 1.5 * 2 * 24 * 128 / 2**30),
+    )
+    assert encoded[:3] == [2, 2, 1] and sum(encoded[3:]) == (5 if kept_batches == 0 else 3)
+    for name, value in vars(expected).items():
+        torch.testing.assert_close(getattr(scores, name), value, atol=1e-5, rtol=0)
+
+
 def test_concepts_matter_only_where_there_are_some(model, processor, dataset):
     with_concepts = score_retrieval(model, processor, dataset, k=100, progress=False)
     without = score_retrieval(model, processor, dataset, k=100, with_concepts=False, progress=False)

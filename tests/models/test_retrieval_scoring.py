@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import tiny_batch, tiny_model, tiny_pretraining_model, tiny_retrieval_model, token_rows
 
-from vicha_hf.models import retrieval_scoring
+from vicha_hf.models import packed_texts, retrieval_scoring
 from vicha_hf.models.modeling_outputs import ImageEncoding, TextEncoding
 
 
@@ -49,10 +49,10 @@ def loop_scores(logits, similarities, k):
     return scores
 
 
-@pytest.fixture(params=[(16, 256), (2, 3), (1, 1)], ids=["one block", "blocks of 2", "blocks of 1"])
+@pytest.fixture(params=[(1024, 4096), (2, 20), (1, 1)], ids=["one block", "small blocks", "blocks of 1"])
 def block_sizes(request, monkeypatch):
-    monkeypatch.setattr(retrieval_scoring, "PICTURES_PER_BLOCK", request.param[0])
-    monkeypatch.setattr(retrieval_scoring, "PAIRS_PER_BATCH", request.param[1])
+    monkeypatch.setattr(retrieval_scoring, "TEXTS_PER_BLOCK", request.param[0])
+    monkeypatch.setattr(packed_texts, "TOKENS_PER_BATCH", request.param[1])
     return request.param
 
 
@@ -73,18 +73,27 @@ def test_rerank_equals_a_loop(scored, corpus, block_sizes, k):
     assert observed.scores_i2t.dtype == torch.float32
 
 
-def test_a_pair_is_scored_once(scored, corpus, block_sizes, monkeypatch):
-    model, seen = scored[0], []
-    original = type(model)._score
-
-    def counting(self, images, key_values, texts, image_index, text_index):
-        seen.append(len(text_index))
-        return original(self, images, key_values, texts, image_index, text_index)
-
-    monkeypatch.setattr(type(model), "_score", counting)
+def test_a_pair_is_scored_once_and_memory_is_bounded(scored, corpus, block_sizes, monkeypatch):
+    model, pairs, tokens = scored[0], [], []
+    fuse = packed_texts.PackedTexts.fuse
+    monkeypatch.setattr(
+        packed_texts.PackedTexts,
+        "fuse",
+        lambda self, states, index: pairs.append(len(index)) or fuse(self, states, index),
+    )
+    layer = model.vicha.text_model.encoder.layer[-1]
+    hook = layer.intermediate.register_forward_pre_hook(lambda module, inputs: tokens.append(inputs[0].shape))
+    key_values = layer.crossattention.self.key.register_forward_hook(lambda *call: tokens.append(None))
     scores = model.rerank(*encode(model, corpus), k=3)
+    hook.remove()
+    key_values.remove()
     wanted = (scores.scores_i2t > -100) | (scores.scores_t2i.T > -100)
-    assert sum(seen) == int(wanted.sum()) and max(seen) <= block_sizes[1]
+    assert pairs == wanted.sum(dim=1).tolist()
+    # Keys once per picture, and in the last layer one position per pair.
+    assert tokens.count(None) == NUM_IMAGES
+    shapes = [shape for shape in tokens if shape is not None]
+    assert sum(shape[1] for shape in shapes) == int(wanted.sum())
+    assert len(shapes) > NUM_IMAGES or block_sizes[1] > 1
 
 
 def test_ties_are_broken_but_never_scored_beyond_k(corpus):
@@ -171,17 +180,47 @@ def test_the_pretraining_head_scores_alike(corpus):
     assert torch.equal(observed.scores_i2t, expected.scores_i2t)
 
 
-def test_progress_sees_every_block(corpus, monkeypatch):
-    monkeypatch.setattr(retrieval_scoring, "PICTURES_PER_BLOCK", 2)
-    model, blocks = tiny_retrieval_model(), []
+def test_progress_sees_every_picture(corpus):
+    model, pictures = tiny_retrieval_model(), []
 
     def progress(iterable):
-        for block in iterable:
-            blocks.append(block)
-            yield block
+        for picture in iterable:
+            pictures.append(picture)
+            yield picture
 
     model.rerank(*encode(model, corpus), k=2, progress=progress)
-    assert len(blocks) == 3
+    assert pictures == list(range(NUM_IMAGES))
+
+
+def test_texts_in_batches_are_packed_as_one(scored, corpus):
+    model, _, _ = scored
+    _, texts = encode(model, corpus)
+    batches = [
+        TextEncoding(**{name: value[rows] for name, value in texts.items()}) for rows in (slice(3), slice(3, 7))
+    ]
+    whole, parts = model.pack_texts(texts), model.pack_texts(batches)
+    assert len(parts) == NUM_TEXTS and parts.lengths.tolist() == TEXT_LENGTHS
+    torch.testing.assert_close(parts.tokens, whole.tokens, atol=1e-6, rtol=0)
+    assert parts.tokens.shape == (sum(TEXT_LENGTHS), 32)
+
+
+def test_a_picture_that_nobody_wants(corpus):
+    model = tiny_retrieval_model()
+    images, texts = encode(model, corpus)
+    wanted = torch.zeros(NUM_IMAGES, NUM_TEXTS, dtype=torch.bool)
+    wanted[1, 2] = True
+    scores = model.score_candidates(images, model.pack_texts(texts), wanted)
+    assert ((scores > -100) == wanted).all()
+    expected = model.score_pairs(images, texts, torch.tensor([1]), torch.tensor([2]))
+    torch.testing.assert_close(scores[1, 2], expected[0], atol=1e-5, rtol=0)
+
+
+def test_texts_are_padded_on_the_right(corpus):
+    model = tiny_retrieval_model()
+    _, texts = encode(model, corpus)
+    texts.attention_mask[2] = 0
+    with pytest.raises(ValueError, match=r"Text 2 .*first position"):
+        model.pack_texts(texts)
 
 
 def test_impossible_requests_are_named(corpus):

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from ..models.retrieval_scoring import Candidates
 from .recall import chance_recall, recall_at_k
 
 
@@ -101,6 +102,10 @@ class RetrievalScores:
         }
 
 
+# States of pictures that are kept between the two stages, GiB; what goes beyond is encoded again.
+KEPT_STATES_GIB = 8.0
+
+
 def evaluate_retrieval(
     model,
     processor,
@@ -111,6 +116,8 @@ def evaluate_retrieval(
     with_concepts: bool = True,
     progress: bool = True,
     num_workers: int = 0,
+    accelerator=None,
+    kept_states_gib: float = KEPT_STATES_GIB,
 ) -> dict[str, float]:
     """Recall of `model` on `dataset`, both directions and both stages.
 
@@ -121,10 +128,14 @@ def evaluate_retrieval(
         k: how many candidates of the first stage the matching head re-ranks; clipped to the size of the corpus.
             The published models use 128 for Flickr30K and 256 for COCO.
         batch_size: pictures, or captions, encoded at a time.
-        device: where to run; by default where the model is.
+        device: where to run; by default where the accelerator, or else the model, is.
         with_concepts: False leaves the dataset's visual concepts out.
         progress: whether to show progress bars.
         num_workers: processes that load pictures.
+        accelerator: an `accelerate.Accelerator`; each of its processes encodes and re-ranks its share of the pictures,
+            and all return the same result. `model` is the unwrapped one.
+        kept_states_gib: GiB of picture states that each process keeps from the first stage for the second; the
+            pictures beyond are loaded and encoded again.
 
     Returns:
         Everything that [`retrieval_metrics`] names for the re-ranked scores, the same with `_itc_only` for the first
@@ -141,6 +152,8 @@ def evaluate_retrieval(
         with_concepts=with_concepts,
         progress=progress,
         num_workers=num_workers,
+        accelerator=accelerator,
+        kept_states_gib=kept_states_gib,
     )
     return scores.metrics(dataset.captions_of_image, dataset.image_of_caption)
 
@@ -156,40 +169,117 @@ def score_retrieval(
     with_concepts: bool = True,
     progress: bool = True,
     num_workers: int = 0,
+    accelerator=None,
+    kept_states_gib: float = KEPT_STATES_GIB,
 ) -> RetrievalScores:
     """The scores behind [`evaluate_retrieval`] (same arguments), for those who look at single queries."""
     if k < 1:
         raise ValueError(f"k={k} is not possible: the second stage needs at least one candidate per query")
     if len(dataset) == 0:
         raise ValueError("the dataset has no picture: there is nothing to retrieve")
-    device = torch.device(device) if device is not None else model.device
-    image_batches = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=partial(_image_arguments, processor, with_concepts=with_concepts),
-    )
-    text_batches = [dataset.texts[start : start + batch_size] for start in range(0, len(dataset.texts), batch_size)]
+    share = _Share(len(dataset), accelerator)
+    if device is None:
+        device = model.device if accelerator is None else accelerator.device
+    device = torch.device(device)
+    bar = partial(tqdm, disable=not (progress and share.process == 0))
     was_training = model.training
     model.eval().to(device)
     try:
-        image_encodings = [
-            model.encode_images(**{name: tensor.to(device) for name, tensor in batch.items()})
-            for batch in tqdm(image_batches, desc="Encoding pictures", unit="batch", disable=not progress)
-        ]
-        text_encodings = [
-            model.encode_texts(**processor(text=texts, padding=True, return_tensors="pt").to(device))
-            for texts in tqdm(text_batches, desc="Encoding captions", unit="batch", disable=not progress)
-        ]
-        images = type(image_encodings[0]).concatenate(image_encodings)
-        texts = type(text_encodings[0]).concatenate(text_encodings)
-        similarity = images.embeds.float() @ texts.embeds.float().T
-        reranked = model.rerank(
-            images, texts, k, progress=partial(tqdm, desc="Re-ranking", unit="block", disable=not progress)
+        images = _ShareOfImages(
+            model, processor, dataset, share.indices, batch_size, device, with_concepts, num_workers, kept_states_gib
         )
+        image_embeds = share.gather(images.encode(bar))
+        # Every process encodes all captions: that is less than a hundredth of their fusion with the pictures.
+        text_batches = [
+            dataset.texts[start : start + batch_size] for start in range(0, len(dataset.texts), batch_size)
+        ]
+        encodings = [
+            model.encode_texts(**processor(text=texts, padding=True, return_tensors="pt").to(device))
+            for texts in bar(text_batches, desc="Encoding captions", unit="batch")
+        ]
+        similarity = image_embeds.float() @ torch.cat([encoding.embeds for encoding in encodings]).float().T
+        candidates = Candidates.pick(similarity, k)
+        texts = model.pack_texts(encodings)
+        del encodings
+        own = torch.tensor(share.indices, device=device)
+        scores = torch.empty(len(own), len(dataset.texts), device=device)
+        with bar(total=len(own), desc="Re-ranking", unit="picture") as progress_bar:
+            for start, encoded in images:
+                rows = own[start : start + len(encoded.hidden_states)]
+                wanted = candidates.of_images[rows] | candidates.of_texts[rows]
+                scores[start : start + len(rows)] = model.score_candidates(encoded, texts, wanted)
+                progress_bar.update(len(rows))
+        reranked = candidates.separate(share.gather(scores))
     finally:
         model.train(was_training)
-    return RetrievalScores(similarity.cpu(), reranked.scores_i2t.float().cpu(), reranked.scores_t2i.float().cpu())
+    return RetrievalScores(similarity.cpu(), reranked.scores_i2t.cpu(), reranked.scores_t2i.cpu())
+
+
+class _Share:
+    """Which pictures are this process's: every W-th, so that shares differ by one picture at most."""
+
+    def __init__(self, num_images: int, accelerator=None):
+        self.accelerator = accelerator
+        self.processes = 1 if accelerator is None else accelerator.num_processes
+        self.process = 0 if accelerator is None else accelerator.process_index
+        self.num_images = num_images
+        self.indices = range(self.process, num_images, self.processes)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows [own pictures, ...] of every process -> [all pictures, ...], in the dataset's order."""
+        if self.processes == 1:
+            return rows
+        longest = -(-self.num_images // self.processes)
+        padded = rows.new_zeros(longest, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        gathered = self.accelerator.gather(padded).unflatten(0, (self.processes, longest))
+        return gathered.transpose(0, 1).flatten(0, 1)[: self.num_images]
+
+
+class _ShareOfImages:
+    """Encodes some of the pictures; goes over them in batches `(first row, encoding)` for the second stage."""
+
+    def __init__(
+        self, model, processor, dataset, indices, batch_size, device, with_concepts, num_workers, kept_states_gib
+    ):
+        self.model, self.dataset, self.indices, self.device = model, dataset, indices, device
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.collate = partial(_image_arguments, processor, with_concepts=with_concepts)
+        self.room = kept_states_gib * 2**30
+        self.kept = []
+
+    def encode(self, bar) -> Tensor:
+        """The embeddings [n, E] of all of them; their states are kept as far as there is room."""
+        embeds, full = [torch.empty(0, self.model.config.projection_dim, device=self.device)], False
+        number = -(-len(self.indices) // self.batch_size)
+        for encoded in bar(self._encode_from(0), desc="Encoding pictures", unit="batch", total=number):
+            embeds.append(encoded.embeds)
+            self.room -= encoded.hidden_states.nbytes
+            full = full or self.room < 0
+            if not full:
+                self.kept.append(encoded)
+        return torch.cat(embeds)
+
+    def __iter__(self):
+        start = 0
+        for encoded in self.kept:
+            yield start, encoded
+            start += len(encoded.hidden_states)
+        for encoded in self._encode_from(start):
+            yield start, encoded
+            start += len(encoded.hidden_states)
+
+    def _encode_from(self, start: int):
+        if start >= len(self.indices):
+            return
+        loader = DataLoader(
+            Subset(self.dataset, self.indices[start:]),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self.collate,
+        )
+        for batch in loader:
+            yield self.model.encode_images(**{name: tensor.to(self.device) for name, tensor in batch.items()})
 
 
 def _image_arguments(processor, items: Sequence[Mapping[str, Any]], with_concepts: bool) -> dict[str, Tensor]:

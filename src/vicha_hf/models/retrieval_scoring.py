@@ -1,17 +1,58 @@
 """Two-stage retrieval (ALBEF section 6.1): similarity finds candidates, the matching head scores them."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 import torch
 
 from .modeling_outputs import ImageEncoding, RerankOutput, TextEncoding
 from .objective_itm import MATCH
+from .packed_texts import PackedTexts
 
 
 UNSCORED = -100.0
 
-# Pictures whose keys and values are held at once, and pairs per fused batch: together they bound the memory of
-# re-ranking whatever the size of the corpus.
-PICTURES_PER_BLOCK = 16
-PAIRS_PER_BATCH = 256
+# Texts whose candidates are picked at once: bounds what picking needs beside the similarities.
+TEXTS_PER_BLOCK = 1024
+
+
+@dataclass
+class Candidates:
+    """
+    The pairs that the second stage scores: `of_images` [N_i, N_t] marks every picture's k texts, `of_texts` [N_i, N_t]
+    every text's k pictures.
+    """
+
+    of_images: torch.Tensor
+    of_texts: torch.Tensor
+
+    @classmethod
+    def pick(cls, similarity: torch.Tensor, k: int) -> "Candidates":
+        """
+        The `k` most similar, for both directions.
+
+        Args:
+            similarity: [N_i, N_t].
+            k: candidates per query; above the size of the corpus all are picked.
+        """
+        if k < 1:
+            raise ValueError(f"`k={k}`: re-ranking needs at least one candidate per query.")
+        num_images, num_texts = similarity.shape
+        of_images = torch.zeros_like(similarity, dtype=torch.bool)
+        of_images.scatter_(1, similarity.topk(min(k, num_texts), dim=1).indices, True)
+        of_texts = torch.zeros_like(of_images)
+        for start in range(0, num_texts, TEXTS_PER_BLOCK):
+            block = similarity[:, start : start + TEXTS_PER_BLOCK]
+            best = block.topk(min(k, num_images), dim=0).indices
+            of_texts[:, start : start + TEXTS_PER_BLOCK].scatter_(0, best, True)
+        return cls(of_images, of_texts)
+
+    def separate(self, scores: torch.Tensor) -> RerankOutput:
+        """The scores [N_i, N_t] of the candidates of either direction, by direction; `scores` is used up."""
+        scores_t2i = scores.masked_fill(self.of_texts.logical_not(), UNSCORED).T
+        return RerankOutput(
+            scores_i2t=scores.masked_fill_(self.of_images.logical_not(), UNSCORED), scores_t2i=scores_t2i
+        )
 
 
 class RetrievalScoring:
@@ -41,24 +82,44 @@ class RetrievalScoring:
     ) -> torch.Tensor:
         """
         The match logit [n] of n pairs: picture `image_index[i]` with text `text_index[i]` (each [n]; by default
-        picture i with text i). A picture's keys and values are computed once, however many texts it meets.
+        picture i with text i). Differentiable; a picture's keys and values are computed once, however many texts it
+        meets.
         """
-        key_values = self.base_model.text_model.project_keys_values(images.hidden_states)
-        return self._score(images, key_values, texts, image_index, text_index)
-
-    def _score(self, images, key_values, texts, image_index, text_index):
-        if self.itm_head is None:
-            raise ValueError("This model has no matching head (`itm_weight=0`): pairs cannot be scored.")
-        fused = self.base_model.text_model(
+        self._check_matching_head()
+        text_model = self.base_model.text_model
+        fused = text_model(
             **texts.for_fusion(text_index, trim=True),
-            encoder_key_values=key_values,
+            encoder_key_values=text_model.project_keys_values(images.hidden_states),
             encoder_attention_mask=images.attention_mask,
             encoder_index=image_index,
+            output_index=torch.zeros(1, 1, dtype=torch.long, device=images.hidden_states.device),
         ).last_hidden_state
         return self.itm_head(fused[:, 0])[:, MATCH]
 
+    def pack_texts(self, texts: TextEncoding | Sequence[TextEncoding]) -> PackedTexts:
+        """All texts of a corpus, encoded as one or in batches, ready for `score_candidates`."""
+        self._check_matching_head()
+        return PackedTexts(self.base_model.text_model, texts)
+
     @torch.no_grad()
-    def rerank(self, images: ImageEncoding, texts: TextEncoding, k: int, progress=iter) -> RerankOutput:
+    def score_candidates(
+        self, images: ImageEncoding, texts: PackedTexts, wanted: torch.Tensor, progress: Callable = iter
+    ) -> torch.Tensor:
+        """
+        The match logits [n, N_t] of n pictures with the texts that `wanted` [n, N_t] marks, -100 elsewhere. One picture
+        is fused at a time: memory does not grow with the number of pairs. `progress` wraps the range of pictures.
+        """
+        scores = torch.full(wanted.shape, UNSCORED, dtype=torch.float32, device=wanted.device)
+        for row in progress(range(len(scores))):
+            states = images.hidden_states[row]
+            if images.attention_mask is not None:
+                states = states[images.attention_mask[row].bool()]
+            index = wanted[row].nonzero()[:, 0]
+            scores[row, index] = self.itm_head(texts.fuse(states, index))[:, MATCH].float()
+        return scores
+
+    @torch.no_grad()
+    def rerank(self, images: ImageEncoding, texts: TextEncoding, k: int, progress: Callable = iter) -> RerankOutput:
         """
         Scores the `k` best candidates by cosine similarity of every picture and of every text with the matching head.
         A pair that both directions want is scored once; `k` above the size of the corpus scores every pair.
@@ -66,37 +127,12 @@ class RetrievalScoring:
         Args:
             images, texts: encodings of N_i pictures and N_t texts.
             k: candidates per query.
-            progress: wraps the list of picture blocks, e.g. `tqdm.tqdm`.
+            progress: wraps the range of pictures, e.g. `tqdm.tqdm`.
         """
-        if k < 1:
-            raise ValueError(f"`k={k}`: re-ranking needs at least one candidate per query.")
-        similarity = images.embeds @ texts.embeds.T
-        num_images, num_texts = similarity.shape
-        device = similarity.device
-        wanted_i2t = torch.zeros(num_images, num_texts, dtype=torch.bool, device=device)
-        wanted_i2t.scatter_(1, similarity.topk(min(k, num_texts), dim=1).indices, True)
-        wanted_t2i = torch.zeros(num_texts, num_images, dtype=torch.bool, device=device)
-        wanted_t2i.scatter_(1, similarity.T.topk(min(k, num_images), dim=1).indices, True)
-        wanted = wanted_i2t | wanted_t2i.T
-        scores = torch.full((num_images, num_texts), UNSCORED, dtype=torch.float32, device=device)
-        lengths = (
-            torch.full((num_texts,), texts.hidden_states.shape[1], device=device)
-            if texts.attention_mask is None
-            else texts.attention_mask.sum(dim=1)
-        )
-        for start in progress(range(0, num_images, PICTURES_PER_BLOCK)):
-            block = slice(start, start + PICTURES_PER_BLOCK)
-            block_images = ImageEncoding(
-                hidden_states=images.hidden_states[block],
-                attention_mask=None if images.attention_mask is None else images.attention_mask[block],
-            )
-            key_values = self.base_model.text_model.project_keys_values(block_images.hidden_states)
-            picture, text = wanted[block].nonzero(as_tuple=True)
-            by_length = lengths[text].argsort(stable=True)
-            for chunk in by_length.split(PAIRS_PER_BATCH):
-                scored = self._score(block_images, key_values, texts, picture[chunk], text[chunk])
-                scores[start + picture[chunk], text[chunk]] = scored.float()
-        return RerankOutput(
-            scores_i2t=scores.masked_fill(~wanted_i2t, UNSCORED),
-            scores_t2i=scores.T.masked_fill(~wanted_t2i, UNSCORED),
-        )
+        candidates = Candidates.pick(images.embeds @ texts.embeds.T, k)
+        wanted = candidates.of_images | candidates.of_texts
+        return candidates.separate(self.score_candidates(images, self.pack_texts(texts), wanted, progress))
+
+    def _check_matching_head(self) -> None:
+        if self.itm_head is None:
+            raise ValueError("This model has no matching head (`itm_weight=0`): pairs cannot be scored.")

@@ -52,10 +52,10 @@ def test_ranking_against_a_loop(quirks, k):
         torch.testing.assert_close(ranking.probabilities[row], scores.softmax(0), rtol=1e-4, atol=1e-5)
 
 
-def test_ranking_in_small_batches_of_pairs(monkeypatch):
+def test_ranking_in_small_batches_of_prefixes(monkeypatch):
     model, inputs = tiny_head("vqa"), inference_inputs("vqa")
     whole = model.rank_answers(**inputs, answers=ANSWERS, top_k=5)
-    monkeypatch.setattr("vicha_hf.models.task_question_answering.PAIRS_PER_BATCH", 4)
+    monkeypatch.setattr("vicha_hf.models.answer_ranking.PREFIXES_PER_BATCH", 4)
     torch.testing.assert_close(model.rank_answers(**inputs, answers=ANSWERS, top_k=5).scores, whole.scores)
     ids_alone = model.rank_answers(**inputs, answers=ANSWERS["input_ids"], top_k=5)
     torch.testing.assert_close(ids_alone.scores, whole.scores)

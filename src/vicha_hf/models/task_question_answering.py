@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple, logging
 
+from .answer_ranking import PrefixLikelihoods
+from .answer_tree import AnswerTree
 from .decoder_answer import QuestionEncoding
 from .input_checks import check_rows
 from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
@@ -14,9 +16,6 @@ from .process_group import mean_over_processes
 
 
 logger = logging.get_logger(__name__)
-
-# Pairs of question and candidate per decoded batch: bounds the memory of ranking whatever the length of the list.
-PAIRS_PER_BATCH = 256
 
 
 class QuestionAnsweringTask:
@@ -189,8 +188,9 @@ class QuestionAnsweringTask:
         attention_mask: torch.Tensor | None = None,
         concept_input_ids: torch.Tensor | None = None,
         concept_attention_mask: torch.Tensor | None = None,
-        answers: Mapping[str, torch.Tensor] | torch.Tensor | None = None,
-        top_k: int = 128,
+        answers: AnswerTree | Mapping[str, torch.Tensor] | torch.Tensor | None = None,
+        top_k: int | None = 128,
+        exact: bool = False,
     ) -> AnswerRankingOutput:
         """
         Ranks a closed list of answers: the first token's probability picks `top_k` candidates per question, the
@@ -201,74 +201,52 @@ class QuestionAnsweringTask:
             input_ids, attention_mask: [B, T], the questions; 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional.
             answers: the list as a tokenizer returns it, `input_ids` and `attention_mask` [M, A], or the ids alone; every
-                answer is [CLS] answer [SEP].
-            top_k: candidates per question, at most M are taken.
+                answer is [CLS] answer [SEP]. Or what `answer_tree` made of it, once for many calls.
+            top_k: candidates per question, at most M are taken; `None` takes and orders all.
+            exact: the `top_k` likeliest of the whole list, instead of the candidates with the likeliest first tokens.
+                The search decodes only what can still be among them, little where the decoder is sure of itself.
 
         Raises:
             ValueError: an answer that does not begin like the others, or has no token to predict.
         """
-        answer_ids, answer_mask = self._answer_list(answers)
-        if top_k < 1:
+        tree = answers if isinstance(answers, AnswerTree) else self.answer_tree(answers)
+        if top_k is not None and top_k < 1:
             raise ValueError(f"`top_k={top_k}`: ranking needs at least one candidate.")
-        k = min(top_k, len(answer_ids))
+        k = len(tree.answers) if top_k is None else min(top_k, len(tree.answers))
         question = self.encode_questions(
             pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
         )
-        num_questions = len(input_ids)
-        start = answer_ids[0, 0].expand(num_questions, 1)
-        first_token_logits = self.answer_decoder(start, question=question, head=self.mlm_head).logits[:, 0]
-        first = first_token_logits.float().log_softmax(dim=-1).index_select(1, answer_ids[:, 1])
-        first, candidates = first.topk(k, dim=1)
-
-        rest = torch.zeros(num_questions * k, device=first.device)
-        flat = candidates.flatten()
-        question_of = torch.arange(num_questions, device=flat.device).repeat_interleave(k)
-        for pairs in answer_mask.sum(dim=1)[flat].argsort(stable=True).split(PAIRS_PER_BATCH):
-            rest[pairs] = self._rest_of_answers(
-                question, question_of[pairs], answer_ids[flat[pairs]], answer_mask[flat[pairs]]
+        likelihoods = PrefixLikelihoods(self.answer_decoder, self.mlm_head, question, tree)
+        first_counts = 2 if "vqa_first_token_twice" in self.config.reference_quirks else 1
+        if exact:
+            likelihoods.decode_best(k, first_counts)
+            scores, candidates = likelihoods.scores(first_counts)[:, tree.answers].sort(
+                dim=1, descending=True, stable=True
             )
-        scores = first + rest.view(num_questions, k)
-        if "vqa_first_token_twice" in self.config.reference_quirks:
-            scores = scores + first
-        scores, order = scores.sort(dim=1, descending=True, stable=True)
+            scores, candidates = scores[:, :k], candidates[:, :k]
+        else:
+            candidates = likelihoods.values[:, tree.answer_paths[:, 1]].topk(k, dim=1).indices
+            wanted = torch.zeros_like(likelihoods.values, dtype=torch.bool)
+            likelihoods.decode_all(wanted.scatter_(1, tree.answer_paths[candidates].flatten(1), True))
+            scores = likelihoods.scores(first_counts).gather(1, tree.answers[candidates])
+            scores, order = scores.sort(dim=1, descending=True, stable=True)
+            candidates = candidates.gather(1, order)
         return AnswerRankingOutput(
-            answer_indices=candidates.gather(1, order),
+            answer_indices=candidates,
             probabilities=scores.softmax(dim=1),
             scores=scores,
-            first_token_logits=first_token_logits,
+            first_token_logits=likelihoods.first_token_logits,
         )
 
-    def _answer_list(self, answers) -> tuple[torch.Tensor, torch.Tensor]:
+    def answer_tree(self, answers: Mapping[str, torch.Tensor] | torch.Tensor | None) -> AnswerTree:
+        """`rank_answers`' list of answers, prepared for many calls: `input_ids` and `attention_mask` [M, A], or ids."""
         if answers is None:
             raise ValueError("Ranking needs `answers`: the tokenised list, `input_ids` and `attention_mask` [M, A].")
         ids = answers["input_ids"] if isinstance(answers, Mapping) else answers
         mask = answers.get("attention_mask") if isinstance(answers, Mapping) else None
         if mask is None:
             mask = (ids != self.config.text_config.pad_token_id).long()
-        if ids.dim() != 2 or ids.shape != mask.shape or len(ids) == 0:
-            raise ValueError(
-                f"`answers` has ids {tuple(ids.shape)} and mask {tuple(mask.shape)}; expected both [M, A]."
-            )
-        wrong = (ids[:, 0] != ids[0, 0]) | (mask[:, :2].sum(dim=1) < 2)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            raise ValueError(
-                f"Answer {row} of `answers` ({ids[row].tolist()}) must begin with token {int(ids[0, 0])} like the first "
-                "one, and go on with at least one token."
-            )
-        return ids.to(self.device), mask.to(self.device)
-
-    def _rest_of_answers(self, question, question_index, answer_ids, answer_mask) -> torch.Tensor:
-        """The log-likelihood [n] of all tokens after the first, given the question and the tokens before."""
-        length = int(answer_mask.sum(dim=1).max())
-        answer_ids, answer_mask = answer_ids[:, :length], answer_mask[:, :length]
-        predicted = answer_mask[:, 2:].bool()
-        states = self.answer_decoder(
-            answer_ids[:, :-1], answer_mask[:, :-1], question=question, question_index=question_index
-        ).last_hidden_state
-        log_probabilities = self.mlm_head(states[:, 1:][predicted]).float().log_softmax(dim=-1)
-        tokens = log_probabilities.gather(1, answer_ids[:, 2:][predicted][:, None]).squeeze(1)
-        return tokens.new_zeros(len(answer_ids)).index_add(0, predicted.nonzero()[:, 0], tokens)
+        return AnswerTree.build(ids.to(self.device), mask.to(self.device))
 
     @torch.no_grad()
     def generate(

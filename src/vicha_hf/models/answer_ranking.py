@@ -1,0 +1,165 @@
+"""The likelihoods of a tree of answers, prefix by prefix: no token is decoded twice for a question."""
+
+import torch
+from torch import nn
+
+from .answer_tree import AnswerTree
+from .decoder_answer import AnswerDecoder, QuestionEncoding
+from .encoder_attention import cross_attention_implementation, expand_key_mask
+
+
+# Prefixes, of all questions together, that are decoded at once; the logits over the vocabulary bound it.
+PREFIXES_PER_BATCH = 512
+
+# Prefixes per question that the exact search decodes before it looks again at what can still be among the best.
+PREFIXES_PER_ROUND = 32
+
+
+class PrefixLikelihoods:
+    """
+    log p(prefix | question) of the prefixes of an answer tree, for B questions. A prefix is *decoded* to learn the
+    likelihoods of its children; keys and values that longer prefixes will attend to are kept.
+
+    In evaluation mode; without gradient.
+
+    Args:
+        decoder, head: the answer decoder and its language head.
+        question: B encoded questions.
+        tree: the answers.
+
+    Attributes:
+        values: [B, P], log p of each prefix; -inf as long as its parent has not been decoded.
+        first_token_logits: [B, vocabulary].
+    """
+
+    def __init__(self, decoder: AnswerDecoder, head: nn.Module, question: QuestionEncoding, tree: AnswerTree):
+        self.decoder, self.head, self.question, self.tree = decoder, head, question, tree
+        num_questions, device = len(question.hidden_states), question.hidden_states.device
+        self.values = torch.full((num_questions, len(tree)), -torch.inf, device=device)
+        self.values[:, 0] = 0.0
+        implementation = cross_attention_implementation(decoder.config._attn_implementation)
+        self._question_mask = expand_key_mask(question.attention_mask, question.hidden_states.dtype, implementation)
+        self._embeddings = self._embed_prefixes()
+        # Only what a prefix that is decoded itself attends to is kept.
+        has_grandchildren = torch.zeros(len(tree), dtype=torch.bool, device=device)
+        has_grandchildren[tree.parents[tree.num_children > 0]] = True
+        self._slot_in_question = has_grandchildren.cumsum(0) - 1
+        self._has_slot = has_grandchildren
+        self._slots_per_question = int(has_grandchildren.sum())
+        layers, width = len(decoder.encoder.layer), decoder.config.hidden_size
+        slots = num_questions * self._slots_per_question
+        self._keys, self._values = question.hidden_states.new_empty(2, layers, slots, width)
+        every = torch.arange(num_questions, device=device)
+        self.first_token_logits = self.decode(every, torch.zeros_like(every))
+
+    def decode(self, questions: torch.Tensor, prefixes: torch.Tensor) -> torch.Tensor:
+        """
+        Learns the likelihoods of the children of n prefixes, whose parents have been decoded: question `questions[i]`
+        (ascending) with prefix `prefixes[i]`. Returns the logits of the last batch [up to n, vocabulary].
+        """
+        for start in range(0, len(questions), PREFIXES_PER_BATCH):
+            batch = slice(start, start + PREFIXES_PER_BATCH)
+            logits = self.head(self._states(questions[batch], prefixes[batch]))
+            self._read(questions[batch], prefixes[batch], logits)
+        return logits
+
+    def decode_all(self, wanted: torch.Tensor) -> None:
+        """Decodes the prefixes that `wanted` [B, P] marks, shorter ones first."""
+        for depth in range(1, self.tree.paths.shape[1] - 1):
+            questions, prefixes = (wanted & (self.tree.depths == depth) & (self.tree.num_children > 0)).nonzero(
+                as_tuple=True
+            )
+            if len(questions) > 0:
+                self.decode(questions, prefixes)
+
+    def decode_best(self, k: int, first_counts: int = 1) -> None:
+        """
+        Decodes until the `k` best answers of every question are known. No answer is likelier than its beginning, so a
+        prefix that is less likely than k whole answers is never decoded. `first_counts`: how often the first token's
+        likelihood counts.
+        """
+        tree = self.tree
+        decoded = (tree.num_children == 0).expand_as(self.values).clone()
+        decoded[:, 0] = True
+        while True:
+            bounds = self.scores(first_counts)
+            enough = bounds[:, tree.answers].topk(k, dim=1).values[:, -1:]
+            open_prefixes = bounds.masked_fill(decoded | (bounds < enough), -torch.inf)
+            best, prefixes = open_prefixes.topk(min(PREFIXES_PER_ROUND, len(tree)), dim=1)
+            questions, places = (best > -torch.inf).nonzero(as_tuple=True)
+            if len(questions) == 0:
+                return
+            prefixes = prefixes[questions, places]
+            decoded[questions, prefixes] = True
+            self.decode(questions, prefixes)
+
+    def scores(self, first_counts: int = 1) -> torch.Tensor:
+        """[B, P], the likelihoods with the first token's counted `first_counts` times."""
+        if first_counts == 1 or self.tree.paths.shape[1] == 1:
+            return self.values
+        return self.values + (first_counts - 1) * self.values[:, self.tree.paths[:, 1]]
+
+    def _embed_prefixes(self) -> torch.Tensor:
+        """Each prefix's last token at its position, [P, d_t]; zero where nothing follows."""
+        tree = self.tree
+        embedded = self.question.hidden_states.new_zeros(len(tree), self.decoder.config.hidden_size)
+        for depth in range(tree.paths.shape[1]):
+            own = ((tree.depths == depth) & (tree.num_children > 0)).nonzero()[:, 0]
+            embedded[own] = self.decoder.embeddings(tree.tokens[tree.paths[own, : depth + 1]])[:, -1]
+        return embedded
+
+    def _states(self, questions: torch.Tensor, prefixes: torch.Tensor) -> torch.Tensor:
+        """The decoder's last states [n, d_t] at the last tokens of n prefixes."""
+        tree, hidden = self.tree, self._embeddings[prefixes]
+        depths = tree.depths[prefixes]
+        earlier = tree.paths[prefixes, : int(depths.max())]
+        slots = questions[:, None] * self._slots_per_question + self._slot_in_question[earlier]
+        beyond = torch.arange(earlier.shape[1], device=depths.device) >= depths[:, None]
+        kept = self._has_slot[prefixes]
+        own_slots = questions[kept] * self._slots_per_question + self._slot_in_question[prefixes[kept]]
+        groups = list(zip(*(part.tolist() for part in questions.unique_consecutive(return_counts=True)), strict=True))
+        for number, layer in enumerate(self.decoder.encoder.layer):
+            block = layer.attention
+            key, value = block.self.key(hidden), block.self.value(hidden)
+            self._keys[number, own_slots], self._values[number, own_slots] = key[kept], value[kept]
+            keys = torch.cat([self._keys[number, slots], key[:, None]], dim=1)
+            values = torch.cat([self._values[number, slots], value[:, None]], dim=1)
+            context = _attend_once(block.self.query(hidden), keys, values, beyond, block.self)
+            hidden = block.output(context, hidden)
+            hidden = self._read_question(number, layer.crossattention, hidden, groups)
+            hidden = layer.output(layer.intermediate(hidden), hidden)
+        return hidden
+
+    def _read_question(self, number: int, block: nn.Module, hidden: torch.Tensor, groups) -> torch.Tensor:
+        """Cross-attention, the prefixes of one question as one sequence: its keys and values are not repeated."""
+        key, value = self.question.key_values[number]
+        contexts, start = [], 0
+        for row, count in groups:
+            own = slice(row, row + 1)
+            mask = None if self._question_mask is None else self._question_mask[own]
+            asking = hidden[None, start : start + count]
+            contexts.append(block.self(asking, key[own], value[own], mask)[0][0])
+            start += count
+        return block.output(torch.cat(contexts), hidden)
+
+    def _read(self, questions: torch.Tensor, prefixes: torch.Tensor, logits: torch.Tensor) -> None:
+        """Writes the likelihoods of the children; only their logits and the normaliser are formed in full precision."""
+        counts = self.tree.num_children[prefixes]
+        row = torch.arange(len(prefixes), device=prefixes.device).repeat_interleave(counts)
+        place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        children = self.tree.first_child[prefixes][row] + place
+        log_probabilities = logits[row, self.tree.tokens[children]].float() - logits.float().logsumexp(dim=-1)[row]
+        before = self.values[questions, prefixes]
+        self.values[questions[row], children] = before[row] + log_probabilities
+
+
+def _attend_once(query, keys, values, beyond, attention) -> torch.Tensor:
+    """
+    One position [n, d] to at most a handful, [n, 1 + D, d] of which the last is its own and `beyond` [n, D] are not
+    there: as sums of products, which is faster than a library's attention at this size.
+    """
+    heads = (-1, attention.head_dim)
+    scores = (query[:, None] * keys).unflatten(-1, heads).sum(-1) * attention.scaling
+    scores[:, :-1].masked_fill_(beyond[..., None], torch.finfo(scores.dtype).min)
+    weights = scores.float().softmax(dim=1).to(values.dtype)
+    return (weights[..., None] * values.unflatten(-1, heads)).sum(dim=1).flatten(1)

@@ -7,11 +7,11 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from stand_in import Samples, StandIn, WithoutRandomness, evaluate, stand_in_arguments, stand_in_loop
+from stand_in import Samples, WithoutRandomness, evaluate, stand_in_arguments, stand_in_loop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vicha_hf.training.checkpoints import list_checkpoints
-from vicha_hf.training.loop import NonFiniteLossError, TrainingLoop
+from vicha_hf.training.loop import TrainingLoop
 from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
 
@@ -71,6 +71,7 @@ def test_a_record_holds_every_loss_and_the_state_of_the_run(tmp_path):
         "distillation_alpha",
         "grad_norm",
         "temperature",
+        "skipped_steps",
         "samples_per_second",
         "eta_seconds",
         "memory_gib",
@@ -131,8 +132,8 @@ def test_gradients_are_clipped(tmp_path):
     seen = []
 
     class Spy(TrainingLoop):
-        def _clip_gradients(self, samples):
-            norm = super()._clip_gradients(samples)
+        def _clip_gradients(self):
+            norm = super()._clip_gradients()
             gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
             seen.append(torch.stack([gradient.norm() for gradient in gradients]).norm().item())
             return norm
@@ -172,30 +173,6 @@ def test_the_best_evaluation_is_kept(tmp_path):
 def test_a_missing_primary_metric_is_an_error(tmp_path):
     loop = stand_in_loop(stand_in_arguments(tmp_path), evaluate=lambda *_: {"r1": 1.0}, primary_metric="r_mean")
     with pytest.raises(KeyError, match="r_mean"):
-        loop.run()
-
-
-def test_a_loss_that_is_not_finite_names_step_loss_and_samples(tmp_path):
-    loop = stand_in_loop(stand_in_arguments(tmp_path), dataset=Samples(bad_index=13))
-    with pytest.raises(NonFiniteLossError) as error:
-        loop.run()
-    message = str(error.value)
-    batches = loop.order.batches(0, 0)
-    step = next(number for number, batch in enumerate(batches) if 13 in batch)
-    assert f"step {step}: itc_loss is not finite" in message
-    assert "itc_loss=nan" in message
-    assert str(batches[step]) in message and "1013" in message
-
-
-def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
-    class Exploding(StandIn):
-        def forward(self, inputs, image_ids):
-            # The derivative of sqrt at 0 is infinite while its value is not.
-            loss = (self.temperature * 0).sqrt().sum() + self.encoder(inputs).mean()
-            return {"loss": loss}
-
-    loop = stand_in_loop(stand_in_arguments(tmp_path), model_class=Exploding)
-    with pytest.raises(NonFiniteLossError, match="norm of the gradient"):
         loop.run()
 
 

@@ -37,6 +37,8 @@ class TrainingArguments:
         temperature_lr_scale: What the temperature's learning rate is multiplied by. The temperature is one number near 0.07; at learning rates far above the paper's a step of the others' size would throw it about.
         weight_decay: Of matrices; biases, norms, positions and single tokens are not decayed.
         max_grad_norm: Gradients of a greater norm are scaled down to it; null does not clip, as the paper.
+        on_non_finite_loss: What to do when a loss or the gradient is infinite or NaN: "stop", or "skip" the step, counted in the log.
+        max_consecutive_skips: How many steps in a row may be skipped before the run stops after all.
         ramp_distillation_alpha: Raise the teacher's share linearly from 0 over the first epoch.
         mixed_precision: "no", "bf16" or "fp16"; null leaves it to `accelerate launch`.
         gradient_checkpointing: Recompute activations in the backward pass, for less memory and more time.
@@ -63,6 +65,8 @@ class TrainingArguments:
     temperature_lr_scale: float = 1.0
     weight_decay: float = 0.02
     max_grad_norm: float | None = None
+    on_non_finite_loss: Literal["stop", "skip"] = "stop"
+    max_consecutive_skips: int = 10
     ramp_distillation_alpha: bool = True
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     gradient_checkpointing: bool = False
@@ -82,6 +86,7 @@ class TrainingArguments:
             "gradient_accumulation_steps",
             "logging_steps",
             "keep_last_checkpoints",
+            "max_consecutive_skips",
         ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1.")
         for name in ("max_steps", "evaluation_steps", "checkpoint_steps"):

@@ -3,22 +3,28 @@
 A checkpoint `checkpoint-00001200` holds what `Accelerator.save_state` writes (weights as safetensors, optimiser,
 random states of every process) and `progress.json`. It is written under a name that starts with a dot and renamed
 when complete, so that a run which dies while saving leaves nothing that could be taken for a checkpoint.
+
+Weights are safetensors. The optimiser and the random states are pickles, read with `weights_only=True`.
 """
 
 import dataclasses
 import json
 import logging
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from accelerate.utils import load
 
 from .data_order import DataOrder
+from .whole_files import complete_folder, delete_folder, free_bytes, readable_size, size_of, write_whole_file
 
+
+logger = logging.getLogger(__name__)
 
 PROGRESS_FILE = "progress.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -37,6 +43,8 @@ class Progress:
         best_metric: best value of the primary metric so far.
         best_step: when it was reached.
         metrics: of the last evaluation.
+        skipped_steps: steps whose gradient was thrown away because it or a loss was not finite.
+        consecutive_skips: how many of them were the last ones.
     """
 
     step: int = 0
@@ -47,25 +55,8 @@ class Progress:
     best_metric: float | None = None
     best_step: int | None = None
     metrics: dict[str, float] = field(default_factory=dict)
-
-
-@contextmanager
-def complete_folder(folder: Path, accelerator: Accelerator) -> Iterator[Path]:
-    """A new folder to write into that takes the place of `folder` when the block ends without an error.
-
-    Every process must enter; all may write.
-    """
-    unfinished = _unfinished_name(folder)
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    yield unfinished
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _delete(folder)
-        unfinished.rename(folder)
-    accelerator.wait_for_everyone()
+    skipped_steps: int = 0
+    consecutive_skips: int = 0
 
 
 def save_checkpoint(
@@ -79,19 +70,57 @@ def save_checkpoint(
         progress: where the run stands.
         order: the data order that the run follows.
         keep_last: how many checkpoints stay, this one included.
+
+    Raises:
+        OutputFolderError: it could not be written; earlier checkpoints are intact.
     """
     folder = output_dir / f"checkpoint-{progress.step:08d}"
-    with complete_folder(folder, accelerator) as unfinished:
+    needed = checkpoint_size(accelerator, output_dir) if accelerator.is_main_process else 0
+    with complete_folder(folder, accelerator, needed) as unfinished:
         with _silence_about_tied_weights():
             accelerator.save_state(str(unfinished))
         if accelerator.is_main_process:
             content = {"progress": dataclasses.asdict(progress), "data_order": dataclasses.asdict(order)}
-            (unfinished / PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n")
+            write_whole_file(unfinished / PROGRESS_FILE, json.dumps(content, indent=2) + "\n")
     if accelerator.is_main_process:
         others = [other for other in list_checkpoints(output_dir) if other != folder]
         for old in others[: max(0, len(others) - keep_last + 1)]:
-            _delete(old)
+            delete_folder(old)
     return folder
+
+
+def checkpoint_size(accelerator: Accelerator, output_dir: Path) -> int:
+    """Bytes that the next checkpoint will take: as the last one, or estimated from the weights and AdamW's two moments."""
+    if existing := list_checkpoints(output_dir):
+        return size_of(existing[-1])
+    models = [accelerator.unwrap_model(model) for model in accelerator._models]
+    weights = sum(
+        tensor.numel() * tensor.element_size()
+        for model in models
+        for tensor in [*model.parameters(), *model.buffers()]
+    )
+    trained = sum(
+        parameter.numel() * parameter.element_size()
+        for model in models
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )
+    return weights + 2 * trained
+
+
+def warn_of_little_space(accelerator: Accelerator, output_dir: Path, keep_last: int) -> None:
+    """Say at the beginning that the disk will not hold what the run is going to save."""
+    # An old checkpoint goes when the new one is whole. The weights of the end and of the best evaluation come on top.
+    missing = max(1, keep_last + 1 - len(list_checkpoints(output_dir)))
+    needed, free = missing * checkpoint_size(accelerator, output_dir), free_bytes(output_dir)
+    if free < needed:
+        logger.warning(
+            "%s has %s free; %d more checkpoints will need about %s.",
+            output_dir,
+            readable_size(free),
+            missing,
+            readable_size(needed),
+        )
 
 
 def list_checkpoints(output_dir: Path) -> list[Path]:
@@ -144,6 +173,7 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, order: DataOrder) ->
     Raises:
         ValueError: the present run would see its data in another order than the one that made the checkpoint.
         FileNotFoundError: the random states of a process are missing.
+        RuntimeError: they could not be restored.
     """
     content = json.loads((folder / PROGRESS_FILE).read_text())
     present = dataclasses.asdict(order)
@@ -162,6 +192,10 @@ def load_checkpoint(accelerator: Accelerator, folder: Path, order: DataOrder) ->
     if not random_states.is_file():
         raise FileNotFoundError(f"{random_states} is missing: {folder} is not a complete checkpoint.")
     accelerator.load_state(str(folder))
+    # accelerate also swallows every error while it restores them.
+    saved = load(random_states, weights_only=True)["torch_manual_seed"]
+    if not torch.equal(saved, torch.get_rng_state()):
+        raise RuntimeError(f"the random states in {random_states} could not be restored: the file is damaged.")
     return Progress(**content["progress"])
 
 
@@ -175,16 +209,3 @@ def _silence_about_tied_weights() -> Iterator[None]:
         yield
     finally:
         source.setLevel(level)
-
-
-def _unfinished_name(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.unfinished")
-
-
-def _delete(folder: Path) -> None:
-    """Delete so that a half-deleted folder is never seen under its name."""
-    if folder.exists():
-        leaving = _unfinished_name(folder).with_suffix(".deleted")
-        shutil.rmtree(leaving, ignore_errors=True)
-        folder.rename(leaving)
-        shutil.rmtree(leaving)

@@ -7,9 +7,9 @@ import resource
 import sys
 import time
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -21,13 +21,16 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .arguments import TrainingArguments
-from .checkpoints import Progress, complete_folder, find_checkpoint, load_checkpoint, save_checkpoint
+from .batch_statistics import BatchStatistics
+from .checkpoints import Progress, find_checkpoint, load_checkpoint, save_checkpoint, warn_of_little_space
 from .data_order import DataOrder
-from .interruption import SigtermNotice
+from .interruption import SigtermNotice, ignore_sigterm
+from .non_finite import NonFiniteGuard, Visit
 from .optimizer import create_optimizer
 from .random_state import preserved_random_state
 from .run_log import RunLog
 from .schedule import ramped_alpha
+from .whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 
 
 logger = get_logger(__name__)
@@ -35,13 +38,11 @@ logger = get_logger(__name__)
 MODEL_FOLDER = "model"
 BEST_MODEL_FOLDER = "best_model"
 METRICS_FILE = "metrics.json"
+# In the folder of the best model: which evaluation it is from.
+BEST_EVALUATION_FILE = "evaluation.json"
 
 EvaluationHook = Callable[[nn.Module, Accelerator], dict[str, float]]
 Batch = dict[str, Tensor]
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or a gradient became infinite or NaN; going on would only destroy the weights."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ class StepReport:
 
     Args:
         losses: each averaged over the step's forward passes and over all processes.
+        statistics: of the batch, averaged likewise; see [`~vicha_hf.training.batch_statistics.BatchStatistics`].
         state: learning rate, alpha, gradient norm and temperature, where they exist.
+        skipped: whether the weights were left as they were, because something was not finite.
     """
 
     losses: dict[str, float]
+    statistics: dict[str, float]
     state: dict[str, float]
+    skipped: bool
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,16 @@ class TrainingLoop:
             every process, for checkpoints hold those of the first.
         arguments: of the run.
         train_dataset: map-style. `set_epoch(epoch)` is called before each epoch if it exists; what the dataset draws
-            at random must depend on seed, epoch and index alone.
-        collator: turns a list of samples into the arguments of the model's forward.
+            at random must depend on seed, epoch and index alone. `describe_sample(index)` names a sample in messages,
+            if it exists.
+        collator: turns a list of samples into the arguments of the model's forward; each must be one by name.
         accelerator: from [`~vicha_hf.training.accelerator.create_accelerator`].
         processor: saved beside the model, if given.
         evaluate: `evaluate(model, accelerator) -> metrics`. Called on every process with the unwrapped model in
             evaluation mode and without gradient; all processes must return the same metrics. It cannot change training:
             random states are restored after it.
-        primary_metric: name of the metric whose best value (higher = better) is kept as `best_model`.
+        primary_metric: name of the metric whose best value (higher = better) is kept as `best_model`, the earliest
+            of equal ones.
         resolved_config: the run's arguments as YAML, written to `config.yaml`.
     """
 
@@ -148,7 +155,9 @@ class TrainingLoop:
             (value for name, value in model.named_parameters() if name.split(".")[-1] == "temperature"), None
         )
         if arguments.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
+        self._guard = NonFiniteGuard(model, arguments, accelerator, self._describe)
+        self._statistics = BatchStatistics(model)
         optimizer = create_optimizer(
             model,
             arguments.learning_rate,
@@ -176,6 +185,8 @@ class TrainingLoop:
 
         Raises:
             NonFiniteLossError: a loss or the gradient is not finite; the message names step, loss and samples.
+            OutputFolderError: the output folder cannot be written to, or its disk is full; checkpoints are intact.
+            TypeError: the collator gives what the model's forward does not take.
             FileExistsError, FileNotFoundError, ValueError: see [`find_checkpoint`] and [`load_checkpoint`].
         """
         self._begin()
@@ -202,27 +213,39 @@ class TrainingLoop:
             interrupted=interrupted,
         )
 
-    def save_model(self, folder: Path) -> None:
-        """Write the weights for inference, and the processor. Every process must call it."""
+    def save_model(self, folder: Path, notes: Mapping[str, Mapping] | None = None) -> None:
+        """Write the weights for inference, and the processor. Every process must call it.
+
+        Args:
+            folder: replaced as a whole.
+            notes: further JSON files, by name.
+        """
         state_dict = self.accelerator.get_state_dict(self.model)
         with complete_folder(folder, self.accelerator) as unfinished:
             if self.accelerator.is_main_process:
                 self.unwrapped_model.save_pretrained(unfinished, state_dict=state_dict)
                 if self.processor is not None:
                     self.processor.save_pretrained(unfinished)
+                for name, content in (notes or {}).items():
+                    (unfinished / name).write_text(json.dumps(content, indent=2) + "\n")
 
     def _begin(self) -> None:
+        if self.accelerator.is_main_process:
+            require_writable(self.output_dir)
+            tidy_up(self.output_dir)
+        self.accelerator.wait_for_everyone()
         checkpoint = find_checkpoint(self.output_dir, self.arguments.resume_from_checkpoint)
         if checkpoint is None and self.arguments.resume_from_checkpoint is not None:
             logger.warning("No checkpoint in %s yet: starting from the beginning.", self.output_dir)
         if self.accelerator.is_main_process:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
+            warn_of_little_space(self.accelerator, self.output_dir, self.arguments.keep_last_checkpoints)
             if self.resolved_config is not None:
-                (self.output_dir / "config.yaml").write_text(self.resolved_config)
+                write_whole_file(self.output_dir / "config.yaml", self.resolved_config)
         # Dropout and masks differ between processes; the weights were made before and are equal.
         set_seed(self.arguments.seed, device_specific=True)
         if checkpoint is not None:
             self.progress = load_checkpoint(self.accelerator, checkpoint, self.order)
+            self._adopt_best_model()
             self._report_continuation(checkpoint)
         self.progress.total_steps = self.total_steps
         if self.arguments.trackers:
@@ -231,6 +254,15 @@ class TrainingLoop:
         self._session_start = time.perf_counter()
         self._earlier_seconds = self.progress.train_seconds
         self._window_start, self._window_start_step = self._session_start, self.progress.step
+
+    def _adopt_best_model(self) -> None:
+        """The best model's own note is right: it may be younger than the checkpoint, or gone."""
+        note = self.output_dir / BEST_MODEL_FOLDER / BEST_EVALUATION_FILE
+        content = json.loads(note.read_text()) if note.is_file() else {}
+        if self.primary_metric is not None and content.get("primary_metric") != self.primary_metric:
+            content = {}
+        self.progress.best_metric = content.get("best_metric")
+        self.progress.best_step = content.get("step")
 
     def _report_continuation(self, checkpoint: Path) -> None:
         logger.info("Continuing from %s at step %d of %d.", checkpoint, self.progress.step, self.total_steps)
@@ -256,6 +288,7 @@ class TrainingLoop:
             collate_fn=self.collator,
             num_workers=self.arguments.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=ignore_sigterm,
             # The loader's own draw must not come from the random state that training uses.
             generator=torch.Generator().manual_seed(self.arguments.seed + epoch),
         )
@@ -273,7 +306,6 @@ class TrainingLoop:
     def _optimizer_step(
         self, epoch: int, step_in_epoch: int, samples_and_batches: Iterator[tuple[list[int], Batch]]
     ) -> StepReport:
-        accumulation = self.arguments.gradient_accumulation_steps
         learning_rate = self.schedule(self.progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
@@ -281,30 +313,29 @@ class TrainingLoop:
         if "distillation_alpha" in self._forward_arguments:
             options["distillation_alpha"] = state["distillation_alpha"] = self._alpha(epoch, step_in_epoch)
 
-        losses: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.accelerator.device))
+        self._guard.begin_step()
+        visits: list[Visit] = []
         grad_norm = None
-        for micro_step in range(accumulation):
+        for micro_step in range(self.arguments.gradient_accumulation_steps):
             samples, batch = next(samples_and_batches)
+            self._require_known_arguments(batch)
             batch = {name: _to_device(value, self.accelerator.device) for name, value in batch.items()}
             if "update_teacher" in self._forward_arguments:
                 options["update_teacher"] = micro_step == 0
             with self.accelerator.accumulate(self.model):
                 output = self.model(**batch, **options)
-                named = _named_losses(output)
-                self._require_finite(named, samples, batch)
-                for name, value in named.items():
-                    losses[name] += value.detach().float() / accumulation
+                visits.append(Visit(samples, {name: loss.detach() for name, loss in _losses(output).items()}))
                 self.accelerator.backward(output["loss"])
                 if self.accelerator.sync_gradients:
-                    grad_norm = self._clip_gradients(samples)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                    grad_norm = self._clip_gradients()
 
-        if grad_norm is not None:
-            state["grad_norm"] = grad_norm
-        if self._temperature is not None:
-            state["temperature"] = self._temperature.item()
-        return StepReport(self._average_over_processes(losses), state)
+        losses, statistics, numbers = self._read_numbers(visits, grad_norm, output)
+        allowed = self._guard.allows(self.progress, losses, numbers.get("grad_norm"), visits)
+        if allowed:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        state |= {name: value for name, value in numbers.items() if math.isfinite(value)}
+        return StepReport(losses, statistics, state, skipped=not allowed)
 
     def _alpha(self, epoch: int, step_in_epoch: int) -> float:
         alpha = self.unwrapped_model.config.distillation_alpha
@@ -312,50 +343,76 @@ class TrainingLoop:
             return alpha
         return ramped_alpha(alpha, epoch, step_in_epoch, self.steps_per_epoch)
 
-    def _require_finite(self, losses: Mapping[str, Tensor], samples: list[int], batch: Batch) -> None:
-        if torch.stack([value.detach().float() for value in losses.values()]).isfinite().all():
-            return
-        bad = [name for name, value in losses.items() if not value.isfinite()]
-        # The total is not finite because a component is not; name the cause first.
-        culprit = next((name for name in bad if name != "loss"), "loss")
-        listed = ", ".join(f"{name}={value.item():.4g}" for name, value in losses.items())
-        image_ids = batch.get("image_ids")
-        raise NonFiniteLossError(
-            f"step {self.progress.step}: {culprit} is not finite ({listed}). "
-            f"Process {self.accelerator.process_index} was at the dataset indices {samples}"
-            + (f" (image_ids {image_ids.tolist()})" if image_ids is not None else "")
-            + ". Look at these samples; if they are sound, lower learning_rate or set max_grad_norm."
-        )
+    def _require_known_arguments(self, batch: Batch) -> None:
+        """A forward with `**kwargs` would swallow a misspelt name, and train without what it stands for."""
+        known = [
+            name
+            for name, parameter in self._forward_arguments.items()
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        # A wrapper that takes anything says nothing about what the model takes.
+        unknown = sorted(batch.keys() - set(known)) if known else []
+        if unknown:
+            close = get_close_matches(unknown[0], known, n=1)
+            raise TypeError(
+                f"the batch holds {unknown[0]!r}, which the forward of {type(self.unwrapped_model).__name__} does not "
+                f"take{f' (it takes {close[0]!r})' if close else ''}: rename it in the collator, or leave it out."
+            )
 
-    def _clip_gradients(self, samples: list[int]) -> float | None:
+    def _describe(self, samples: list[int]) -> str:
+        """What a message says of these samples besides their indices. Reads them again."""
+        batch = self.collator([self.train_dataset[index] for index in samples])
+        suspects = [
+            (index, name)
+            for name, value in batch.items()
+            if isinstance(value, Tensor) and value.is_floating_point() and value.shape[:1] == (len(samples),)
+            for index, row in zip(samples, value, strict=True)
+            if not row.isfinite().all()
+        ]
+        parts = [f"image_ids {batch['image_ids'].tolist()}"] if "image_ids" in batch else []
+        parts += [f"{name} of {index} is not finite" for index, name in suspects]
+        if hasattr(self.train_dataset, "describe_sample"):
+            named = dict.fromkeys(index for index, _ in suspects) or samples
+            parts += [f"{index} is {self.train_dataset.describe_sample(index)}" for index in named]
+        return f" ({'; '.join(parts)})" if parts else ""
+
+    def _clip_gradients(self) -> Tensor | None:
         limit = self.arguments.max_grad_norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), math.inf if limit is None else limit)
-        if norm is None:
-            return None
-        norm = float(norm)
-        if math.isfinite(norm):
-            return norm
-        # The loss scaling of fp16 runs into overflows on purpose and skips these steps itself.
-        if self.accelerator.mixed_precision != "fp16":
-            raise NonFiniteLossError(
-                f"step {self.progress.step}: the norm of the gradient is {norm}, though every loss is finite. "
-                f"Process {self.accelerator.process_index} was at the dataset indices {samples}. "
-                "Look at these samples; if they are sound, lower learning_rate or use mixed_precision=no."
-            )
-        return None
+        return None if norm is None else torch.as_tensor(norm, device=self.accelerator.device)
 
-    def _average_over_processes(self, losses: Mapping[str, Tensor]) -> dict[str, float]:
-        """Means over the processes; on the way, a stop that was asked of one process becomes a stop of all."""
+    def _read_numbers(
+        self, visits: Sequence[Visit], grad_norm: Tensor | None, output: Mapping
+    ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        """Losses, statistics and state of a step, averaged over the processes.
+
+        All together, for reading makes a GPU wait: this is the only time in a step. On the way, a stop that was asked of
+        one process becomes a stop of all.
+        """
+        losses = {name: torch.stack([visit.losses[name] for visit in visits]).mean() for name in visits[0].losses}
+        statistics = self._statistics.take()
+        state = {} if grad_norm is None else {"grad_norm": grad_norm}
+        temperature = output.get("temperature", self._temperature)
+        if temperature is not None and temperature.numel() == 1:
+            state["temperature"] = temperature
         stop = torch.tensor(float(self._sigterm.received), device=self.accelerator.device)
-        averaged = self.accelerator.reduce(torch.stack([*losses.values(), stop]), reduction="mean").tolist()
-        self._stop = averaged.pop() > 0
-        return dict(zip(losses, averaged, strict=True))
+        packed = torch.stack(
+            [
+                _local(value).detach().float().reshape(())
+                for value in (*losses.values(), *statistics.values(), *state.values(), stop)
+            ]
+        )
+        values = iter(self.accelerator.reduce(packed, reduction="mean").tolist())
+        read = [{name: next(values) for name in group} for group in (losses, statistics, state)]
+        self._stop = next(values) > 0
+        return tuple(read)
 
     def _after_step(self, report: StepReport) -> None:
         progress, arguments = self.progress, self.arguments
-        for name, value in report.losses.items():
-            progress.window_sums[name] = progress.window_sums.get(name, 0.0) + value
-        progress.window_steps += 1
+        if not report.skipped:
+            for name, value in (report.losses | report.statistics).items():
+                progress.window_sums[name] = progress.window_sums.get(name, 0.0) + value
+            progress.window_steps += 1
         last = progress.step == self.total_steps
         if last or progress.step % arguments.logging_steps == 0:
             self._log_window(report.state)
@@ -379,11 +436,14 @@ class TrainingLoop:
         record = {
             **{name: total / progress.window_steps for name, total in progress.window_sums.items()},
             **state,
+            "skipped_steps": progress.skipped_steps,
             "samples_per_second": steps_per_second * self.order.samples_per_step,
             "eta_seconds": (self.total_steps - progress.step) / steps_per_second,
             "memory_gib": _peak_memory_gib(self.accelerator.device),
             "train_seconds": self._train_seconds(),
         }
+        if self.accelerator.scaler is not None:
+            record["loss_scale"] = self.accelerator.scaler.get_scale()
         self.log.training(progress.step, self._epoch(), record)
         progress.window_sums, progress.window_steps = {}, 0
         self._window_start, self._window_start_step = now, progress.step
@@ -399,9 +459,11 @@ class TrainingLoop:
             raise KeyError(f"the evaluation returned no {self.primary_metric!r}; it has {sorted(metrics)}")
         progress.metrics = metrics
         self.log.evaluation(progress.step, self._epoch(), metrics)
-        if progress.best_metric is None or metrics[self.primary_metric] > progress.best_metric:
-            progress.best_metric, progress.best_step = metrics[self.primary_metric], progress.step
-            self.save_model(self.output_dir / BEST_MODEL_FOLDER)
+        value = metrics[self.primary_metric]
+        if math.isfinite(value) and (progress.best_metric is None or value > progress.best_metric):
+            progress.best_metric, progress.best_step = value, progress.step
+            note = {"primary_metric": self.primary_metric, "best_metric": value, "step": progress.step, **metrics}
+            self.save_model(self.output_dir / BEST_MODEL_FOLDER, {BEST_EVALUATION_FILE: note})
 
     def _finish(self) -> None:
         self.save_model(self.output_dir / MODEL_FOLDER)
@@ -409,6 +471,7 @@ class TrainingLoop:
             content = {
                 **self.progress.metrics,
                 "step": self.progress.step,
+                "skipped_steps": self.progress.skipped_steps,
                 "epoch": self._epoch(),
                 "train_seconds": self.progress.train_seconds,
             }
@@ -416,7 +479,7 @@ class TrainingLoop:
                 content["primary_metric"] = self.primary_metric
                 content["best_metric"] = self.progress.best_metric
                 content["best_step"] = self.progress.best_step
-            (self.output_dir / METRICS_FILE).write_text(json.dumps(content, indent=2) + "\n")
+            write_whole_file(self.output_dir / METRICS_FILE, json.dumps(content, indent=2) + "\n")
 
     def _epoch(self) -> float:
         return self.progress.step / self.steps_per_epoch
@@ -441,7 +504,7 @@ class TrainingLoop:
         )
 
 
-def _named_losses(output: Mapping) -> dict[str, Tensor]:
+def _losses(output: Mapping) -> dict[str, Tensor]:
     losses = {
         name: value
         for name, value in output.items()
@@ -457,6 +520,11 @@ def _shown(report: StepReport) -> dict[str, str]:
     values = {name.removesuffix("_loss"): value for name, value in report.losses.items()}
     values |= {short[name]: value for name, value in report.state.items() if name in short}
     return {name: f"{value:.3g}" for name, value in values.items()}
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """A number that is sharded over the processes, in one piece."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 def _to_device(value, device: torch.device):

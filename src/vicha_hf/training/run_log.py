@@ -5,6 +5,8 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from .whole_files import append_line, write_whole_file
+
 
 LOG_FILE = "log.jsonl"
 # What a record says of the machine rather than of the training; the rest is reproducible.
@@ -25,7 +27,7 @@ class RunLog:
         self.path = output_dir / LOG_FILE
         if accelerator.is_main_process:
             kept = [record for record in read_log(output_dir) if record["step"] <= step]
-            self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            write_whole_file(self.path, "".join(json.dumps(record) + "\n" for record in kept))
 
     def training(self, step: int, epoch: float, values: dict[str, float]) -> None:
         """Record means since the last record."""
@@ -39,8 +41,7 @@ class RunLog:
 
     def _append(self, record: dict) -> None:
         if self.accelerator.is_main_process:
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            append_line(self.path, json.dumps(record))
 
 
 def read_log(output_dir: str | Path) -> list[dict]:

@@ -1,0 +1,212 @@
+"""Writing so that a file or folder is either whole or not there, whenever the process dies, and errors that help."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from accelerate import Accelerator
+from safetensors import SafetensorError
+
+
+# What a name is followed by while it is written, while its successor takes its place, and while it is deleted.
+UNFINISHED, REPLACED, DELETED = ".unfinished", ".replaced", ".deleted"
+
+
+class OutputFolderError(OSError):
+    """The output folder cannot be written to; the message names it, what is needed and what is free."""
+
+
+@contextmanager
+def complete_folder(folder: Path, accelerator: Accelerator, needed_bytes: int = 0) -> Iterator[Path]:
+    """A new folder to write into that takes the place of `folder` when the block ends without an error.
+
+    Every process must enter; all may write. A run that dies at any moment leaves `folder` as it was or as it is to be,
+    after [`tidy_up`].
+
+    Args:
+        folder: final name, in an existing folder.
+        accelerator: of the run.
+        needed_bytes: about what will be written; with less free space nothing is begun.
+
+    Raises:
+        OutputFolderError: writing failed. What was there before is intact.
+    """
+    unfinished = _hidden(folder, UNFINISHED)
+    main = accelerator.is_main_process
+    try:
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            _require_space(folder, needed_bytes)
+            unfinished.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        yield unfinished
+        accelerator.wait_for_everyone()
+        if main:
+            _reach_the_disk(unfinished)
+            _put_in_place(unfinished, folder)
+    except OutputFolderError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if not _is_write_error(error):
+            raise
+        message = _failure(folder, needed_bytes, error)
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        raise OutputFolderError(message) from error
+    accelerator.wait_for_everyone()
+
+
+def write_whole_file(path: Path, text: str) -> None:
+    """Replace a file by one with `text` in a single step.
+
+    Raises:
+        OutputFolderError: writing failed; the old file is intact.
+    """
+    unfinished = _hidden(path, UNFINISHED)
+    try:
+        with unfinished.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        message = _failure(path, len(text), error)
+        unfinished.unlink(missing_ok=True)
+        raise OutputFolderError(message) from error
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file.
+
+    Raises:
+        OutputFolderError: writing failed.
+    """
+    try:
+        with path.open("a") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise OutputFolderError(_failure(path, len(line) + 1, error)) from error
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete so that a half-deleted folder is never seen under its name."""
+    if folder.exists():
+        leaving = _hidden(folder, DELETED)
+        shutil.rmtree(leaving, ignore_errors=True)
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
+
+
+def tidy_up(output_dir: Path) -> None:
+    """Put back what a killed run was replacing, and delete what it had half written or half deleted."""
+    for replaced in output_dir.glob(f".*{REPLACED}"):
+        folder = replaced.with_name(replaced.name.removeprefix(".").removesuffix(REPLACED))
+        if not folder.exists():
+            replaced.rename(folder)
+    for ending in (UNFINISHED, REPLACED, DELETED):
+        for left in output_dir.glob(f".*{ending}"):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+
+
+def require_writable(output_dir: Path) -> None:
+    """Make the folder if need be, and find out whether it can be written to, before hours are spent.
+
+    Raises:
+        OutputFolderError: it cannot.
+    """
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir) as file:
+            file.write(b"written")
+            file.flush()
+    except OSError as error:
+        raise OutputFolderError(
+            f"output_dir={str(output_dir)!r} cannot be written to ({error.strerror or error}; "
+            f"{_free_space(output_dir)}). Make it writable, or choose another --output_dir."
+        ) from error
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space of the disk that `folder` is on, or would be on."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def readable_size(count: float) -> str:
+    """Bytes in the unit that suits them."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return f"{count:.3g} GiB"
+
+
+def _hidden(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}{ending}")
+
+
+def _put_in_place(unfinished: Path, folder: Path) -> None:
+    replaced = _hidden(folder, REPLACED)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        # Not deleted before its successor is there: a run that dies in between must not lose both.
+        folder.rename(replaced)
+    unfinished.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _reach_the_disk(folder: Path) -> None:
+    """After a power cut a renamed folder may otherwise hold empty files."""
+    for path in folder.rglob("*"):
+        _flush(path)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_space(folder: Path, needed_bytes: int) -> None:
+    if free_bytes(folder.parent) < needed_bytes:
+        raise OutputFolderError(_failure(folder, needed_bytes, "the disk is too full"))
+
+
+def _is_write_error(error: Exception) -> bool:
+    # torch.save reports a full disk as a RuntimeError of its archive writer.
+    return isinstance(error, OSError | SafetensorError) or any(
+        sign in str(error) for sign in ("inline_container", "PytorchStreamWriter", "No space left")
+    )
+
+
+def _failure(path: Path, needed_bytes: int, reason: object) -> str:
+    needed = f"about {readable_size(needed_bytes)} are needed, " if needed_bytes else ""
+    return (
+        f"{path.name} could not be written to {path.parent}: {reason}. There {needed}{_free_space(path.parent)}. What "
+        "was saved before is intact: make room or the folder writable, then continue with "
+        "--resume_from_checkpoint latest."
+    )
+
+
+def _free_space(folder: Path) -> str:
+    try:
+        return f"{readable_size(free_bytes(folder))} are free"
+    except OSError as error:
+        return f"free space unknown ({error})"

@@ -9,7 +9,7 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .configuration_vicha import ViChaTextConfig
+from .configuration_vision_text import TextConfig
 from .encoder_attention import cross_attention_implementation, expand_key_mask
 from .encoder_text import CrossAttention, KeyValues, TextEmbeddings, TextEncoder, TextLayer, TextLayers
 from .training_state import copy_matching_weights
@@ -44,7 +44,7 @@ class AnswerDecoder(PreTrainedModel, GenerationMixin):
         num_layers: how many layers.
     """
 
-    config: ViChaTextConfig
+    config: TextConfig
     main_input_name = "input_ids"
     input_modalities = ("text",)
     supports_gradient_checkpointing = True

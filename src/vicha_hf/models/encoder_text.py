@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .configuration_vicha import ViChaTextConfig
+from .configuration_vision_text import TextConfig
 from .encoder_attention import attention_function, cross_attention_implementation, expand_key_mask, split_heads
 
 
@@ -35,18 +35,24 @@ class TextEmbeddings(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
         """`input_ids` and `token_type_ids` [B, T] -> [B, T, d_t]."""
-        length, longest = input_ids.shape[1], self.position_embeddings.num_embeddings
-        if length > longest:
-            raise ValueError(
-                f"`input_ids` has {length} tokens, but the text encoder has `max_position_embeddings={longest}`; "
-                "truncate the text, e.g. with the processor's `max_text_length`."
-            )
         embeddings = self.word_embeddings(input_ids)
         if self.token_type_embeddings is not None:
             token_type_ids = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
             embeddings = embeddings + self.token_type_embeddings(token_type_ids)
-        embeddings = embeddings + self.position_embeddings.weight[:length]
-        return self.dropout(self.LayerNorm(embeddings))
+        return self.place(embeddings, "input_ids")
+
+    def place(self, tokens: torch.Tensor, name: str = "tokens") -> torch.Tensor:
+        """
+        Any tokens [B, T, d_t] (single-stream models read image tokens as well) with the text's positions, normalised;
+        `name` is what an error calls them.
+        """
+        length, longest = tokens.shape[1], self.position_embeddings.num_embeddings
+        if length > longest:
+            raise ValueError(
+                f"`{name}` has {length} tokens, but the text encoder has `max_position_embeddings={longest}`; "
+                "truncate the text, e.g. with the processor's `max_text_length`."
+            )
+        return self.dropout(self.LayerNorm(tokens + self.position_embeddings.weight[:length]))
 
 
 class SelfAttention(nn.Module):
@@ -222,7 +228,7 @@ class TextEncoder(PreTrainedModel):
     their output, attending to conditioning tokens. *multimodal*: all layers, on token ids.
     """
 
-    config: ViChaTextConfig
+    config: TextConfig
     main_input_name = "input_ids"
     input_modalities = ("text",)
     supports_gradient_checkpointing = True

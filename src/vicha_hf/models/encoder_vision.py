@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_vicha import ViChaVisionConfig
+from .configuration_vision_text import VisionConfig
 from .encoder_attention import attention_function, split_heads
 
 
@@ -31,9 +31,12 @@ class VisionEmbeddings(nn.Module):
         pixel_values: torch.Tensor,
         patch_indices: torch.Tensor | None = None,
         cls_position: bool = True,
+        bool_masked_pos: torch.Tensor | None = None,
+        mask_token: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        `pixel_values` [B, 3, H, W]; `patch_indices` [B, K] keeps only those patches, in that order.
+        `pixel_values` [B, 3, H, W]; `patch_indices` [B, K] keeps only those patches, in that order; where
+        `bool_masked_pos` [B, P] is true the `mask_token` [1, 1, d_v] stands, with the patch's position.
         Returns [B, 1 + P, d_v] (or [B, 1 + K, d_v]).
         """
         if pixel_values.shape[1] != self.config.num_channels:
@@ -43,7 +46,10 @@ class VisionEmbeddings(nn.Module):
             )
         patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
         positions = interpolate_positions(self.position_embeddings, tuple(patches.shape[-2:]))
-        patches = patches.flatten(2).transpose(1, 2) + positions[:, 1:]
+        patches = patches.flatten(2).transpose(1, 2)
+        if bool_masked_pos is not None:
+            patches = torch.where(bool_masked_pos[..., None], mask_token.to(patches.dtype), patches)
+        patches = patches + positions[:, 1:]
         if patch_indices is not None:
             patches = patches.gather(1, patch_indices[..., None].expand(-1, -1, patches.shape[-1]))
         cls_token = self.cls_token + positions[:, :1] if cls_position else self.cls_token
@@ -123,7 +129,7 @@ class VisionEncoder(PreTrainedModel):
     through every block; `hidden_states` on request are the embeddings and each block's output before the final norm.
     """
 
-    config: ViChaVisionConfig
+    config: VisionConfig
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
@@ -170,6 +176,8 @@ class VisionEncoder(PreTrainedModel):
         concept_attention_mask: torch.Tensor | None = None,
         patch_indices: torch.Tensor | None = None,
         cls_position: bool = True,
+        bool_masked_pos: torch.Tensor | None = None,
+        mask_token: torch.Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutput:
         """
@@ -179,10 +187,11 @@ class VisionEncoder(PreTrainedModel):
             concept_attention_mask: [B, C], 1 = attend; all are attended to when it is not given.
             patch_indices: [B, K], the patches to keep (masked image modelling); all by default.
             cls_position: whether [CLS] gets its position embedding.
+            bool_masked_pos: [B, P], true where `mask_token` [1, 1, d_v] replaces the patch's embedding; none by default.
         Returns:
             `last_hidden_state` [B, 1 + P + C, d_v], after the final norm.
         """
-        hidden_states = self.embeddings(pixel_values, patch_indices=patch_indices, cls_position=cls_position)
+        hidden_states = self.embeddings(pixel_values, patch_indices, cls_position, bool_masked_pos, mask_token)
         attention_mask = None
         if concept_embeds is not None:
             attention_mask = image_attention_mask(hidden_states, concept_attention_mask)

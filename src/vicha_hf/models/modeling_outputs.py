@@ -32,34 +32,48 @@ class TextEncoding(ModelOutput):
     """
     Texts, encoded by the text-only layers.
 
-    `embeds` [N, E], L2-normalised; `hidden_states` [N, T, d_t]; `attention_mask` [N, T], 1 = attend.
+    `embeds` [N, E], L2-normalised; `hidden_states` [N, T, d_t]; `attention_mask` [N, T], 1 = attend; `input_ids` [N, T]
+    where the model fuses a text from its ids (single-stream) instead of from its states.
     """
 
     embeds: torch.Tensor | None = None
     hidden_states: torch.Tensor | None = None
     attention_mask: torch.Tensor | None = None
+    input_ids: torch.Tensor | None = None
 
     @classmethod
     def concatenate(cls, encodings: "Sequence[TextEncoding]") -> "TextEncoding":
         """Joins batches of encodings; shorter sequences are padded and masked."""
-        return cls(**_concatenate(encodings))
+        joined = cls(**_concatenate(encodings))
+        if encodings[0].input_ids is not None:
+            longest = joined.hidden_states.shape[1]
+            rows = [
+                nn.functional.pad(encoding.input_ids, (0, longest - encoding.input_ids.shape[1]))
+                for encoding in encodings
+            ]
+            joined.input_ids = torch.cat(rows)
+        return joined
 
     def for_fusion(self, index: torch.Tensor | None = None, trim: bool = False) -> dict:
         """
-        What the text encoder needs to fuse these texts, as arguments of its forward: the states go on where they are.
+        What the text encoder needs to fuse these texts, as arguments of its forward: the states go on where they are,
+        single-stream models start from the ids again.
 
         Args:
             index: [n], the rows to fuse; all by default.
             trim: leave out the columns that are padding in every row.
         """
-        states, mask = self.hidden_states, self.attention_mask
+        single_stream = self.input_ids is not None
+        texts, mask = self.input_ids if single_stream else self.hidden_states, self.attention_mask
         if index is not None:
-            states = states.index_select(0, index)
+            texts = texts.index_select(0, index)
             mask = None if mask is None else mask.index_select(0, index)
         if trim and mask is not None:
             longest = int(mask.bool().any(dim=0).nonzero().max()) + 1
-            states, mask = states[:, :longest], mask[:, :longest]
-        return {"inputs_embeds": states, "attention_mask": mask, "mode": "fusion"}
+            texts, mask = texts[:, :longest], mask[:, :longest]
+        if single_stream:
+            return {"input_ids": texts, "attention_mask": mask, "mode": "multimodal"}
+        return {"inputs_embeds": texts, "attention_mask": mask, "mode": "fusion"}
 
 
 def _concatenate(encodings) -> dict[str, torch.Tensor | None]:
@@ -129,9 +143,18 @@ class PreTrainingOutput(ModelOutput):
     itm_loss: torch.Tensor | None = None
     mlm_loss: torch.Tensor | None = None
     mim_loss: torch.Tensor | None = None
+    psl_loss: torch.Tensor | None = None
     itm_logits: torch.Tensor | None = None
     temperature: torch.Tensor | None = None
     distillation_alpha: float | None = None
+
+
+@dataclass
+class KeywordPredictionOutput(ModelOutput):
+    """The k words that a picture most probably contains, best first: `token_ids` [B, k], `probabilities` [B, k]."""
+
+    token_ids: torch.Tensor | None = None
+    probabilities: torch.Tensor | None = None
 
 
 @dataclass

@@ -4,33 +4,22 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from .configuration_vicha import ViChaConfig
+from .configuration_vicha import ViChaConfig, ViChaTextConfig, ViChaVisionConfig
 from .encoder_concept import ConceptEncoder
-from .encoder_text import TextEncoder
-from .encoder_vision import VisionEncoder, image_attention_mask
 from .head_language_modeling import LanguageModelingHead
-from .hub_export import HubExportMixin
 from .input_checks import check_rows, check_together
-from .modeling_outputs import (
-    ImageEncoding,
-    PreTrainingOutput,
-    TextEncoding,
-    VisionTextOutput,
-)
+from .modeling_outputs import PreTrainingOutput
+from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
 from .objective_hierarchical_itc import HierarchicalContrast
 from .objective_itc import ImageTextContrast
 from .objective_itm import HardNegativeSampler, ImageTextMatching, MatchingOutput
-from .objective_mim import MaskedImageModeling, PatchDecoder
+from .objective_mim import MaskedImageModeling
 from .objective_mlm import IGNORED, MaskedLanguageModeling, leading_positions, mask_tokens
 from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
 from .task_contrast_and_match import ContrastAndMatch
 from .task_retrieval import RetrievalTask
-from .training_state import TrainingStateMixin
 
 
 if TYPE_CHECKING:
@@ -40,41 +29,18 @@ if TYPE_CHECKING:
     from .modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning  # noqa: F401
     from .modeling_vicha_vqa import ViChaForVQA  # noqa: F401
 
-TEMPERATURE_RANGE = (0.001, 0.5)
 
-
-class ViChaPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedModel):
-    """Initialisation, loading and the training-only state shared by all ViCHA models."""
+class ViChaPreTrainedModel(VisionTextPreTrainedModel):
+    """What all ViCHA models share."""
 
     config: ViChaConfig
     base_model_prefix = "vicha"
-    main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["VisionEmbeddings", "VisionLayer", "TextEmbeddings", "TextLayer"]  # noqa: RUF012
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-    # A folder holds heads and projections that another head has no use for.
-    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
-        r"^(mim|mlm_head|hierarchical_itc|itm_head|classifier|assignment_head|image_pair_encoder|answer_decoder)\.",
-        r"^(vicha\.)?(vision_projection|text_projection|temperature)\b",
-    ]
-    # The losses are means over all processes already; Trainer must not rescale them.
-    accepts_loss_kwargs = False
 
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, ViChaModel) and module.temperature is not None:
-            init.constant_(module.temperature, self.config.temperature_init)
-        elif isinstance(module, MaskedImageModeling | PatchDecoder):
-            module.init_raw_tensors()
+    def _new_base_model(self, add_projections: bool = True) -> "ViChaModel":
+        return ViChaModel(self.config, add_projections)
 
     def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
         """Resizes the text encoder's and the concept encoder's word embeddings together: they share the tokenizer."""
-        if getattr(self, "training_state", None) is not None:
-            raise ValueError("Resize the token embeddings before `add_training_state`: the teacher copies the sizes.")
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         concept_model = self.base_model.concept_model
         if concept_model is not None:
@@ -86,26 +52,14 @@ class ViChaPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedModel):
 
     def resize_image_size(self, image_size: int) -> None:
         """Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning."""
-        if getattr(self, "training_state", None) is not None:
-            raise ValueError("Resize the image size before `add_training_state`: the teacher copies the sizes.")
         if getattr(self, "mim", None) is not None:
             raise ValueError(
                 "Masked image modelling has fixed positions: set `mim_weight=0` to change the image size."
             )
-        self.base_model.vision_model.resize_positions(image_size)
-
-    def no_weight_decay(self) -> set[str]:
-        """
-        Names of the parameters that weight decay leaves alone besides biases and norms: temperature, [CLS], positions
-        and mask token. The published code decays them (quirk `decay_embeddings`), and then the set is empty.
-        """
-        if "decay_embeddings" in self.config.reference_quirks:
-            return set()
-        free = ("temperature", "cls_token", "position_embeddings", "position_embeddings.weight", "mask_token")
-        return {name for name, _ in self.named_parameters() if name.endswith(free)}
+        super().resize_image_size(image_size)
 
 
-class ViChaModel(ViChaPreTrainedModel):
+class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
     """
     The bare ViCHA model: vision, concept and text encoders, projections to a joint space, and fusion.
 
@@ -115,31 +69,10 @@ class ViChaModel(ViChaPreTrainedModel):
             for it, and their encodings have no `embeds`.
     """
 
-    def __init__(self, config: ViChaConfig, add_projections: bool = True):
-        super().__init__(config)
-        vision, text = config.vision_config, config.text_config
-        self.vision_model = VisionEncoder(vision)
-        self.text_model = TextEncoder(text)
+    def _add_concepts(self) -> None:
+        config, vision, text = self.config, self.config.vision_config, self.config.text_config
         self.concept_model = ConceptEncoder(text, config.num_concept_layers) if config.use_concepts else None
         self.concept_projection = nn.Linear(text.hidden_size, vision.hidden_size) if config.use_concepts else None
-        self.vision_projection = self.text_projection = self.temperature = None
-        if add_projections:
-            self.vision_projection = nn.Linear(vision.hidden_size, config.projection_dim)
-            self.text_projection = nn.Linear(text.hidden_size, config.projection_dim)
-            # One element rather than none: sharded training cannot split a scalar.
-            self.temperature = nn.Parameter(torch.full((1,), config.temperature_init))
-        self.training_state = None
-        self.post_init()
-
-    def get_input_embeddings(self):
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.text_model.set_input_embeddings(value)
-
-    @torch.no_grad()
-    def clamp_temperature(self) -> None:
-        self.temperature.clamp_(*TEMPERATURE_RANGE)
 
     def embed_concepts(
         self, concept_input_ids: torch.Tensor | None, concept_attention_mask: torch.Tensor | None
@@ -154,49 +87,13 @@ class ViChaModel(ViChaPreTrainedModel):
         states = self.concept_model(concept_input_ids, concept_attention_mask).last_hidden_state
         return self.concept_projection(states)
 
-    def project_image(self, image_hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """[N, S, d_v] -> L2-normalised [N, E] from [CLS]; `None` without projections."""
-        if self.vision_projection is None:
-            return None
-        return nn.functional.normalize(self.vision_projection(image_hidden_states[:, 0]), dim=-1)
-
-    def project_text(self, text_hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """[N, T, d_t] -> L2-normalised [N, E] from the first token; `None` without projections."""
-        if self.text_projection is None:
-            return None
-        return nn.functional.normalize(self.text_projection(text_hidden_states[:, 0]), dim=-1)
-
-    def encode_images(
-        self,
-        pixel_values: torch.Tensor,
-        concept_input_ids: torch.Tensor | None = None,
-        concept_attention_mask: torch.Tensor | None = None,
-    ) -> ImageEncoding:
-        """
-        `pixel_values` [N, 3, H, W]; concepts [N, C], mask 1 = attend, optional. A picture whose mask row is zero is
-        encoded as without concepts.
-        """
-        return self._encode_images(pixel_values, concept_input_ids, concept_attention_mask)[0]
-
-    def _encode_images(
-        self, pixel_values, concept_input_ids=None, concept_attention_mask=None, vision_model=None, **kwargs
-    ):
-        check_rows(
-            pixel_values=pixel_values,
-            concept_input_ids=concept_input_ids,
-            concept_attention_mask=concept_attention_mask,
-        )
-        vision_model = self.vision_model if vision_model is None else vision_model
+    def _concept_tokens(self, pixel_values, concept_input_ids, concept_attention_mask):
         concepts = self.embed_concepts(concept_input_ids, concept_attention_mask)
         if concepts is None or "unmasked_concepts" in self.config.reference_quirks:
             concept_attention_mask = None
         if concepts is None and self.concept_model is not None and self.training and torch.is_grad_enabled():
             concepts, concept_attention_mask = self._unread_concepts(pixel_values)
-        output = vision_model(pixel_values, concepts, concept_attention_mask, **kwargs)
-        states = output.last_hidden_state
-        num_image_tokens = states.shape[1] - (0 if concepts is None else concepts.shape[1])
-        mask = image_attention_mask(states[:, :num_image_tokens], concept_attention_mask)
-        return ImageEncoding(embeds=self.project_image(states), hidden_states=states, attention_mask=mask), output
+        return concepts, concept_attention_mask
 
     def _unread_concepts(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -205,93 +102,6 @@ class ViChaModel(ViChaPreTrainedModel):
         """
         ids = torch.zeros(pixel_values.shape[0], 1, dtype=torch.long, device=pixel_values.device)
         return self.embed_concepts(ids, ids), ids
-
-    def encode_texts(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> TextEncoding:
-        """`input_ids`, `attention_mask` (1 = attend) [N, T]; without a mask every token is attended to."""
-        return self._encode_texts(input_ids, attention_mask, token_type_ids)[0]
-
-    def _encode_texts(self, input_ids, attention_mask=None, token_type_ids=None, **kwargs):
-        output = self.text_model(input_ids, attention_mask, token_type_ids, mode="text", **kwargs)
-        states = output.last_hidden_state
-        encoding = TextEncoding(embeds=self.project_text(states), hidden_states=states, attention_mask=attention_mask)
-        return encoding, output
-
-    @can_return_tuple
-    def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        concept_input_ids: torch.Tensor | None = None,
-        concept_attention_mask: torch.Tensor | None = None,
-    ) -> BaseModelOutputWithPooling:
-        """`pooler_output` [N, E]: L2-normalised image embeddings; `last_hidden_state` [N, S, d_v]."""
-        images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=images.hidden_states, pooler_output=images.embeds)
-
-    @can_return_tuple
-    def get_text_features(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> BaseModelOutputWithPooling:
-        """`pooler_output` [N, E]: L2-normalised text embeddings; `last_hidden_state` [N, T, d_t]."""
-        texts = self.encode_texts(input_ids, attention_mask, token_type_ids)
-        return BaseModelOutputWithPooling(last_hidden_state=texts.hidden_states, pooler_output=texts.embeds)
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        concept_input_ids: torch.Tensor | None = None,
-        concept_attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        **kwargs,
-    ) -> VisionTextOutput:
-        """
-        Args:
-            pixel_values: [n, 3, H, W].
-            input_ids, attention_mask, token_type_ids: [m, T]; mask 1 = attend.
-            concept_input_ids, concept_attention_mask: [n, C]; mask 1 = attend; a zero row = no concepts.
-
-        Example:
-
-        ```python
-        >>> inputs = processor(images=picture, text=["a cat", "a dog"], return_tensors="pt")
-        >>> probabilities = model(**inputs).logits_per_image.softmax(dim=-1)  # [1, 2]
-        ```
-        """
-        images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
-        texts = self.encode_texts(input_ids, attention_mask, token_type_ids)
-        logits_per_image = images.embeds @ texts.embeds.T / self.temperature
-        fused = None
-        if len(pixel_values) == len(input_ids):
-            fused = self.text_model(
-                inputs_embeds=texts.hidden_states,
-                attention_mask=attention_mask,
-                encoder_hidden_states=images.hidden_states,
-                encoder_attention_mask=images.attention_mask,
-                mode="fusion",
-                **kwargs,
-            )
-        return VisionTextOutput(
-            logits_per_image=logits_per_image,
-            logits_per_text=logits_per_image.T,
-            image_embeds=images.embeds,
-            text_embeds=texts.embeds,
-            last_hidden_state=None if fused is None else fused.last_hidden_state,
-            image_hidden_states=images.hidden_states,
-            text_hidden_states=texts.hidden_states,
-            hidden_states=None if fused is None else fused.hidden_states,
-            attentions=None if fused is None else fused.attentions,
-            cross_attentions=None if fused is None else fused.cross_attentions,
-        )
 
 
 class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
@@ -347,8 +157,8 @@ class ViChaForPreTraining(ContrastAndMatch, ViChaPreTrainedModel):
             config: fields of [`ViChaConfig`]; `vision_config` and `text_config` (dicts) override single fields of
                 what the checkpoints say, e.g. `vision_config={"image_size": 256}`.
         """
-        vision_config = vision_config_from(vision, **config.pop("vision_config", {}))
-        text_config = text_config_from(text, **config.pop("text_config", {}))
+        vision_config = vision_config_from(vision, ViChaVisionConfig, **config.pop("vision_config", {}))
+        text_config = text_config_from(text, ViChaTextConfig, **config.pop("text_config", {}))
         model = cls(ViChaConfig(vision_config=vision_config, text_config=text_config, **config))
         load_vision_weights(model.vicha.vision_model, vision)
         load_text_weights(model.vicha.text_model, text, model.vicha.concept_model, model.mlm_head)
@@ -488,16 +298,6 @@ class ViChaForRetrieval(RetrievalTask, ViChaPreTrainedModel):
     """
     Image-text retrieval: fine-tuned with contrast and matching, answers in two stages ([`~ViChaForRetrieval.rerank`]).
     """
-
-    def __init__(self, config: ViChaConfig):
-        super().__init__(config)
-        self.vicha = ViChaModel(config)
-        self.itm_head = nn.Linear(config.text_config.hidden_size, 2)
-        self.itc = ImageTextContrast("positive", local_columns="itc_local_columns" in config.reference_quirks)
-        self.negative_sampler = HardNegativeSampler()
-        self.itm = ImageTextMatching()
-        self.training_state = None
-        self.post_init()
 
 
 __all__ = ["ViChaForPreTraining", "ViChaForRetrieval", "ViChaModel", "ViChaPreTrainedModel"]

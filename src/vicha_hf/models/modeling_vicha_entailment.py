@@ -1,8 +1,6 @@
 """ViCHA for visual entailment (SNLI-VE)."""
 
-from .configuration_vicha import ViChaConfig
-from .head_classification import ClassificationHead
-from .modeling_vicha import ViChaModel, ViChaPreTrainedModel
+from .modeling_vicha import ViChaPreTrainedModel
 from .task_classification import VisualEntailmentTask
 
 
@@ -18,13 +16,6 @@ class ViChaForVisualEntailment(VisualEntailmentTask, ViChaPreTrainedModel):
     >>> model.CLASSES[logits.argmax()]
     ```
     """
-
-    def __init__(self, config: ViChaConfig):
-        super().__init__(config)
-        self.vicha = ViChaModel(config, add_projections=False)
-        self.classifier = ClassificationHead(config.text_config.hidden_size, len(self.CLASSES))
-        self.training_state = None
-        self.post_init()
 
 
 __all__ = ["ViChaForVisualEntailment"]

@@ -1,12 +1,7 @@
 """ViCHA for visual reasoning over two pictures (NLVR2), and the pretraining step before it."""
 
-from torch import nn
-
-from .configuration_vicha import ViChaConfig
-from .encoder_image_pair import ImagePairEncoder
-from .head_classification import ClassificationHead
 from .modeling_outputs import ImageEncoding
-from .modeling_vicha import ViChaModel, ViChaPreTrainedModel
+from .modeling_vicha import ViChaPreTrainedModel
 from .task_text_assignment import TextAssignmentTask
 from .task_visual_reasoning import VisualReasoningTask
 
@@ -16,15 +11,6 @@ class ViChaForVisualReasoning(VisualReasoningTask, ViChaPreTrainedModel):
     Whether a statement about two pictures is true. The fusion layers are doubled: the first of a pair reads the left
     picture, the second the right one; they share keys and values.
     """
-
-    def __init__(self, config: ViChaConfig):
-        super().__init__(config)
-        text = config.text_config
-        self.vicha = ViChaModel(config, add_projections=False)
-        self.image_pair_encoder = ImagePairEncoder(text, text.first_cross_attention_layer)
-        self.classifier = ClassificationHead(text.hidden_size, len(self.CLASSES))
-        self.training_state = None
-        self.post_init()
 
     def _encode_images(self, base, *inputs) -> ImageEncoding:
         if base is self.vicha or "nlvr_online_teacher" not in self.config.reference_quirks:
@@ -37,21 +23,6 @@ class ViChaForTextAssignment(TextAssignmentTask, ViChaPreTrainedModel):
     The pretraining step before visual reasoning: of two pictures, which one does the text belong to, if any? The joint
     space only finds similar pictures and is not trained.
     """
-
-    def __init__(self, config: ViChaConfig):
-        super().__init__(config)
-        text = config.text_config
-        self.vicha = ViChaModel(config)
-        for parameter in (
-            *self.vicha.vision_projection.parameters(),
-            *self.vicha.text_projection.parameters(),
-            self.vicha.temperature,
-        ):
-            parameter.requires_grad_(False)
-        self.image_pair_encoder = ImagePairEncoder(text, text.first_cross_attention_layer)
-        self.assignment_head = nn.Linear(text.hidden_size, len(self.CLASSES))
-        self.training_state = None
-        self.post_init()
 
 
 __all__ = ["ViChaForTextAssignment", "ViChaForVisualReasoning"]

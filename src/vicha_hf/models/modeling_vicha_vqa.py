@@ -1,9 +1,6 @@
 """ViCHA for visual question answering."""
 
-from .configuration_vicha import ViChaConfig
-from .decoder_answer import AnswerDecoder
-from .head_language_modeling import LanguageModelingHead
-from .modeling_vicha import ViChaModel, ViChaPreTrainedModel
+from .modeling_vicha import ViChaPreTrainedModel
 from .task_question_answering import QuestionAnsweringTask
 
 
@@ -21,15 +18,6 @@ class ViChaForVQA(QuestionAnsweringTask, ViChaPreTrainedModel):
     >>> ranking.answer_indices, ranking.probabilities  # [1, 2] each, best first
     ```
     """
-
-    def __init__(self, config: ViChaConfig):
-        super().__init__(config)
-        text = config.text_config
-        self.vicha = ViChaModel(config, add_projections=False)
-        self.answer_decoder = AnswerDecoder(text, text.num_hidden_layers - text.first_cross_attention_layer)
-        self.mlm_head = LanguageModelingHead(text)
-        self.training_state = None
-        self.post_init()
 
 
 __all__ = ["ViChaForVQA"]

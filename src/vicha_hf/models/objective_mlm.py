@@ -66,12 +66,18 @@ class MaskedLanguageModeling(nn.Module):
     """(1 - alpha) * cross-entropy + alpha * soft cross-entropy against the teacher, on the predicted positions only."""
 
     def forward(
-        self, logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor, alpha: float
+        self,
+        logits: torch.Tensor,
+        teacher_logits: torch.Tensor,
+        labels: torch.Tensor,
+        alpha: float,
+        soft_log_probabilities: torch.Tensor | None = None,
     ) -> MaskedLanguageModelingOutput:
         """
-        `logits`, `teacher_logits` [M, vocabulary] and `labels` [M] at the predicted positions. The mean is over the
-        positions of all processes; no position at all gives 0.
+        `logits`, `teacher_logits` [M, vocabulary] and `labels` [M] at the predicted positions; what meets the teacher's
+        targets is the logits' softmax over the vocabulary unless `soft_log_probabilities` [M, vocabulary] are given
+        (quirk `mlm_softmax_over_sequence`). The mean is over the positions of all processes; no position at all gives 0.
         """
-        losses = distilled_cross_entropy(logits, teacher_logits, labels, alpha)
+        losses = distilled_cross_entropy(logits, teacher_logits, labels, alpha, soft_log_probabilities)
         loss = mean_over_processes(losses.sum(), torch.tensor(labels.shape[0], device=logits.device))
         return MaskedLanguageModelingOutput(loss=loss, logits=logits, teacher_logits=teacher_logits)

@@ -5,7 +5,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 from transformers.utils import logging
 
-from .configuration_vicha import ViChaTextConfig, ViChaVisionConfig
+from .configuration_vision_text import TextConfig, VisionConfig
 from .encoder_vision import interpolate_positions
 
 
@@ -15,20 +15,29 @@ VISION_MODEL_TYPES = ("vit", "deit")
 TEXT_MODEL_TYPES = ("bert",)
 
 
-def vision_config_from(path: str, **overrides) -> ViChaVisionConfig:
-    """The vision configuration of a ViT or DeiT checkpoint in Hugging Face format, with single fields overridden."""
+def vision_config_from(path: str, config_class: type[VisionConfig], **overrides) -> VisionConfig:
+    """
+    A family's vision configuration with what a ViT or DeiT checkpoint in Hugging Face format says, single fields
+    overridden.
+    """
     source = _source_config(path, VISION_MODEL_TYPES, "vision")
-    return ViChaVisionConfig(**_shared_fields(source, ViChaVisionConfig()) | overrides)
+    return config_class(**_shared_fields(source, config_class()) | overrides)
 
 
-def text_config_from(path: str, **overrides) -> ViChaTextConfig:
+def text_config_from(path: str, config_class: type[TextConfig], **overrides) -> TextConfig:
     """
-    The text configuration of a BERT checkpoint in Hugging Face format, with single fields overridden; by default the
-    upper half of its layers fuses. The checkpoint does not tell the ids of [CLS] and [MASK]: BERT-base's are assumed.
+    A family's text configuration with what a BERT checkpoint in Hugging Face format says, single fields overridden; by
+    default the upper half of its layers fuses. The checkpoint does not tell the ids of [CLS] and [MASK]: BERT-base's
+    are assumed.
     """
-    source = _source_config(path, TEXT_MODEL_TYPES, "text")
-    fields = _shared_fields(source, ViChaTextConfig()) | {"fusion_layer": source.num_hidden_layers // 2}
-    return ViChaTextConfig(**fields | overrides)
+    source, family = _source_config(path, TEXT_MODEL_TYPES, "text"), config_class()
+    fields = _shared_fields(source, family)
+    if hasattr(family, "fusion_layer"):
+        fields["fusion_layer"] = source.num_hidden_layers // 2
+    if not family.type_vocab_size:
+        # A family without token types leaves the checkpoint's behind.
+        del fields["type_vocab_size"]
+    return config_class(**fields | overrides)
 
 
 def _source_config(path, model_types, role):
@@ -41,8 +50,9 @@ def _source_config(path, model_types, role):
 
 
 def _shared_fields(source, target) -> dict:
-    skipped = {"model_type", "architectures", "transformers_version", "dtype", "id2label", "label2id", "fusion_layer"}
-    own = set(type(target)().to_dict()) - skipped
+    skipped = {"model_type", "architectures", "transformers_version", "dtype", "id2label", "label2id"}
+    skipped |= {"fusion_layer", "first_doubled_layer"}
+    own = set(target.to_dict()) - skipped
     return {name: getattr(source, name) for name in own if getattr(source, name, None) is not None}
 
 
@@ -76,6 +86,8 @@ def load_text_weights(
     weights = {name.removeprefix("bert."): tensor for name, tensor in source.items() if name.startswith("bert.")}
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
     depth = len(text_model.encoder.layer)
+    if text_model.embeddings.token_type_embeddings is None:
+        del weights["embeddings.token_type_embeddings.weight"]
     _load(text_model, _first_layers(weights, depth), path, allowed_missing=("crossattention",))
     if concept_model is not None:
         _load(concept_model, _first_layers(weights, len(concept_model.encoder.layer)), path, allowed_missing=())

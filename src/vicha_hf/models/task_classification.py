@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from .head_classification import ClassificationHead
 from .input_checks import check_labels, check_rows
 from .modeling_outputs import ClassificationOutput
 from .objective_distillation import distilled_cross_entropy
@@ -52,6 +53,12 @@ class VisualEntailmentTask(ClassificationTask):
     """Does the picture entail the sentence? (ALBEF section 5, SNLI-VE)."""
 
     CLASSES = ("contradiction", "neutral", "entailment")
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._add_base_model(add_projections=False)
+        self.classifier = ClassificationHead(config.text_config.hidden_size, len(self.CLASSES))
+        self.post_init()
 
     def _fuse(
         self, modules, pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask

@@ -8,7 +8,8 @@ from transformers.utils import can_return_tuple, logging
 
 from .answer_ranking import PrefixLikelihoods
 from .answer_tree import AnswerTree
-from .decoder_answer import QuestionEncoding
+from .decoder_answer import AnswerDecoder, QuestionEncoding
+from .head_language_modeling import LanguageModelingHead
 from .input_checks import check_rows
 from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
 from .objective_distillation import distilled_cross_entropy
@@ -27,6 +28,14 @@ class QuestionAnsweringTask:
     _tied_weights_keys = {  # noqa: RUF012
         "mlm_head.decoder.weight": "answer_decoder.embeddings.word_embeddings.weight"
     }
+
+    def __init__(self, config):
+        super().__init__(config)
+        text = config.text_config
+        self._add_base_model(add_projections=False)
+        self.answer_decoder = AnswerDecoder(text, text.num_hidden_layers - text.first_doubled_layer)
+        self.mlm_head = LanguageModelingHead(text)
+        self.post_init()
 
     def get_output_embeddings(self):
         return self.mlm_head.decoder

@@ -6,11 +6,22 @@ from transformers.utils import can_return_tuple
 
 from .input_checks import check_rows
 from .modeling_outputs import RetrievalTrainingOutput
+from .objective_itc import ImageTextContrast
+from .objective_itm import HardNegativeSampler, ImageTextMatching
 from .task_contrast_and_match import ContrastAndMatch
 
 
 class RetrievalTask(ContrastAndMatch):
     """To be mixed in before a family's `PreTrainedModel`; scores as [`RetrievalScoring`] does."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self._add_base_model()
+        self.itm_head = nn.Linear(config.text_config.hidden_size, 2)
+        self.itc = ImageTextContrast("positive", local_columns="itc_local_columns" in config.reference_quirks)
+        self.negative_sampler = HardNegativeSampler()
+        self.itm = ImageTextMatching()
+        self.post_init()
 
     def _online_modules(self) -> dict[str, nn.Module]:
         return {self.base_model_prefix: self.base_model}

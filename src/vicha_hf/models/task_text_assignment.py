@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from .encoder_image_pair import ImagePairTask
+from .encoder_image_pair import ImagePairEncoder, ImagePairTask
 from .input_checks import check_labels, check_rows
 from .modeling_outputs import TextAssignmentOutput
 from .objective_distillation import distilled_cross_entropy
@@ -13,9 +13,23 @@ from .process_group import mean_over_processes
 
 
 class TextAssignmentTask(ImagePairTask):
-    """To be mixed in before a family's `PreTrainedModel`; the head owns `assignment_head` and `image_pair_encoder`."""
+    """
+    To be mixed in before a family's `PreTrainedModel`. The joint space only finds similar pictures and is not trained.
+    """
 
     CLASSES = ("first", "second", "neither")
+
+    def __init__(self, config):
+        super().__init__(config)
+        text = config.text_config
+        self._add_base_model()
+        base = self.base_model
+        for part in (base.vision_projection, base.text_projection):
+            part.requires_grad_(False)
+        base.temperature.requires_grad_(False)
+        self.image_pair_encoder = ImagePairEncoder(text, text.first_doubled_layer)
+        self.assignment_head = nn.Linear(text.hidden_size, len(self.CLASSES))
+        self.post_init()
 
     def _online_modules(self) -> dict[str, nn.Module]:
         return {}

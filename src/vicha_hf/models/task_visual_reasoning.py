@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from .encoder_image_pair import ImagePairTask
+from .encoder_image_pair import ImagePairEncoder, ImagePairTask
+from .head_classification import ClassificationHead
 from .input_checks import check_rows
 from .modeling_outputs import ClassificationOutput, ImageEncoding
 from .task_classification import ClassificationTask
@@ -14,9 +15,20 @@ PairOfTensors = torch.Tensor | tuple[torch.Tensor | None, torch.Tensor | None] |
 
 
 class VisualReasoningTask(ImagePairTask, ClassificationTask):
-    """To be mixed in before a family's `PreTrainedModel`; the head owns `classifier` and `image_pair_encoder`."""
+    """
+    To be mixed in before a family's `PreTrainedModel`. From the family's first doubled layer on, every text layer has a
+    twin: the first of a pair reads one picture, the second the other; they share keys and values.
+    """
 
     CLASSES = ("False", "True")
+
+    def __init__(self, config):
+        super().__init__(config)
+        text = config.text_config
+        self._add_base_model(add_projections=False)
+        self.image_pair_encoder = ImagePairEncoder(text, text.first_doubled_layer)
+        self.classifier = ClassificationHead(text.hidden_size, len(self.CLASSES))
+        self.post_init()
 
     def _online_modules(self) -> dict[str, nn.Module]:
         return super()._online_modules() | {"image_pair_encoder": self.image_pair_encoder}

@@ -1,0 +1,227 @@
+"""SIMLA: single-stream vision-language model with cross-modality reconstruction and pseudo-labelled keywords (arXiv 2203.14395)."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers.utils import can_return_tuple
+
+from .configuration_simla import SimlaConfig
+from .encoder_attention import recorded_attention
+from .input_checks import check_rows
+from .modeling_outputs import KeywordPredictionOutput, PreTrainingOutput
+from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
+from .objective_image_token_reconstruction import ImageTokenReconstruction, ImageTokenReconstructionOutput
+from .objective_itm import MatchingOutput
+from .objective_pseudo_label_keywords import PseudoLabelKeywords, PseudoLabelOutput
+from .task_pretraining import EncodedStep, PretrainingTask
+from .task_retrieval import RetrievalTask
+
+
+if TYPE_CHECKING:
+    # transformers ships the files that it finds imported: with these lines every folder carries the code of every head.
+    from .modeling_simla_entailment import SimlaForVisualEntailment  # noqa: F401
+    from .modeling_simla_grounding import SimlaForGrounding  # noqa: F401
+    from .modeling_simla_reasoning import SimlaForTextAssignment, SimlaForVisualReasoning  # noqa: F401
+    from .modeling_simla_vqa import SimlaForVQA  # noqa: F401
+
+
+class SimlaPreTrainedModel(VisionTextPreTrainedModel):
+    """What all SIMLA models share."""
+
+    config: SimlaConfig
+    base_model_prefix = "simla"
+
+    def _new_base_model(self, add_projections: bool = True) -> "SimlaModel":
+        return SimlaModel(self.config, add_projections)
+
+
+class SimlaModel(VisionTextModel, SimlaPreTrainedModel):
+    """
+    The bare SIMLA model: vision encoder, single-stream text encoder, projections to a joint space. Every text layer can
+    attend to the picture; texts are embedded without it and fused anew from their ids.
+
+    Args:
+        config: its configuration.
+        add_projections: whether pictures and texts are embedded in the joint space; heads that only fuse have no use
+            for it, and their encodings have no `embeds`.
+    """
+
+    def _encode_texts(self, input_ids, attention_mask=None, token_type_ids=None, **kwargs):
+        encoding, output = super()._encode_texts(input_ids, attention_mask, token_type_ids, **kwargs)
+        encoding.input_ids = input_ids
+        return encoding, output
+
+
+class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
+    """
+    SIMLA with its pretraining objectives: ITC with queue and momentum distillation, ITM with hard negatives, symmetric
+    cross-modality reconstruction (MLM, and MIM on visual tokens) with distillation, pseudo-labelled keywords. Objectives
+    whose weight is 0 have no parameters.
+
+    Example:
+
+    ```python
+    >>> words = model.eval().predict_keywords(**processor(images=picture, return_tensors="pt"))
+    >>> processor.decode_keywords(words)[0]  # [("dog", 0.91), ("grass", 0.74), ...]
+    ```
+    """
+
+    def __init__(self, config: SimlaConfig):
+        super().__init__(config)
+        self.mim = ImageTokenReconstruction(config) if config.mim_weight > 0 else None
+        self.psl = PseudoLabelKeywords(config) if config.psl_weight > 0 else None
+        self.post_init()
+
+    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+        """Resizes the word embeddings and the keyword head together: they share the tokenizer."""
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if self.psl is not None:
+            size = embeddings.num_embeddings
+            self.psl.head = self._get_resized_lm_head(self.psl.head, size, mean_resizing=mean_resizing)
+        return embeddings
+
+    def _online_modules(self) -> dict[str, nn.Module]:
+        heads = {"mim": self.mim, "psl": self.psl}
+        return super()._online_modules() | {name: head for name, head in heads.items() if head is not None}
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        visual_token_ids: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        mlm_input_ids: torch.Tensor | None = None,
+        mlm_labels: torch.Tensor | None = None,
+        negative_image_indices: torch.Tensor | None = None,
+        negative_text_indices: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        update_teacher: bool = True,
+        **kwargs,
+    ) -> PreTrainingOutput:
+        """
+        What is not given is drawn inside, except the visual tokens. In training mode the teacher is updated first and its
+        features join the queue; in evaluation mode nothing changes.
+
+        Args:
+            pixel_values: [B, 3, H, W]; row b of pictures and texts is a pair.
+            input_ids, attention_mask: [B, T], 1 = attend.
+            image_ids: [B], equal for the same image; other pairs of an image are then nobody's negatives.
+            visual_token_ids: [B, h, w] or [B, P], each patch's code by a visual tokenizer; needed unless
+                `mim_weight=0`.
+            bool_masked_pos: [B, h, w] or [B, P], true = masked; drawn block-wise by default.
+            mlm_input_ids, mlm_labels: [B, T], masked ids and labels (-100 = not predicted).
+            negative_image_indices: [B], for each text the row of its negative image.
+            negative_text_indices: [B], for each image the row of its negative text.
+            distillation_alpha: share of the teacher's soft targets; the configuration's by default.
+            update_teacher: false for all but the first micro-batch of an accumulated step.
+
+        Raises:
+            ValueError: visual tokens that are missing, or whose grid is not the patches'.
+        """
+        check_rows(pixel_values=pixel_values, input_ids=input_ids)
+        if self.mim is not None:
+            visual_token_ids, bool_masked_pos = self.mim.check_tokens(pixel_values, visual_token_ids, bool_masked_pos)
+        step = self._encode_step(
+            pixel_values, input_ids, attention_mask, image_ids, distillation_alpha, update_teacher
+        )
+        contrast, match = self._contrast_step(step), MatchingOutput()
+        losses = {"itc": contrast.loss}
+        if self.itm_head is not None:
+            match = self._match_step(step, contrast, negative_image_indices, negative_text_indices)
+            losses["itm"] = match.loss
+        if self.mlm_head is not None:
+            losses["mlm"] = self._language_step(step, mlm_input_ids, mlm_labels).loss
+        if self.mim is not None:
+            if bool_masked_pos is None:
+                bool_masked_pos = self.mim.draw_masks(pixel_values)
+            losses["mim"] = self._image_tokens_step(step, pixel_values, visual_token_ids, bool_masked_pos).loss
+        if self.psl is not None:
+            losses["psl"] = self._keywords_step(step).loss
+        return self._weigh(losses, step, match)
+
+    def _image_tokens_step(
+        self, step: EncodedStep, pixel_values, visual_token_ids, bool_masked_pos
+    ) -> ImageTokenReconstructionOutput:
+        model, teacher = self.simla, self._teacher()
+        text_embeddings = model.text_model.embeddings(step.input_ids)
+        logits = self.mim.predict(
+            model.vision_model, model.text_model, pixel_values, bool_masked_pos, text_embeddings, step.attention_mask
+        )
+        with torch.no_grad():
+            encoders = teacher["simla"]
+            if "simla_teacher_online_inputs" not in self.config.reference_quirks:
+                text_embeddings = encoders.text_model.embeddings(step.input_ids)
+            teacher_logits = teacher["mim"].predict(
+                encoders.vision_model,
+                encoders.text_model,
+                pixel_values,
+                bool_masked_pos,
+                text_embeddings,
+                step.attention_mask,
+            )
+        return self.mim(logits, teacher_logits, visual_token_ids[bool_masked_pos], step.alpha)
+
+    def _keywords_step(self, step: EncodedStep) -> PseudoLabelOutput:
+        teacher = self._teacher()
+        with torch.no_grad():
+            teacher_logits = teacher["psl"].head(step.teacher_images.embeds)
+        return self.psl(
+            step.images.embeds,
+            teacher_logits,
+            self._keyword_attention(teacher["simla"].text_model, step),
+            step.input_ids,
+            step.attention_mask,
+            step.alpha,
+        )
+
+    @torch.no_grad()
+    def _keyword_attention(self, text_model: nn.Module, step: EncodedStep) -> torch.Tensor:
+        """[B, H, T], what [CLS] pays to each token in the last layer of the teacher's fusion with the picture."""
+        online_inputs = "simla_teacher_online_inputs" in self.config.reference_quirks
+        images = step.images if online_inputs else step.teacher_images
+        with recorded_attention(text_model.encoder.layer[-1].attention.self) as record:
+            text_model(
+                step.input_ids,
+                step.attention_mask,
+                encoder_hidden_states=images.hidden_states,
+                encoder_attention_mask=images.attention_mask,
+                # Only what [CLS] attends to is read.
+                output_index=step.input_ids.new_zeros(1, 1),
+                mode="multimodal",
+            )
+        return record.probabilities[:, :, 0].detach()
+
+    @torch.no_grad()
+    def predict_keywords(self, pixel_values: torch.Tensor, top_k: int = 10, **kwargs) -> KeywordPredictionOutput:
+        """
+        Which words does each picture contain, as the keyword head learnt them?
+
+        Args:
+            pixel_values: [B, 3, H, W].
+            top_k: words per picture, the most probable ones; special tokens are left out.
+
+        Raises:
+            ValueError: a model without keyword head, or an impossible `top_k`.
+        """
+        if self.psl is None:
+            raise ValueError("This model has no keyword head (`psl_weight=0`): it cannot predict keywords.")
+        special = torch.tensor(self.config.text_config.special_token_ids, device=pixel_values.device)
+        words = self.config.text_config.vocab_size - len(special)
+        if not 1 <= top_k <= words:
+            raise ValueError(f"`top_k={top_k}`: choose 1 to {words}, the words of the vocabulary.")
+        probabilities = self.psl.head(self.simla.encode_images(pixel_values).embeds).float().sigmoid()
+        best = probabilities.index_fill(1, special, -1.0).topk(top_k, dim=1)
+        return KeywordPredictionOutput(token_ids=best.indices, probabilities=best.values)
+
+
+class SimlaForRetrieval(RetrievalTask, SimlaPreTrainedModel):
+    """
+    Image-text retrieval: fine-tuned with contrast and matching, answers in two stages ([`~SimlaForRetrieval.rerank`]).
+    """
+
+
+__all__ = ["SimlaForPreTraining", "SimlaForRetrieval", "SimlaModel", "SimlaPreTrainedModel"]

@@ -1,0 +1,163 @@
+"""
+Reconstruction of masked patches as discrete visual tokens, with the help of the text: the image half of symmetric
+cross-modality reconstruction (the text half is masked language modelling).
+
+References:
+    [1] Khan et al., SIMLA, arXiv 2203.14395, section 3 (symmetric cross-modality reconstruction, XMM).
+    [2] Bao et al., BEiT, arXiv 2106.08254, section 2 (visual tokens as targets, block-wise masks, mask token).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .block_mask import check_block_mask, draw_block_masks
+from .configuration_simla import SimlaConfig
+from .objective_distillation import distilled_cross_entropy
+from .objective_mlm import leading_positions
+from .process_group import mean_over_processes
+
+
+@dataclass
+class ImageTokenReconstructionOutput(ModelOutput):
+    """`logits`, `teacher_logits` [M, visual vocabulary] and `labels` [M] at the M masked patches, in row-major order."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    teacher_logits: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+
+
+class ImageTokenReconstruction(nn.Module):
+    """
+    A learned mask token replaces the embeddings of masked patches. The vision encoder's output then runs through the text
+    encoder as its input (image self-attention; the text's embeddings as keys and values of the cross-attention), and a
+    linear head names each masked patch's visual token. Loss: (1 - alpha) * cross-entropy + alpha * soft cross-entropy
+    against the momentum teacher, over the masked patches of all processes; no masked patch gives 0.
+
+    Args:
+        config: sizes, visual vocabulary and mask settings.
+    """
+
+    def __init__(self, config: SimlaConfig):
+        super().__init__()
+        self.config = config
+        vision, text = config.vision_config, config.text_config
+        self._check_grid((vision.grid_size, vision.grid_size))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, vision.hidden_size))
+        self.head = nn.Linear(text.hidden_size, config.visual_vocab_size)
+
+    @torch.no_grad()
+    def init_raw_tensors(self) -> None:
+        """What a generic initialisation of layers does not reach."""
+        init.trunc_normal_(self.mask_token, mean=0.0, std=self.config.initializer_range)
+
+    def _mask_settings(self) -> dict:
+        config = self.config
+        return {
+            "max_masked": config.mim_max_masked_patches,
+            "min_block": config.mim_min_block_patches,
+            "min_aspect": config.mim_min_block_aspect,
+        }
+
+    def _check_grid(self, grid: tuple[int, int]) -> None:
+        check_block_mask(grid, **self._mask_settings())
+
+    def draw_masks(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Block-wise masks [B, P] for pictures [B, 3, H, W], true = masked; see [`draw_block_masks`]."""
+        grid = self._grid(pixel_values)
+        return draw_block_masks(len(pixel_values), grid, **self._mask_settings(), device=pixel_values.device)
+
+    def check_tokens(
+        self, pixel_values: torch.Tensor, visual_token_ids: torch.Tensor | None, bool_masked_pos: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Tokens [B, P] and, where given, the mask [B, P] from either form, [B, h, w] or [B, P].
+
+        Raises:
+            ValueError: no tokens, a grid that is not the patches', or tokens outside the visual vocabulary.
+        """
+        if visual_token_ids is None:
+            raise ValueError(
+                "Training needs `visual_token_ids` [B, P], each patch's visual token; make them with a visual tokenizer "
+                "(the collator does), or switch the objective off with `mim_weight=0`."
+            )
+        tokens = self._flatten("visual_token_ids", visual_token_ids, pixel_values)
+        low, high = (int(value) for value in tokens.aminmax()) if tokens.numel() else (0, 0)
+        if not 0 <= low <= high < self.config.visual_vocab_size:
+            raise ValueError(
+                f"`visual_token_ids` holds {low} to {high}, but the model has `visual_vocab_size="
+                f"{self.config.visual_vocab_size}`; use the visual tokenizer that it was made for."
+            )
+        if bool_masked_pos is None:
+            return tokens, None
+        return tokens, self._flatten("bool_masked_pos", bool_masked_pos, pixel_values).bool()
+
+    def _grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
+        patch = self.config.vision_config.patch_size
+        return pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
+
+    def _flatten(self, name: str, values: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+        grid, batch_size = self._grid(pixel_values), len(pixel_values)
+        fits = {2: (batch_size, grid[0] * grid[1]), 3: (batch_size, *grid)}
+        if fits.get(values.dim()) == tuple(values.shape):
+            return values.flatten(1)
+        own = " x ".join(map(str, values.shape[1:]))
+        raise ValueError(
+            f"`{name}` has shape {tuple(values.shape)}, {own} per picture, but the {batch_size} pictures have "
+            f"{grid[0]} x {grid[1]} = {grid[0] * grid[1]} patches each: the grid of visual tokens must be the grid of "
+            "patches. Choose a tokenizer whose codes are as large as `vision_config.patch_size`, or resize its input."
+        )
+
+    def reconstruct(
+        self,
+        vision_model: nn.Module,
+        text_model: nn.Module,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor,
+        text_embeddings: torch.Tensor,
+        text_attention_mask: torch.Tensor | None = None,
+        output_index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """
+        Args:
+            vision_model, text_model: the encoders.
+            pixel_values: [B, 3, H, W].
+            bool_masked_pos: [B, P], true = masked.
+            text_embeddings: [B, T, d_t], the text encoder's embedding layer; `text_attention_mask` [B, T], 1 = attend.
+            output_index: [B, Q], the image tokens (0 = [CLS]) whose states are wanted; all by default.
+
+        Returns:
+            The fused image tokens [B, 1 + P, d_t], or [B, Q, d_t].
+        """
+        image_tokens = vision_model(
+            pixel_values, bool_masked_pos=bool_masked_pos, mask_token=self.mask_token
+        ).last_hidden_state
+        return text_model(
+            inputs_embeds=text_model.embeddings.place(image_tokens, "image tokens"),
+            encoder_hidden_states=text_embeddings,
+            encoder_attention_mask=text_attention_mask,
+            output_index=output_index,
+            mode="multimodal",
+        ).last_hidden_state
+
+    def predict(
+        self, vision_model: nn.Module, text_model: nn.Module, pixel_values, bool_masked_pos, text_embeddings, text_mask
+    ) -> torch.Tensor:
+        """Logits [M, visual vocabulary] at the masked patches; arguments as in [`~ImageTokenReconstruction.reconstruct`]."""
+        position, is_masked = leading_positions(bool_masked_pos)
+        states = self.reconstruct(
+            vision_model, text_model, pixel_values, bool_masked_pos, text_embeddings, text_mask, position + 1
+        )
+        return self.head(states[is_masked])
+
+    def forward(
+        self, logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, alpha: float
+    ) -> ImageTokenReconstructionOutput:
+        """`logits`, `teacher_logits` [M, visual vocabulary] and `labels` [M] at the masked patches; alpha: the teacher's share."""
+        losses = distilled_cross_entropy(logits, teacher_logits, labels, alpha)
+        loss = mean_over_processes(losses.sum(), torch.tensor(len(labels), device=losses.device))
+        return ImageTokenReconstructionOutput(loss=loss, logits=logits, teacher_logits=teacher_logits, labels=labels)

@@ -6,6 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
+from ..models.visual_tokenizer import VisualTokenizer
 from .datasets_entailment import EntailmentItem
 from .datasets_grounding import GroundingItem
 from .datasets_pretraining import PretrainingItem
@@ -70,21 +71,37 @@ class PretrainingCollator(_Collator):
 
     Args:
         processor, with_concepts, pad_to_max_length: as in `_Collator`.
+        visual_tokenizer: makes the visual tokens of pictures that come without stored ones, from the very pixel values of
+            the batch, crop and augmentation included. A large one is better called on the accelerator.
 
     Returns (from calling it with B items):
         `pixel_values` [B, 3, H, W]; `input_ids`, `attention_mask` [B, T]; `concept_input_ids`, `concept_attention_mask`
-        [B, C]; `image_ids` [B], int64. Masks: 1 = attend.
+        [B, C]; `image_ids` [B], int64; with a tokenizer or stored tokens `visual_token_ids` [B, P], int64. Masks: 1 =
+        attend.
     """
 
-    def __init__(self, processor: ProcessorMixin, *, with_concepts: bool = True, pad_to_max_length: bool = False):
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        *,
+        with_concepts: bool = True,
+        pad_to_max_length: bool = False,
+        visual_tokenizer: VisualTokenizer | None = None,
+    ):
         super().__init__(processor, with_concepts=with_concepts, pad_to_max_length=pad_to_max_length)
+        self.visual_tokenizer = visual_tokenizer
 
     def __call__(self, items: Sequence[PretrainingItem]) -> dict[str, torch.Tensor]:
-        return {
+        batch = {
             **self._shared(items, "caption"),
             **self._concepts([item["concepts"] for item in items]),
             "image_ids": torch.tensor([item["image_id"] for item in items], dtype=torch.int64),
         }
+        if "visual_token_ids" in items[0]:
+            batch["visual_token_ids"] = torch.stack([item["visual_token_ids"] for item in items])
+        elif self.visual_tokenizer is not None:
+            batch["visual_token_ids"] = self.visual_tokenizer(batch["pixel_values"])
+        return batch
 
 
 class QuestionAnsweringCollator(_Collator):

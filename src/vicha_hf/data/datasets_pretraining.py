@@ -1,7 +1,7 @@
 """Pictures with a caption and a part of their concepts, for image-text pretraining and retrieval fine-tuning."""
 
 from collections.abc import Callable
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from .annotations_grounding import GroundingRecord
 from .concept_augmentation import check_concept_fraction, sample_concepts
 from .seeded_dataset import SeededDataset
 from .text_cleaning import clean_caption, names_side
+from .visual_token_storage import VisualTokenStore
 
 
 # Share of a picture's 15 concepts that a training step sees (ViCHA, arXiv 2208.13628).
@@ -20,12 +21,16 @@ MAX_CAPTION_WORDS = 30
 
 
 class PretrainingItem(TypedDict):
-    """A training example: `pixel_values` float [3, H, W], the cleaned `caption`, its `concepts`, the picture's number."""
+    """
+    A training example: `pixel_values` float [3, H, W], the cleaned `caption`, its `concepts`, the picture's number, and,
+    where they are stored, its `visual_token_ids` int64 [P].
+    """
 
     pixel_values: torch.Tensor
     caption: str
     concepts: list[str]
     image_id: int
+    visual_token_ids: NotRequired[torch.Tensor]
 
 
 class PretrainingDataset(SeededDataset):
@@ -45,9 +50,11 @@ class PretrainingDataset(SeededDataset):
         use_concepts: False gives items without concepts.
         max_words: words kept of a caption (30).
         mirror_texts_with_sides: False never mirrors the picture of a caption that says left or right.
+        stored_visual_tokens: gives items their pictures' visual tokens; possible only with a transform that draws nothing.
 
     Raises:
-        ValueError: an unknown `captions`, a fraction outside (0, 1], `max_words` below 1, a negative seed.
+        ValueError: an unknown `captions`, a fraction outside (0, 1], `max_words` below 1, a negative seed, stored tokens
+            that do not fit.
         ImageReadError: from `__getitem__`, a picture that cannot be decoded.
     """
 
@@ -62,12 +69,15 @@ class PretrainingDataset(SeededDataset):
         use_concepts: bool = True,
         max_words: int = MAX_CAPTION_WORDS,
         mirror_texts_with_sides: bool = True,
+        stored_visual_tokens: VisualTokenStore | None = None,
     ):
         if captions not in ("one", "all"):
             raise ValueError(f'captions={captions!r} must be "one" (of each record) or "all"')
         check_concept_fraction(concept_fraction)
         if max_words < 1:
             raise ValueError(f"max_words={max_words} must be at least 1")
+        if stored_visual_tokens is not None:
+            stored_visual_tokens.require_fitting(annotations, transform)
         super().__init__(seed)
         self.annotations = annotations
         self.transform = transform
@@ -75,6 +85,7 @@ class PretrainingDataset(SeededDataset):
         self.use_concepts = use_concepts
         self.max_words = max_words
         self.mirror_texts_with_sides = mirror_texts_with_sides
+        self.stored_visual_tokens = stored_visual_tokens
         # Pairs (record, caption); None where a caption is drawn per record.
         self._pairs = None
         if captions == "all":
@@ -97,9 +108,12 @@ class PretrainingDataset(SeededDataset):
             caption = record.captions[column]
         concepts = sample_concepts(record.concepts, self.concept_fraction, rng) if self.use_concepts else []
         sides = {} if self.mirror_texts_with_sides else {"may_mirror": not names_side(caption)}
-        return PretrainingItem(
+        item = PretrainingItem(
             pixel_values=self.transform(record.load_image(), rng, **sides),
             caption=clean_caption(caption, self.max_words),
             concepts=concepts,
             image_id=record.image_id,
         )
+        if self.stored_visual_tokens is not None:
+            item["visual_token_ids"] = self.stored_visual_tokens.tokens_of(record)
+        return item

@@ -74,7 +74,8 @@ def _load_upright(opened: Image.Image) -> Image.Image:
 
 
 def _upright_size(opened: Image.Image) -> tuple[int, int]:
-    is_turned = opened.getexif().get(ExifTags.Base.Orientation) in _TURNED_BY_90_DEGREES
+    # The method of a PNG would decode the whole picture in search of an orientation behind the pixels.
+    is_turned = Image.Image.getexif(opened).get(ExifTags.Base.Orientation) in _TURNED_BY_90_DEGREES
     width, height = reversed(opened.size) if is_turned else opened.size
     return height, width
 

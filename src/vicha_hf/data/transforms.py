@@ -30,6 +30,9 @@ class EvaluationTransform:
         image_processor: where the channel means and deviations come from (default: CLIP's).
     """
 
+    # What a transform draws, in words; empty where a picture always gives the same pixel values.
+    random_operations = ()
+
     def __init__(self, image_size: int | tuple[int, int], image_processor: PilBackend | None = None):
         self.height, self.width = _height_and_width(image_size)
         self._normalize = _Normalization(image_processor or ViChaImageProcessor())
@@ -71,7 +74,9 @@ class MeanPicture:
         """Of the size of an image processor."""
         return cls((image_processor.size["height"], image_processor.size["width"]))
 
-    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> torch.Tensor:
+    def __call__(
+        self, image: Image.Image, rng: np.random.Generator | None = None, may_mirror: bool = True
+    ) -> torch.Tensor:
         """float32 [3, height, width], whatever the picture; nothing is drawn."""
         return torch.zeros(3, self.height, self.width)
 
@@ -113,6 +118,16 @@ class PretrainingTransform:
             randaugment = RandAugment() if randaugment else None
         self.randaugment = randaugment
         self._normalize = _Normalization(image_processor or ViChaImageProcessor())
+
+    @property
+    def random_operations(self) -> tuple[str, ...]:
+        """What it draws, in words; empty where a picture always gives the same pixel values."""
+        operations = {
+            f"scale={self.scale}": self.scale is not None,
+            "hflip": self.hflip,
+            "randaugment": self.randaugment is not None,
+        }
+        return tuple(name for name, used in operations.items() if used)
 
     @classmethod
     def from_image_processor(cls, image_processor: PilBackend, **options):

@@ -20,6 +20,7 @@ from .parameters import DemoCorpusParameters
 from .rendering import render_scene
 from .splits import CaptionedScene, SplitMaker, choose_held_out_pairs
 from .sprites import NOUNS, SPRITES, SpriteLibrary
+from .tasks import ANSWER_LIST, TASK_FILES, TASK_SPLITS, TASKS, TASKS_VERSION, write_task_files
 from .tokenizer import build_tokenizer, save_tokenizer
 
 
@@ -30,7 +31,14 @@ GENERATOR_VERSION = 2
 SPLITS = ("train", "validation", "test", "test_compositional")
 _DESCRIPTION_FILE = "corpus.json"
 _ATTRIBUTION_FILE = "ATTRIBUTION.txt"
-_ENTRIES = {_DESCRIPTION_FILE, _ATTRIBUTION_FILE, "images", "tokenizer", *(f"{split}.json" for split in SPLITS)}
+_ENTRIES = {
+    _DESCRIPTION_FILE,
+    _ATTRIBUTION_FILE,
+    "images",
+    "tokenizer",
+    *(f"{split}.json" for split in SPLITS),
+    *TASK_FILES,
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,8 @@ class DemoCorpus:
 
     Attributes:
         root: its folder.
-        metadata: content of `corpus.json`: parameters, counts, noise of the concepts as asked for and as measured, what
-            concepts alone retrieve, sprites, attribution.
+        metadata: content of `corpus.json`: parameters, counts (of the tasks' records too), noise of the concepts as asked
+            for and as measured, what concepts alone retrieve, sprites, attribution.
     """
 
     root: Path
@@ -58,11 +66,25 @@ class DemoCorpus:
             raise FileNotFoundError(f"{path} does not exist: build the corpus with `build_demo_corpus({str(root)!r})`")
         return cls(Path(root), json.loads(path.read_text(encoding="utf-8")))
 
-    def annotations(self, split: str) -> Path:
-        """The annotation file of `"train"`, `"validation"`, `"test"` or `"test_compositional"`."""
-        if split not in SPLITS:
-            raise ValueError(f"split={split!r}: the demo corpus has {', '.join(SPLITS)}")
-        return self.root / f"{split}.json"
+    def annotations(self, split: str, task: str = "retrieval") -> Path:
+        """
+        An annotation file.
+
+        Args:
+            split: `"train"`, `"validation"`, `"test"`, or, of retrieval only, `"test_compositional"`.
+            task: `"retrieval"` (pretraining too), `"vqa"`, `"entailment"`, `"reasoning"` or `"grounding"`.
+        """
+        if task not in ("retrieval", *TASKS):
+            raise ValueError(f"task={task!r}: the demo corpus has retrieval, {', '.join(TASKS)}")
+        splits = SPLITS if task == "retrieval" else TASK_SPLITS
+        if split not in splits:
+            raise ValueError(f"split={split!r}: the demo corpus has {', '.join(splits)} for {task}")
+        return self.root / (f"{split}.json" if task == "retrieval" else f"{task}_{split}.json")
+
+    @property
+    def answer_list(self) -> Path:
+        """The answers of the training questions, for `read_answer_list`."""
+        return self.root / ANSWER_LIST
 
     @property
     def tokenizer(self) -> Path:
@@ -86,8 +108,9 @@ def build_demo_corpus(output_dir: str | Path, *, progress: bool = True, **parame
 
     Layout: `images/SPLIT/NNNNN.png`, `train.json`, `validation.json`, `test.json`, `test_compositional.json` (lists of
     `{"image", "image_id", "caption": [str], "concepts": [str], "objects": [{"noun", "colour", "category", "box":
-    [x, y, width, height], "mirrored"}], "scene": {...}}`), `tokenizer/`, `corpus.json`, `ATTRIBUTION.txt`. The folder
-    appears under its name only when it is complete. The same parameters give the same bytes.
+    [x, y, width, height], "mirrored"}], "scene": {...}}`), `TASK_SPLIT.json` for the downstream tasks, `answer_list.json`,
+    `tokenizer/`, `corpus.json`, `ATTRIBUTION.txt`. The folder appears under its name only when it is complete. The same
+    parameters give the same bytes.
 
     Args:
         output_dir: the corpus's folder. A corpus made otherwise is replaced; any other content is never touched.
@@ -106,7 +129,10 @@ def build_demo_corpus(output_dir: str | Path, *, progress: bool = True, **parame
     corpus = _reusable_corpus(root, fingerprint)
     if corpus is not None:
         logger.info("Reusing the demo corpus in %s", root)
-        return corpus
+        if corpus.metadata.get("tasks_version") != TASKS_VERSION:
+            logger.info("Its task files were made by another version and are written again")
+            _add_tasks(root, wanted)
+        return DemoCorpus.load(root)
     _check_replaceable(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = root.parent / f".{root.name}.{os.getpid()}.unfinished"
@@ -201,6 +227,18 @@ def _write_corpus(
         "digests": {path.relative_to(root).as_posix(): _digest(path) for path in written},
     }
     _write_json(root / _DESCRIPTION_FILE, description, indent=2)
+    _add_tasks(root, parameters)
+
+
+def _add_tasks(root: Path, parameters: DemoCorpusParameters) -> None:
+    """Makes the records of the downstream tasks from the annotation files in `root`, and tells of them in `corpus.json`."""
+    corpus = DemoCorpus.load(root)
+    counts = write_task_files(root, parameters.seed)
+    digests = corpus.metadata["digests"] | {name: _digest(root / name) for name in TASK_FILES}
+    description = corpus.metadata | {"tasks_version": TASKS_VERSION, "tasks": counts, "digests": digests}
+    finished = root / f".{_DESCRIPTION_FILE}.unfinished"
+    _write_json(finished, description, indent=2)
+    finished.replace(root / _DESCRIPTION_FILE)
 
 
 def _make_splits(

@@ -1,0 +1,45 @@
+"""The pictures of annotations, each once, as an evaluation sees them: without crop and augmentation."""
+
+import torch
+from torch.utils.data import Dataset
+
+from .annotations import Annotations, ImageTextRecord
+from .transforms import EvaluationTransform
+
+
+class DistinctPictures(Dataset):
+    """
+    Items are (the picture's place among all records, pixel values [3, H, W]); a file that several records show comes once.
+
+    Args:
+        annotations: records with an `image`.
+        transform: what makes pixel values of a picture.
+        max_pictures: no more than these, spread evenly over the annotations; None takes all.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations[ImageTextRecord],
+        transform: EvaluationTransform,
+        max_pictures: int | None = None,
+    ):
+        if max_pictures is not None and max_pictures < 1:
+            raise ValueError(f"max_pictures={max_pictures} must be at least 1")
+        self.annotations = annotations
+        self.transform = transform
+        seen = set()
+        self._rows = []
+        for row, record in enumerate(annotations):
+            if record.image not in seen:
+                seen.add(record.image)
+                self._rows.append(row)
+        if max_pictures is not None and len(self._rows) > max_pictures:
+            step = len(self._rows) / max_pictures
+            self._rows = [self._rows[int(number * step)] for number in range(max_pictures)]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor]:
+        row = self._rows[index]
+        return row, self.transform(self.annotations[row].load_image())

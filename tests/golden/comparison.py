@@ -60,6 +60,10 @@ class GoldenCase:
         }
         if sizes.get("decoder_heads"):
             overrides["mim_decoder_heads"] = sizes["decoder_heads"]
+        hyper = self.description.get("hyper", {})
+        for golden, ours in (("num_concepts_per_head", "psl_votes_per_head"), ("kept_positions", "psl_num_keywords")):
+            if golden in hyper:
+                overrides[ours] = hyper[golden]
         return overrides
 
     @property

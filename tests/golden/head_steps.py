@@ -49,8 +49,8 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
     observed |= _encodings(recorder)
     if teacher is not None:
         observed["prediction_m"] = recorder.first("teacher_classifier").output
-    if model.vicha.vision_projection is not None:
-        observed["image_feat"] = model.vicha.project_image(observed["image_embeds"])
+    if model.base_model.vision_projection is not None:
+        observed["image_feat"] = model.base_model.project_image(observed["image_embeds"])
         observed["weights"] = PicturePairSampler().weights(observed["image_feat"])
     observed |= named.gradients({name for name in case.expected if name.startswith("grad.")}, "grad.")
     observed |= named.values({name for name in case.expected if name.startswith("after_step.")}, "after_step.")

@@ -10,6 +10,7 @@ import torch
 
 from vicha_hf.conversion.checkpoint_config import detect_layout
 from vicha_hf.conversion.key_table import translate
+from vicha_hf.models.objective_image_token_reconstruction import ImageTokenReconstructionOutput
 from vicha_hf.training.optimizer import parameter_groups
 
 
@@ -71,14 +72,15 @@ def recording(model, teacher):
 
 def _listened(model, teacher):
     for prefix, modules in (("", dict(model.named_children())), ("teacher_", teacher or {})):
-        if "vicha" in modules:
-            yield f"{prefix}concepts", modules["vicha"].concept_projection
-            yield f"{prefix}vision", modules["vicha"].vision_model
-            yield f"{prefix}text", modules["vicha"].text_model
+        if model.base_model_prefix in modules:
+            base = modules[model.base_model_prefix]
+            yield f"{prefix}concepts", getattr(base, "concept_projection", None)
+            yield f"{prefix}vision", base.vision_model
+            yield f"{prefix}text", base.text_model
         for name in ("classifier", "answer_decoder"):
             if name in modules:
                 yield f"{prefix}{name}", modules[name]
-    for name in ("itc", "negative_sampler", "itm", "hierarchical_itc", "mim"):
+    for name in ("itc", "negative_sampler", "itm", "hierarchical_itc", "mim", "psl"):
         yield name, getattr(model, name, None)
 
 
@@ -119,8 +121,44 @@ def observed_step(recorder: Recorder, model, teacher) -> dict[str, torch.Tensor]
         masked = recorder.first("teacher_text", lambda arguments: arguments.get("mode") is None)
         observed["logits_m"] = teacher["mlm_head"](masked.output.last_hidden_state)
     observed |= _hierarchy(recorder.first("hierarchical_itc"))
-    observed |= _image_modelling(recorder.first("mim"))
+    if (mim := recorder.first("mim")) is not None:
+        is_simla = isinstance(mim.output, ImageTokenReconstructionOutput)
+        observed |= _image_tokens(recorder, model, teacher, mim) if is_simla else _image_modelling(mim)
+    observed |= _keywords(recorder.first("psl"))
     return observed
+
+
+def _image_tokens(recorder: Recorder, model, teacher, call: Call) -> dict[str, torch.Tensor]:
+    """Reconstruction of visual tokens, at every patch: the image tokens are the text encoder's only given embeddings."""
+    tokens, tokens_m = (
+        recorder.first(name, lambda arguments: arguments.get("inputs_embeds") is not None).output.last_hidden_state
+        for name in ("text", "teacher_text")
+    )
+    log_probabilities = call.output.logits.log_softmax(dim=-1)
+    return {
+        "post_mask_cross_embeds": tokens[:, 1:],
+        "predicted_visual_tokens": model.mim.head(tokens[:, 1:]),
+        "vis_tok_logits_m": teacher["mim"].head(tokens_m[:, 1:]),
+        "loss_distill": -(call.output.teacher_logits.softmax(dim=-1) * log_probabilities).sum(dim=-1).mean(),
+        "loss_mim": call.output.loss,
+    }
+
+
+def _keywords(call: Call | None) -> dict[str, torch.Tensor]:
+    if call is None:
+        return {}
+    output = call.output
+    return {
+        "pseudo_attention": call.arguments["attention"],
+        "counts_per_position": output.keywords.votes,
+        "most_salient_tokens": call.arguments["input_ids"].gather(1, output.keywords.positions),
+        "concept_hard_targets": output.hard_targets,
+        "concept_soft_targets": output.soft_targets,
+        "pseudolabel_predictions": output.logits,
+        "loss_pseudolabels_hard": output.hard_loss,
+        "loss_pseudolabels_soft": output.soft_loss,
+        "loss_pseudolabels": output.loss,
+    }
 
 
 def _hierarchy(call: Call | None) -> dict[str, torch.Tensor]:
@@ -135,9 +173,7 @@ def _hierarchy(call: Call | None) -> dict[str, torch.Tensor]:
     }
 
 
-def _image_modelling(call: Call | None) -> dict[str, torch.Tensor]:
-    if call is None:
-        return {}
+def _image_modelling(call: Call) -> dict[str, torch.Tensor]:
     output = call.output
     observed = {
         "mae_encoder_out": output.image_tokens,

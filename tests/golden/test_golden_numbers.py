@@ -20,19 +20,18 @@ from vicha_hf.conversion.checkpoint_config import detect_head
 def runner_of(case: GoldenCase):
     """How to run a case, decided by its checkpoint's keys and its inputs, not by its name."""
     tensors = torch.load(case.checkpoint, weights_only=True)["model"]
-    single_stream = any(".layer.0.crossattention." in name for name in tensors if name.startswith("text_encoder."))
     heads = detect_head(tensors)
     several_processes = any(name.startswith("rank0.") for name in case.inputs)
-    if not single_stream and heads == ("pretraining",):
+    if heads == ("pretraining",):
         run = compare_step_across_processes if several_processes else compare_step
         return lambda: run(case, "pretraining")
-    if not single_stream and "retrieval" in heads and "idx" in case.inputs:
+    if "retrieval" in heads and "idx" in case.inputs:
         return lambda: compare_step(case, "retrieval")
-    if not single_stream and "grounding" in heads and "blocks" in case.description:
+    if "grounding" in heads and "blocks" in case.description:
         return lambda: compare_grounding(case)
-    if not single_stream and heads in (("entailment",), ("reasoning",), ("text-assignment",)):
+    if heads in (("entailment",), ("reasoning",), ("text-assignment",)):
         return lambda: compare_head_step(case, heads[0])
-    if not single_stream and heads == ("vqa",):
+    if heads == ("vqa",):
         return lambda: compare_question_step(case)
     return None
 

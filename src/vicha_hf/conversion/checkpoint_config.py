@@ -1,32 +1,54 @@
 """What a published checkpoint says about its model: family, head, and configuration."""
 
+import logging
 import re
 from collections.abc import Mapping
 
 import torch
 
+from ..models.configuration_simla import SIMLA_REFERENCE_QUIRKS, SimlaConfig
 from ..models.configuration_vicha import ALBEF_REFERENCE_QUIRKS, VICHA_REFERENCE_QUIRKS, ViChaConfig
+from ..models.configuration_vision_text import VisionTextConfig
 from .key_table import Layout
 
+
+logger = logging.getLogger(__name__)
 
 Tensors = Mapping[str, torch.Tensor]
 
 # The published settings, for what tensors cannot tell and the checkpoint's own `config` leaves out.
 PUBLISHED_HEAD_WIDTH = 64
 PUBLISHED_MIM_DECODER_HEADS = 16
+PUBLISHED_MASKED_SHARE = 75 / 256
+PUBLISHED_BLOCK_SHARE = 16 / 256
 _OPTIONS = {  # published name -> ours
     "temp": "temperature_init",
     "momentum": "momentum",
     "alpha": "distillation_alpha",
     "mlm_probability": "mlm_probability",
-    "mask_ratio": "mim_mask_ratio",
-    "ita_hidden_weight": "hierarchical_itc_weight",
-    "ita_hidden_weights": "hierarchical_itc_level_weights",
     "queue_size": "queue_size",
     "embed_dim": "projection_dim",
 }
+_VICHA_OPTIONS = {
+    "mask_ratio": "mim_mask_ratio",
+    "ita_hidden_weight": "hierarchical_itc_weight",
+    "ita_hidden_weights": "hierarchical_itc_level_weights",
+}
 HEADS = ("pretraining", "retrieval", "vqa", "entailment", "reasoning", "grounding", "text-assignment")
 _PAIR_HEADS = ("reasoning", "text-assignment")
+
+
+def detect_family(tensors: Tensors) -> str:
+    """
+    `"simla"` where the first text layer already has a cross-attention, else `"vicha"` (ALBEF's checkpoints too).
+
+    Raises:
+        ValueError: no layer has one.
+    """
+    cross_attention = _cross_attending_layers(tensors)
+    if not cross_attention:
+        raise ValueError("The checkpoint's text encoder (`text_encoder.*`) has no layer with cross-attention.")
+    return "simla" if 0 in cross_attention else "vicha"
 
 
 def detect_head(tensors: Tensors) -> tuple[str, ...]:
@@ -45,9 +67,46 @@ def detect_head(tensors: Tensors) -> tuple[str, ...]:
 
 
 def _doubled_layers(tensors: Tensors) -> bool:
-    keys = sorted(_indices(tensors, r"text_encoder\.encoder\.layer\.(\d+)\.crossattention\.self\.key\.weight"))
-    name = "text_encoder.encoder.layer.{}.crossattention.self.key.weight"
-    return len(keys) > 1 and torch.equal(tensors[name.format(keys[-2])], tensors[name.format(keys[-1])])
+    keys = _cross_attending_layers(tensors)
+    return len(keys) > 1 and _share_keys(tensors, max(keys))
+
+
+def _share_keys(tensors: Tensors, layer: int) -> bool:
+    """Whether a layer's cross-attention has the same keys and values as that of the layer before it."""
+    names = [
+        f"text_encoder.encoder.layer.{{}}.crossattention.self.{part}.{kind}"
+        for part in ("key", "value")
+        for kind in ("weight", "bias")
+    ]
+    return all(
+        name.format(layer - 1) in tensors and torch.equal(tensors[name.format(layer - 1)], tensors[name.format(layer)])
+        for name in names
+    )
+
+
+def _first_doubled_layer(tensors: Tensors) -> int:
+    """
+    Where the pairs of layers begin: in ViCHA with cross-attention; in SIMLA, where all layers have it, with the first of
+    the pairs, counted from the last, that share their keys.
+    """
+    cross_attention = _cross_attending_layers(tensors)
+    if detect_family(tensors) == "vicha":
+        return min(cross_attention)
+    num_layers = start = max(cross_attention) + 1
+    while start >= 2 and _share_keys(tensors, start - 1):
+        start -= 2
+    published = num_layers // 3
+    if start == num_layers:
+        return published
+    if start != published:
+        logger.warning(
+            "Of the %d layers those from %d on share their keys in pairs; in the published models, with a third of single "
+            "layers, it would be those from %d on.",
+            num_layers,
+            start,
+            published,
+        )
+    return start
 
 
 def _indices(tensors: Tensors, pattern: str) -> set[int]:
@@ -56,6 +115,8 @@ def _indices(tensors: Tensors, pattern: str) -> set[int]:
 
 def detect_mim_mode(tensors: Tensors) -> str | None:
     """The masked-image-modelling variant whose parameters the checkpoint holds; `None` without any."""
+    if "mim_head.weight" in tensors:
+        return "image-tokens"
     if "mae_proj_uni.weight" in tensors:
         return "both"
     if "decoder_embed.weight" in tensors:
@@ -63,67 +124,84 @@ def detect_mim_mode(tensors: Tensors) -> str | None:
     return "crossmodal" if "mae_proj.weight" in tensors else None
 
 
-def detect_layout(tensors: Tensors) -> Layout:
-    """What the checkpoint's names mean, see [`Layout`]."""
+def detect_layout(tensors: Tensors, overrides: Mapping | None = None) -> Layout:
+    """What the checkpoint's names mean, see [`Layout`]; `overrides` as in [`infer_config`]."""
     first_doubled_layer = None
     if set(detect_head(tensors)) <= set(_PAIR_HEADS):
-        first_doubled_layer = min(_cross_attending_layers(tensors))
-    return Layout(mim_mode=detect_mim_mode(tensors), first_doubled_layer=first_doubled_layer)
+        first_doubled_layer = (overrides or {}).get("text_config", {}).get("first_doubled_layer")
+        if first_doubled_layer is None:
+            first_doubled_layer = _first_doubled_layer(tensors)
+    return Layout(
+        family=detect_family(tensors), mim_mode=detect_mim_mode(tensors), first_doubled_layer=first_doubled_layer
+    )
 
 
 def _cross_attending_layers(tensors: Tensors) -> set[int]:
     return _indices(tensors, r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.crossattention\.")
 
 
-def infer_config(tensors: Tensors, options: Mapping, overrides: Mapping) -> ViChaConfig:
+def infer_config(tensors: Tensors, options: Mapping, overrides: Mapping) -> VisionTextConfig:
     """
-    The configuration of a ViCHA or ALBEF checkpoint.
+    The configuration of a published checkpoint, of its family.
 
     Args:
         tensors: the state dict, under its published names.
         options: the checkpoint's own `config`.
-        overrides: fields of [`ViChaConfig`] that win over both; nested for `vision_config` and `text_config`.
+        overrides: fields of the family's configuration that win over both; nested for `vision_config` and `text_config`.
     """
-    text = "text_encoder.bert." if "text_encoder.bert.embeddings.LayerNorm.weight" in tensors else "text_encoder."
-    cross_attention = _cross_attending_layers(tensors)
-    if not cross_attention:
-        raise ValueError("The checkpoint's text encoder (`text_encoder.*`) has no layer with cross-attention.")
-    if 0 in cross_attention:
-        raise ValueError(
-            "The checkpoint's text encoder has cross-attention in its first layer: it is a SIMLA checkpoint, "
-            "which this converter does not read; it reads ViCHA and ALBEF."
-        )
-    concepts = any(name.startswith("kw_encoder.") for name in tensors)
-    levels = len(_indices(tensors, r"vision_proj_hidden\.(\d+)\.weight"))
-    layout = detect_layout(tensors)
-    mim_mode = layout.mim_mode
+    layout = detect_layout(tensors, overrides)
+    simla = layout.family == "simla"
     fields = {
         "vision_config": _infer_vision(tensors, options),
-        "text_config": _infer_text(tensors, text, min(cross_attention), layout),
+        "text_config": _infer_text(tensors, layout),
+    }
+    if "vision_proj.weight" in tensors:
+        fields["projection_dim"] = tensors["vision_proj.weight"].shape[0]
+    known = _OPTIONS if simla else _OPTIONS | _VICHA_OPTIONS
+    fields |= {ours: options[published] for published, ours in known.items() if options.get(published) is not None}
+    if "image_queue" in tensors:
+        fields["queue_size"] = tensors["image_queue"].shape[1]
+    fields |= _simla_fields(tensors, fields["vision_config"]) if simla else _vicha_fields(tensors, layout)
+    return (SimlaConfig if simla else ViChaConfig)(**_merge(fields, overrides))
+
+
+def _vicha_fields(tensors: Tensors, layout: Layout) -> dict:
+    concepts = any(name.startswith("kw_encoder.") for name in tensors)
+    fields = {
         "use_concepts": concepts,
         "num_concept_layers": len(_indices(tensors, r"kw_encoder\.encoder\.layer\.(\d+)\.")),
         "reference_quirks": list(VICHA_REFERENCE_QUIRKS if concepts else ALBEF_REFERENCE_QUIRKS),
     }
-    if "vision_proj.weight" in tensors:
-        fields["projection_dim"] = tensors["vision_proj.weight"].shape[0]
-    fields |= {ours: options[published] for published, ours in _OPTIONS.items() if options.get(published) is not None}
-    if "image_queue" in tensors:
-        fields["queue_size"] = tensors["image_queue"].shape[1]
+    levels = len(_indices(tensors, r"vision_proj_hidden\.(\d+)\.weight"))
     if levels:
         fields["hierarchical_itc_levels"] = levels
     else:
         fields |= {"hierarchical_itc_weight": 0.0, "hierarchical_itc_level_weights": None}
-    if mim_mode is None:
+    if layout.mim_mode is None:
         fields["mim_weight"] = 0.0
     else:
-        fields["mim_mode"] = mim_mode
+        fields["mim_mode"] = layout.mim_mode
     if "decoder_embed.weight" in tensors:
         fields |= {
             "mim_decoder_hidden_size": tensors["decoder_embed.weight"].shape[0],
             "mim_decoder_layers": len(_indices(tensors, r"decoder_blocks\.(\d+)\.")),
             "mim_decoder_heads": PUBLISHED_MIM_DECODER_HEADS,
         }
-    return ViChaConfig(**_merge(fields, overrides))
+    return fields
+
+
+def _simla_fields(tensors: Tensors, vision: Mapping) -> dict:
+    fields = {"reference_quirks": list(SIMLA_REFERENCE_QUIRKS)}
+    if "concept_head.weight" not in tensors:
+        fields["psl_weight"] = 0.0
+    if "mim_head.weight" not in tensors:
+        return fields | {"mim_weight": 0.0}
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+    return fields | {
+        "visual_vocab_size": tensors["mim_head.weight"].shape[0],
+        "mim_max_masked_patches": max(round(patches * PUBLISHED_MASKED_SHARE), 1),
+        "mim_min_block_patches": max(round(patches * PUBLISHED_BLOCK_SHARE), 1),
+    }
 
 
 def _infer_vision(tensors: Tensors, options: Mapping) -> dict:
@@ -144,21 +222,30 @@ def _infer_vision(tensors: Tensors, options: Mapping) -> dict:
     }
 
 
-def _infer_text(tensors: Tensors, prefix: str, fusion_layer: int, layout: Layout) -> dict:
+def _infer_text(tensors: Tensors, layout: Layout) -> dict:
+    prefix = "text_encoder.bert." if "text_encoder.bert.embeddings.LayerNorm.weight" in tensors else "text_encoder."
     vocab_size, width = tensors[f"{prefix}embeddings.word_embeddings.weight"].shape
     num_layers = len(_indices(tensors, re.escape(prefix) + r"encoder\.layer\.(\d+)\."))
     if layout.first_doubled_layer is not None:
         num_layers -= (num_layers - layout.first_doubled_layer) // 2
-    return {
+    token_types = tensors.get(f"{prefix}embeddings.token_type_embeddings.weight")
+    fields = {
         "vocab_size": vocab_size,
         "hidden_size": width,
         "num_hidden_layers": num_layers,
         "num_attention_heads": max(width // PUBLISHED_HEAD_WIDTH, 1),
         "intermediate_size": tensors[f"{prefix}encoder.layer.0.intermediate.dense.weight"].shape[0],
-        "fusion_layer": fusion_layer,
         "max_position_embeddings": tensors[f"{prefix}embeddings.position_embeddings.weight"].shape[0],
-        "type_vocab_size": tensors[f"{prefix}embeddings.token_type_embeddings.weight"].shape[0],
+        "type_vocab_size": 0 if token_types is None else token_types.shape[0],
     }
+    if layout.family == "vicha":
+        return fields | {"fusion_layer": min(_cross_attending_layers(tensors))}
+    answer_layers = len(_indices(tensors, r"text_decoder\.bert\.encoder\.layer\.(\d+)\."))
+    if layout.first_doubled_layer is not None:
+        fields["first_doubled_layer"] = layout.first_doubled_layer
+    elif answer_layers:
+        fields["first_doubled_layer"] = num_layers - answer_layers
+    return fields
 
 
 def _merge(fields: dict, overrides: Mapping) -> dict:

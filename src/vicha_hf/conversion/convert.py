@@ -1,4 +1,4 @@
-"""Converting a published ViCHA or ALBEF checkpoint."""
+"""Converting a published ViCHA, ALBEF or SIMLA checkpoint."""
 
 import pickle
 from collections.abc import Mapping
@@ -6,24 +6,41 @@ from pathlib import Path
 
 import torch
 
-from ..models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaPreTrainedModel
+from ..models.modeling_simla import SimlaForPreTraining, SimlaForRetrieval
+from ..models.modeling_simla_entailment import SimlaForVisualEntailment
+from ..models.modeling_simla_grounding import SimlaForGrounding
+from ..models.modeling_simla_reasoning import SimlaForTextAssignment, SimlaForVisualReasoning
+from ..models.modeling_simla_vqa import SimlaForVQA
+from ..models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval
 from ..models.modeling_vicha_entailment import ViChaForVisualEntailment
 from ..models.modeling_vicha_grounding import ViChaForGrounding
 from ..models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
 from ..models.modeling_vicha_vqa import ViChaForVQA
+from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.training_state import TRAINING_STATE_PREFIX
 from .checkpoint_config import HEADS, detect_head, detect_layout, infer_config
-from .key_table import is_training_only, translate
+from .key_table import Layout, is_training_only, translate
 
 
 _MODEL_CLASSES = {
-    "pretraining": ViChaForPreTraining,
-    "retrieval": ViChaForRetrieval,
-    "vqa": ViChaForVQA,
-    "entailment": ViChaForVisualEntailment,
-    "grounding": ViChaForGrounding,
-    "reasoning": ViChaForVisualReasoning,
-    "text-assignment": ViChaForTextAssignment,
+    "vicha": {
+        "pretraining": ViChaForPreTraining,
+        "retrieval": ViChaForRetrieval,
+        "vqa": ViChaForVQA,
+        "entailment": ViChaForVisualEntailment,
+        "grounding": ViChaForGrounding,
+        "reasoning": ViChaForVisualReasoning,
+        "text-assignment": ViChaForTextAssignment,
+    },
+    "simla": {
+        "pretraining": SimlaForPreTraining,
+        "retrieval": SimlaForRetrieval,
+        "vqa": SimlaForVQA,
+        "entailment": SimlaForVisualEntailment,
+        "grounding": SimlaForGrounding,
+        "reasoning": SimlaForVisualReasoning,
+        "text-assignment": SimlaForTextAssignment,
+    },
 }
 
 
@@ -33,7 +50,7 @@ class CheckpointError(ValueError):
 
 def convert_checkpoint(
     path: str | Path, head: str | None = None, training_state: bool = False, **config_overrides
-) -> ViChaPreTrainedModel:
+) -> VisionTextPreTrainedModel:
     """
     Reads a published checkpoint (`.pth`, a dict with `model` and, optionally, `config`) into a model.
 
@@ -45,7 +62,8 @@ def convert_checkpoint(
         head: one of `pretraining`, `retrieval`, `vqa`, `entailment`, `reasoning`, `grounding`, `text-assignment`; by
             default what the keys say. It must be given where two heads share their keys (retrieval and grounding).
         training_state: keep the teacher (`*_m`) and the queues.
-        config_overrides: fields of [`ViChaConfig`]; `vision_config` and `text_config` as dicts of single fields, e.g.
+        config_overrides: fields of the family's configuration ([`ViChaConfig`] or [`SimlaConfig`]; the tensors tell which
+            family it is); `vision_config` and `text_config` as dicts of single fields, e.g.
             `text_config={"num_attention_heads": 4}`.
 
     Raises:
@@ -58,13 +76,13 @@ def convert_checkpoint(
         config = infer_config(tensors, options, config_overrides)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error}, from which the model's sizes are read.") from error
-    model = _MODEL_CLASSES[head](config)
+    model = _MODEL_CLASSES[config.model_type][head](config)
     if training_state:
         model.add_training_state()
         if model.training_state is not None and model.training_state.queue is not None:
             # Published queues are full from the start: they are initialised with random features.
             model.training_state.queue.num_filled.fill_(config.queue_size)
-    _load(model, tensors, path, training_state)
+    _load(model, tensors, path, training_state, detect_layout(tensors, config_overrides))
     model.tie_weights()
     return model.eval()
 
@@ -86,7 +104,9 @@ def _read(path) -> tuple[dict[str, torch.Tensor], Mapping]:
         raise CheckpointError(f"{path} holds a {type(tensors).__name__} under 'model', not a dict of tensors.")
     tensors = {name.removeprefix("module."): value for name, value in tensors.items() if torch.is_tensor(value)}
     if "visual_encoder.cls_token" not in tensors:
-        raise CheckpointError(f"{path} has no `visual_encoder.cls_token`: it is not a ViCHA or ALBEF checkpoint.")
+        raise CheckpointError(
+            f"{path} has no `visual_encoder.cls_token`: it is not a ViCHA, ALBEF or SIMLA checkpoint."
+        )
     return tensors, checkpoint.get("config") or {}
 
 
@@ -108,14 +128,13 @@ def _resolve_head(path, tensors, head: str | None) -> str:
 
 
 @torch.no_grad()
-def _load(model, tensors, path, training_state: bool) -> None:
+def _load(model, tensors, path, training_state: bool, layout: Layout) -> None:
     own = {
         name: tensor
         for name, tensor in model.state_dict().items()
         if training_state or not name.startswith(TRAINING_STATE_PREFIX)
     }
     shapes = {name: tensor.shape for name, tensor in own.items()}
-    layout = detect_layout(tensors)
     converted, left_over = {}, []
     for name, tensor in tensors.items():
         if is_training_only(name) and not training_state:
@@ -147,5 +166,9 @@ def _load(model, tensors, path, training_state: bool) -> None:
 
 def _not_in_checkpoints(names) -> set[str]:
     """What the published code does not store: how full the queue is, the ids of its images, the teacher's temperature."""
-    absent = ("queue.num_filled", "queue.num_batches", "queue.image_ids", "teacher.vicha.temperature")
-    return {name for name in names if name.endswith(absent)}
+    absent = ("queue.num_filled", "queue.num_batches", "queue.image_ids")
+    return {
+        name
+        for name in names
+        if name.endswith(absent) or (name.startswith(TRAINING_STATE_PREFIX) and name.endswith(".temperature"))
+    }

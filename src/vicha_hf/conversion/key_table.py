@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 
-ONLINE = "vicha."
-TEACHER = "training_state.teacher.vicha."
+TEACHER = "training_state.teacher."
 
 
 @dataclass(frozen=True)
@@ -16,10 +15,12 @@ class Layout:
     What a published name means beyond its letters.
 
     Args:
-        mim_mode: decides between the two reconstruction heads that share the name `mae_proj`.
-        first_doubled_layer: where reasoning's pairs of fusion layers begin; `None` for single layers.
+        family: `"vicha"` (ALBEF's checkpoints too) or `"simla"`, the prefix of the base model's tensors.
+        mim_mode: decides between the two reconstruction heads that share the name `mae_proj`; `None` without any.
+        first_doubled_layer: where reasoning's pairs of layers begin; `None` for single layers.
     """
 
+    family: str = "vicha"
     mim_mode: str | None = None
     first_doubled_layer: int | None = None
 
@@ -108,6 +109,12 @@ _HEADS = (
     (r"mae_proj_uni\.(\w+)", r"mim.decoder.prediction.\1"),
     (r"mae_proj\.(\w+)", r"mim.{mae_proj}.\1"),
 )
+_SIMLA = (
+    # The mask token stands among the vision encoder's tensors even where no objective masks patches.
+    (r"visual_encoder\.mask_token", "{head}{mask_token}"),
+    (r"mim_head\.(\w+)", r"{head}mim.head.\1"),
+    (r"concept_head\.(\w+)", r"{head}psl.head.\1"),
+)
 _QUEUE = {
     "image_queue": Target(("training_state.queue.image_features",), transposed=True),
     "text_queue": Target(("training_state.queue.text_features",), transposed=True),
@@ -136,17 +143,24 @@ def translate(name: str, layout: Layout = PLAIN) -> Target | None:
         return _QUEUE[name]
     teacher = _TEACHER_MODULE.match(name)
     online_name = f"{teacher.group(1)}.{name[teacher.end() :]}" if teacher else name
-    base, head = (TEACHER, TEACHER.removesuffix("vicha.")) if teacher else (ONLINE, "")
-    rules = _VISION + _TEXT + _CONCEPTS + _PROJECTIONS + _CLASSIFIER + _DECODER + (() if teacher else _HEADS)
+    head = TEACHER if teacher else ""
+    rules = _SIMLA if layout.family == "simla" else _CONCEPTS
+    rules += _VISION + _TEXT + _PROJECTIONS + _CLASSIFIER + _DECODER + (() if teacher else _HEADS)
     for pattern, replacement in rules:
         match = re.fullmatch(pattern, online_name)
         if match is None:
             continue
-        if replacement is None:
+        if replacement is None or ("{mask_token}" in replacement and layout.mim_mode is None):
             return IGNORED
-        mae_proj = "decoder.prediction" if layout.mim_mode == "unimodal" else "crossmodal_prediction"
-        template = replacement.replace("{base}", base).replace("{head}", head).replace("{mae_proj}", mae_proj)
-        return _expand_block(_pair_layers(match.expand(template), head, layout))
+        parts = {
+            "{base}": f"{head}{layout.family}.",
+            "{head}": head,
+            "{mae_proj}": "decoder.prediction" if layout.mim_mode == "unimodal" else "crossmodal_prediction",
+            "{mask_token}": "mim.mask_token",
+        }
+        for part, value in parts.items():
+            replacement = replacement.replace(part, value)
+        return _expand_block(_pair_layers(match.expand(replacement), head, layout))
     return None
 
 

@@ -1,11 +1,20 @@
-"""Accuracy of weakly supervised grounding (RefCOCO+; ALBEF section 6.4): is the chosen box the right one?"""
+"""Weakly supervised grounding (RefCOCO+; ALBEF section 6.4): does the heat map choose the right box, and point into it?"""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from ..data.collators import GroundingCollator
+from .sharded_prediction import predict_all
+from .task_result import TaskResult
 
 
 Box = Sequence[float]
+
+METHODS = ("itm", "itc")
 
 CORRECT_OVERLAP = 0.5
 
@@ -50,3 +59,148 @@ def grounding_accuracy(
         overlap = 0.0 if chosen is None else intersection_over_union(chosen, reference)
         correct[split].append(overlap >= CORRECT_OVERLAP)
     return {split: fmean(values) for split, values in correct.items()}
+
+
+def hottest_points(heatmaps: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int] | None]:
+    """
+    Where each map is hottest, as pixel (x, y) of the picture that it is brought to (bicubic); `None` for a map without
+    heat.
+
+    Args:
+        heatmaps: [B, h, w].
+        image_sizes: for each picture (height, width), pixels.
+    """
+    points: list[tuple[int, int] | None] = []
+    for heatmap, size in zip(heatmaps, image_sizes, strict=True):
+        upsampled = nn.functional.interpolate(
+            heatmap[None, None].float(), size=tuple(size), mode="bicubic", align_corners=False
+        )[0, 0]
+        y, x = divmod(int(upsampled.argmax()), upsampled.shape[1])
+        points.append((x, y) if upsampled[y, x] > 0 else None)
+    return points
+
+
+def points_into(point: tuple[int, int] | None, box: Box) -> bool:
+    """The pointing game: whether a pixel (x, y) lies in a box (x, y, width, height); no tolerance around the box."""
+    if point is None:
+        return False
+    return 0 <= point[0] - box[0] < box[2] and 0 <= point[1] - box[1] < box[3]
+
+
+def grounding_metrics(predictions: Sequence[Mapping], methods: Sequence[str] = METHODS) -> dict[str, float]:
+    """
+    Everything that is known about the chosen boxes, in %.
+
+    Args:
+        predictions: of [`evaluate_grounding`].
+        methods: those that the predictions hold.
+
+    Returns:
+        For each method `accuracy_METHOD` (overlap of at least 0.5) and `pointing_METHOD` (the hottest pixel lies in the
+        box). What they compare with: `accuracy_random_proposal`, `pointing_random_pixel`, and
+        `accuracy_best_proposal`, above which no choice among the proposals can come. `num_expressions`. With several
+        splits all of them also as `..._SPLIT`.
+    """
+    result = _metrics_of_one_split(predictions, methods)
+    splits = sorted({prediction["split"] for prediction in predictions})
+    if len(splits) > 1:
+        for split in splits:
+            members = [prediction for prediction in predictions if prediction["split"] == split]
+            result |= {f"{name}_{split}": value for name, value in _metrics_of_one_split(members, methods).items()}
+    return result
+
+
+def _metrics_of_one_split(predictions: Sequence[Mapping], methods: Sequence[str]) -> dict[str, float]:
+    def percent(values) -> float:
+        return 100 * fmean(values)
+
+    result = {}
+    for method in methods:
+        result[f"accuracy_{method}"] = percent(entry[method]["iou"] >= CORRECT_OVERLAP for entry in predictions)
+        result[f"pointing_{method}"] = percent(entry[method]["pointing"] for entry in predictions)
+    return {
+        **result,
+        "accuracy_random_proposal": percent(entry["random_proposal"] for entry in predictions),
+        "accuracy_best_proposal": percent(entry["best_iou"] >= CORRECT_OVERLAP for entry in predictions),
+        "pointing_random_pixel": percent(entry["random_pixel"] for entry in predictions),
+        "num_expressions": len(predictions),
+    }
+
+
+def evaluate_grounding(
+    model,
+    processor,
+    dataset: Dataset,
+    *,
+    methods: Sequence[str] = METHODS,
+    layers: Mapping[str, int | None] | None = None,
+    batch_size: int = 32,
+    with_concepts: bool = True,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> TaskResult:
+    """
+    Grounds every expression by Grad-CAM and ranks its proposals.
+
+    Args:
+        model: a head for grounding, in evaluation mode.
+        processor: the model's.
+        dataset: a [`GroundingDataset`] of records with proposals, reference box and picture size.
+        methods: "itm" (cross-attention of the matching head), "itc" (vision attention of the similarity), or both.
+        layers: method -> layer; the published ones by default.
+        batch_size, num_workers, progress: see [`predict_all`].
+        with_concepts: False leaves the visual concepts out.
+
+    Returns:
+        [`grounding_metrics`]; predictions: for each expression the chosen `box` (None where no proposal has heat), its
+        `iou`, the hottest `point` and whether that is a hit (`pointing`), by method.
+    """
+    records = list(dataset.annotations)
+    layers = layers or {}
+
+    def predict(batch, indices):
+        members = [records[index] for index in indices]
+        sizes = [record.image_size for record in members]
+        answers: list[dict] = [{} for _ in members]
+        for method in methods:
+            heatmaps = model(**batch, method=method, layer=layers.get(method), return_loss=False).heatmaps
+            chosen = model.rank_boxes(heatmaps, [record.boxes for record in members], sizes).best_indices.tolist()
+            points = hottest_points(heatmaps, sizes)
+            for answer, record, best, point in zip(answers, members, chosen, points, strict=True):
+                box = list(record.boxes[best]) if best >= 0 else None
+                answer[method] = {
+                    "box": box,
+                    "iou": 0.0 if box is None else intersection_over_union(box, record.box),
+                    "point": None if point is None else list(point),
+                    "pointing": points_into(point, record.box),
+                }
+        return answers
+
+    answers = predict_all(
+        dataset,
+        GroundingCollator(processor, with_concepts=with_concepts),
+        predict,
+        device=model.device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        progress=progress,
+        description="Grounding",
+    )
+    predictions = [
+        {"ref_id": record.ref_id, "split": record.split, "text": record.text, "reference": list(record.box)}
+        | _chances(record)
+        | answer
+        for record, answer in zip(records, answers, strict=True)
+    ]
+    return TaskResult(grounding_metrics(predictions, methods), predictions)
+
+
+def _chances(record) -> dict[str, float]:
+    """How often a proposal, or a pixel, drawn at random is right; and the overlap of the best proposal."""
+    overlaps = [intersection_over_union(box, record.box) for box in record.boxes]
+    height, width = record.image_size
+    return {
+        "random_proposal": fmean(overlap >= CORRECT_OVERLAP for overlap in overlaps),
+        "best_iou": max(overlaps),
+        "random_pixel": record.box[2] * record.box[3] / (height * width),
+    }

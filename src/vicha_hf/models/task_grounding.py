@@ -79,6 +79,9 @@ class GroundingTask:
         attention_mask: torch.Tensor | None = None,
         concept_input_ids: torch.Tensor | None = None,
         concept_attention_mask: torch.Tensor | None = None,
+        image_ids: torch.Tensor | None = None,
+        distillation_alpha: float | None = None,
+        update_teacher: bool = True,
         method: str = "itm",
         layer: int | None = None,
         return_loss: bool | None = None,
@@ -91,12 +94,13 @@ class GroundingTask:
             pixel_values: [B, 3, H, W]; row b of pictures and expressions is a pair.
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
+            image_ids, distillation_alpha, update_teacher: for the losses, as in the retrieval class.
             method: `"itm"`: the match logit's gradient in a fusion layer's cross-attention. `"itc"`: the similarity's
                 gradient in a vision layer's [CLS] attention.
             layer: 0-based, of the text encoder (`"itm"`) or the vision encoder (`"itc"`); two thirds up by default,
                 which is the published layer 8 of 12, or the first fusion layer if that is higher.
             return_loss: the retrieval losses instead of heat maps; by default in training mode.
-            training_inputs: further arguments of the retrieval class, e.g. `image_ids`.
+            training_inputs: further arguments of the retrieval class, e.g. `negative_image_indices`.
 
         Returns:
             [`GroundingOutput`], or the retrieval class's output.
@@ -106,7 +110,15 @@ class GroundingTask:
         """
         if self.training if return_loss is None else return_loss:
             return super().forward(
-                pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask, **training_inputs
+                pixel_values,
+                input_ids,
+                attention_mask,
+                concept_input_ids,
+                concept_attention_mask,
+                image_ids=image_ids,
+                distillation_alpha=distillation_alpha,
+                update_teacher=update_teacher,
+                **training_inputs,
             )
         if self.training:
             raise ValueError("Heat maps need a model without dropout: call `model.eval()` first.")

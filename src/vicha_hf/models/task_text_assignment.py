@@ -23,13 +23,16 @@ class TextAssignmentTask(ImagePairTask):
         super().__init__(config)
         text = config.text_config
         self._add_base_model()
+        self._freeze_untrained()
+        self.image_pair_encoder = ImagePairEncoder(text, text.first_doubled_layer)
+        self.assignment_head = nn.Linear(text.hidden_size, len(self.CLASSES))
+        self.post_init()
+
+    def _freeze_untrained(self) -> None:
         base = self.base_model
         for part in (base.vision_projection, base.text_projection):
             part.requires_grad_(False)
         base.temperature.requires_grad_(False)
-        self.image_pair_encoder = ImagePairEncoder(text, text.first_doubled_layer)
-        self.assignment_head = nn.Linear(text.hidden_size, len(self.CLASSES))
-        self.post_init()
 
     def _online_modules(self) -> dict[str, nn.Module]:
         return {}

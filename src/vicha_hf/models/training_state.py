@@ -8,7 +8,7 @@ from torch import nn
 from transformers.utils import cached_file, logging
 
 from .feature_queue import FeatureQueue
-from .momentum import TrainingState
+from .momentum import TrainingState, is_sharded
 
 
 logger = logging.get_logger(__name__)
@@ -39,12 +39,25 @@ class TrainingStateMixin:
         does nothing.
         """
         if self.training_state is None and self._online_modules():
+            if any(is_sharded(parameter) for parameter in self.parameters()):
+                raise RuntimeError(
+                    f"{type(self).__name__} is already split over processes, and a copy of parts is no teacher: call "
+                    "`add_training_state()` before preparing it (DeepSpeed: `zero3_init_flag: false`)."
+                )
             state = TrainingState(self._online_modules(), self._new_queue())
             self.training_state = state.to(self.device)
 
     def _teacher(self) -> dict[str, nn.Module]:
         """The teacher's modules; outside training a model without training state is its own teacher."""
         return self._online_modules() if self.training_state is None else self.training_state.teacher
+
+    def update_teacher(self) -> None:
+        """
+        Moves the teacher towards the present weights. `forward` does it by itself unless it is called with
+        `update_teacher=False`; under FSDP2 it must be called before `forward`, which works on gathered copies.
+        """
+        if self.training_state is not None:
+            self.training_state.update_teacher(self._online_modules(), self.config.momentum)
 
     def _begin_training_step(self, update_teacher: bool) -> None:
         if not self.training or not self._online_modules():
@@ -55,7 +68,13 @@ class TrainingStateMixin:
             )
             self.add_training_state()
         if update_teacher:
-            self.training_state.update_teacher(self._online_modules(), self.config.momentum)
+            # FSDP2 derives a class of its own from that of every module that it shards.
+            if type(self).__name__.startswith("FSDP"):
+                raise RuntimeError(
+                    "Under FSDP2 the teacher cannot be updated inside `forward`: call `model.update_teacher()` before, and "
+                    "give `forward` `update_teacher=False`."
+                )
+            self.update_teacher()
 
     def _distillation_alpha(self, distillation_alpha: float | None) -> float:
         """What a step was given, else the configuration's."""
@@ -63,6 +82,9 @@ class TrainingStateMixin:
 
     def _start_missing_weights(self, missing: set[str]) -> None:
         """Gives weights that a folder lacks a better start than random ones; `missing` are parameter names."""
+
+    def _freeze_untrained(self) -> None:
+        """Switches off the gradient of parameters that the head never trains; loading switches it on for all of them."""
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, training_state: bool = False, **kwargs):
@@ -78,6 +100,7 @@ class TrainingStateMixin:
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
         )
+        model._freeze_untrained()
         if info["missing_keys"]:
             model._start_missing_weights(set(info["missing_keys"]))
         if training_state:
@@ -114,13 +137,27 @@ class TrainingStateMixin:
         """
         state_dict = self.state_dict() if state_dict is None else state_dict
         inference = {name: value for name, value in state_dict.items() if not name.startswith(TRAINING_STATE_PREFIX)}
+        self._saves_training_state = training_state and self.training_state is not None
         super().save_pretrained(save_directory, *args, state_dict=inference, **kwargs)
-        if not self.should_save_on_this_rank(kwargs.get("is_main_process", args[0] if args else True)):
-            return
-        path = Path(save_directory) / TRAINING_STATE_FILE
+        if self.should_save_on_this_rank(kwargs.get("is_main_process", args[0] if args else True)):
+            self._write_training_state(Path(save_directory))
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        """With `push_to_hub` the upload is part of what transformers does to save: the file must be there by then."""
+        self._write_training_state(Path(working_dir))
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def _write_training_state(self, folder: Path) -> None:
+        path = folder / TRAINING_STATE_FILE
         path.unlink(missing_ok=True)
-        if training_state and self.training_state is not None:
-            save_model(self.training_state, str(path))
+        if not self._saves_training_state:
+            return
+        if any(is_sharded(parameter) for parameter in self.training_state.parameters()):
+            raise RuntimeError(
+                "`training_state=True` is not possible while the teacher is split over processes: each would write its "
+                "part. A training run's checkpoints hold it."
+            )
+        save_model(self.training_state, str(path))
 
 
 @torch.no_grad()

@@ -1,0 +1,101 @@
+"""Fine-tune a pretrained model to answer questions about pictures.
+
+Copy this for the demo corpus, after `make demo`:
+
+    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_vqa.py \
+        --config examples/configs/vicha/vqa_tiny.yaml --output_dir outputs/vqa
+
+`vqa_v2.yaml` is the paper's recipe, `easy_vqa.yaml` a small data set of coloured shapes from the package registry, from
+random weights. Without `--data.answer_list` the answers that the model may choose from are those of the training
+questions; they are written beside the weights. `--data.text_only true` trains the baseline that sees no picture.
+Every line of the YAML can be overridden; `--resume_from_checkpoint latest` continues.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vicha_hf.data.annotations_vqa import read_question_records, vqa_references
+from vicha_hf.data.answer_list import build_answer_list, read_answer_list
+from vicha_hf.data.collators import QuestionAnsweringCollator
+from vicha_hf.data.datasets_vqa import QuestionAnsweringDataset
+from vicha_hf.evaluation.question_answering import evaluate_question_answering
+from vicha_hf.evaluation.task_evaluation import ANSWER_LIST_FILE
+from vicha_hf.training.arguments import parse_arguments
+from vicha_hf.training.finetuning import (
+    FinetuningArguments,
+    FinetuningDataArguments,
+    FinetuningRun,
+    exit_status,
+)
+from vicha_hf.training.loop import TrainingResult
+
+
+@dataclass(kw_only=True)
+class QuestionDataArguments(FinetuningDataArguments):
+    """What to fine-tune on.
+
+    Args:
+        answer_list: JSON list of the answers that the model may choose from; null builds it from the training questions.
+        min_answer_count: Questions that an answer must have been given to, to join a list that is built.
+        max_answers: Longest list that is built, the most frequent answers first; null keeps all.
+        rerank_k: Answers that are compared by their whole text (paper: 128).
+    """
+
+    answer_list: str | None = None
+    min_answer_count: int = 1
+    max_answers: int | None = None
+    rerank_k: int = 128
+
+
+@dataclass(kw_only=True)
+class QuestionArguments(FinetuningArguments):
+    """Everything that this script can be told.
+
+    Args:
+        data: What to fine-tune on.
+    """
+
+    data: QuestionDataArguments
+
+
+def main(argv: Sequence[str] | None = None) -> TrainingResult:
+    arguments, resolved_config = parse_arguments(QuestionArguments, argv, description=__doc__.splitlines()[0])
+    run = FinetuningRun("vqa", arguments, resolved_config)
+    data = arguments.data
+    # One process prepares what `datasets` caches; the others find it there.
+    with run.accelerator.main_process_first():
+        train = read_question_records(data.train, **data.reading)
+        validation = data.validation and read_question_records(data.validation, for_evaluation=True, **data.reading)
+    if data.answer_list is not None:
+        answers = read_answer_list(data.answer_list)
+    else:
+        answers = build_answer_list(train, min_count=data.min_answer_count, max_size=data.max_answers)
+    run.files[ANSWER_LIST_FILE] = answers
+    evaluate = None
+    if validation:
+        references = vqa_references(validation)
+        questions = QuestionAnsweringDataset(validation, run.evaluation_transform, use_concepts=run.use_concepts)
+
+        def evaluate(model):
+            return evaluate_question_answering(
+                model,
+                run.processor,
+                questions,
+                answers,
+                references,
+                k=data.rerank_k,
+                with_concepts=run.use_concepts,
+                **run.evaluation_options,
+            )
+
+    return run.train(
+        QuestionAnsweringDataset(train, run.train_transform, **run.train_options),
+        QuestionAnsweringCollator(run.processor, with_concepts=run.use_concepts),
+        evaluate,
+        primary_metric="accuracy",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main()))

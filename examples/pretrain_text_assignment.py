@@ -1,0 +1,41 @@
+"""Pretrain for visual reasoning by text assignment: which of two pictures does a text belong to, if any?
+
+Copy this for the demo corpus, after `make demo`; then fine-tune from its folder:
+
+    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/pretrain_text_assignment.py \
+        --config examples/configs/vicha/text_assignment_tiny.yaml --output_dir outputs/text_assignment
+    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_reasoning.py \
+        --config examples/configs/vicha/reasoning_tiny.yaml --model.from_pretrained outputs/text_assignment/model \
+        --output_dir outputs/reasoning
+
+It reads the pretraining corpus; the other pictures are drawn from the batch by their similarity. `text_assignment.yaml`
+is the paper's recipe. There is nothing to evaluate: what counts is reasoning afterwards.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from vicha_hf.data.annotations import read_image_text_records
+from vicha_hf.data.collators import PretrainingCollator
+from vicha_hf.data.datasets_pretraining import PretrainingDataset
+from vicha_hf.training.arguments import parse_arguments, require
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun, exit_status
+from vicha_hf.training.loop import TrainingResult
+
+
+def main(argv: Sequence[str] | None = None) -> TrainingResult:
+    arguments, resolved_config = parse_arguments(FinetuningArguments, argv, description=__doc__.splitlines()[0])
+    data = arguments.data
+    require(data.validation is None, "data.validation", data.validation, "text assignment has no evaluation.")
+    run = FinetuningRun("text-assignment", arguments, resolved_config)
+    # One process prepares what `datasets` caches; the others find it there.
+    with run.accelerator.main_process_first():
+        train = read_image_text_records(data.train, **data.reading)
+    return run.train(
+        PretrainingDataset(train, run.train_transform, mirror_texts_with_sides=False, **run.train_options),
+        PretrainingCollator(run.processor, with_concepts=run.use_concepts),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_status(main()))

@@ -1,0 +1,102 @@
+"""Visual entailment and visual reasoning: accuracy, and the running of a head that classifies."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from torch.utils.data import Dataset
+
+from .sharded_prediction import predict_all
+from .task_result import TaskResult
+
+
+def classification_accuracy(
+    predictions: Sequence[int], references: Sequence[int], class_names: Sequence[str] = ()
+) -> dict[str, float]:
+    """
+    Shares in %.
+
+    Args:
+        predictions: class indices.
+        references: the right ones, in the same order.
+        class_names: names of the classes; with them also the accuracy on the samples of each.
+
+    Returns:
+        `accuracy`; `majority_accuracy`, of always answering what is most frequent among the references;
+        `accuracy_NAME` for each class that occurs; `num_samples`.
+
+    Raises:
+        ValueError: nothing to compare, or lists of different lengths.
+    """
+    if len(predictions) != len(references) or not references:
+        raise ValueError(
+            f"{len(predictions)} predictions and {len(references)} references: give one of each per sample, at least one."
+        )
+    counts = Counter(references)
+    right = Counter(
+        reference for prediction, reference in zip(predictions, references, strict=True) if prediction == reference
+    )
+    return {
+        "accuracy": 100 * right.total() / len(references),
+        "majority_accuracy": 100 * max(counts.values()) / len(references),
+        **{
+            f"accuracy_{name}": 100 * right[index] / counts[index]
+            for index, name in enumerate(class_names)
+            if counts[index]
+        },
+        "num_samples": len(references),
+    }
+
+
+def evaluate_classification(
+    model,
+    dataset: Dataset,
+    collator: Callable,
+    *,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> TaskResult:
+    """
+    Entailment or reasoning on every record.
+
+    Args:
+        model: a head with `CLASSES` whose output has `logits` [B, classes].
+        dataset: an [`EntailmentDataset`] or [`ReasoningDataset`]; `annotations` are its records.
+        collator: the task's.
+        batch_size, num_workers, progress: see [`predict_all`].
+
+    Returns:
+        Metrics of [`classification_accuracy`], empty where a record has no label; predictions: for each record what it
+        says, the predicted `label` and its `probability`, and the right one as `reference`.
+    """
+
+    def predict(batch, indices):
+        batch.pop("labels", None)
+        best = model(**batch).logits.float().softmax(dim=-1).max(dim=-1)
+        return list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+
+    predicted = predict_all(
+        dataset,
+        collator,
+        predict,
+        device=model.device,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        progress=progress,
+    )
+    records, classes = list(dataset.annotations), model.CLASSES
+    references = [record.label for record in records]
+    metrics = {}
+    if None not in references:
+        metrics = classification_accuracy([label for label, _ in predicted], references, classes)
+    predictions = [
+        {
+            "record": record.where,
+            "sentence": record.sentence,
+            "label": classes[label],
+            "probability": probability,
+            "reference": None if record.label is None else classes[record.label],
+        }
+        for record, (label, probability) in zip(records, predicted, strict=True)
+    ]
+    return TaskResult(metrics, predictions)

@@ -1,0 +1,298 @@
+"""One evaluation for every task and family: behind `examples/evaluate.py` and `vicha-hf evaluate`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from transformers import AutoProcessor
+from transformers.utils import cached_file
+
+from ..data.annotations import Annotations, read_image_text_records
+from ..data.annotations_entailment import read_entailment_records
+from ..data.annotations_grounding import read_grounding_records
+from ..data.annotations_reasoning import read_reasoning_records
+from ..data.annotations_vqa import read_question_records, vqa_references
+from ..data.answer_list import read_answer_list
+from ..data.collators import EntailmentCollator, ReasoningCollator
+from ..data.datasets_entailment import EntailmentDataset
+from ..data.datasets_grounding import GroundingDataset
+from ..data.datasets_reasoning import ReasoningDataset
+from ..data.datasets_retrieval import RetrievalDataset
+from ..data.datasets_vqa import QuestionAnsweringDataset
+from ..data.transforms import EvaluationTransform, MeanPicture
+from ..reporting.recall_table import format_recall_table
+from ..training.arguments import require
+from ..training.heads import load_finetuned
+from .classification import evaluate_classification
+from .grounding import METHODS, evaluate_grounding
+from .question_answering import evaluate_question_answering
+from .retrieval import RetrievalScores, score_retrieval
+from .task_result import TaskResult
+
+
+# Stands beside the weights of a model for question answering: what it was trained to answer.
+ANSWER_LIST_FILE = "answer_list.json"
+
+# Tasks where a text alone can be answered; in the others chance says what a picture is worth.
+TASKS_WITH_TEXT_ONLY = ("vqa", "entailment", "reasoning")
+
+
+@dataclass(kw_only=True)
+class EvaluationArguments:
+    """What to evaluate.
+
+    Args:
+        task: "retrieval", "vqa", "entailment", "reasoning" or "grounding".
+        model: Folder or Hub id of a model of the task, with its processor.
+        data: Annotation file or dataset of the task, or a list of them.
+        output_dir: Folder of `metrics.json` and `predictions.json`; null writes nothing.
+        image_root: Folder that relative image paths start from; null takes each annotation file's own folder.
+        on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
+        batch_size: Samples at a time on one process.
+        num_workers: Processes that load data, per process.
+        use_concepts: Whether pictures come with their visual concepts.
+        k: Candidates of the second stage: of retrieval (published: 128, COCO 256), or answers of a question (128).
+        top: How many of the best a retrieval's predictions hold per query.
+        answer_list: JSON list of the answers to choose from; null takes the one beside the model.
+        generate: Have the model write its answers instead of choosing from the list.
+        methods: Grad-CAM of the matching head ("itm"), of the similarity ("itc"), or both.
+        layer_itm: Layer whose cross-attention grounds; null takes the published one (8 of 12).
+        layer_itc: Layer of the vision encoder whose attention grounds; null takes the published one (8 of 12).
+        splits: Splits of a grounding file to evaluate; null takes all.
+        text_only: Replace every picture by the mean picture and leave its concepts out.
+        text_only_model: Folder of a model fine-tuned with `data.text_only`; its metrics without pictures are written beside the others as `text_only_...`.
+    """
+
+    task: Literal["retrieval", "vqa", "entailment", "reasoning", "grounding"]
+    model: str
+    data: str | dict[str, Any] | list[str | dict[str, Any]]
+    output_dir: str | None = None
+    image_root: str | None = None
+    on_bad_record: Literal["raise", "skip"] = "raise"
+    batch_size: int = 32
+    num_workers: int = 0
+    use_concepts: bool = True
+    k: int = 128
+    top: int = 10
+    answer_list: str | None = None
+    generate: bool = False
+    methods: list[Literal["itm", "itc"]] = METHODS
+    layer_itm: int | None = None
+    layer_itc: int | None = None
+    splits: list[str] | None = None
+    text_only: bool = False
+    text_only_model: str | None = None
+
+    def __post_init__(self):
+        for name in ("batch_size", "k", "top"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1.")
+        require(self.num_workers >= 0, "num_workers", self.num_workers, "it must not be negative.")
+        require(bool(self.methods), "methods", self.methods, f"choose among {METHODS}.")
+        require(
+            self.task in TASKS_WITH_TEXT_ONLY or not (self.text_only or self.text_only_model),
+            "text_only" if self.text_only else "text_only_model",
+            self.text_only_model or True,
+            f"only {', '.join(TASKS_WITH_TEXT_ONLY)} have answers to give without a picture; compare {self.task} with "
+            "the chance that stands beside its metrics.",
+        )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What every reader of annotations is told."""
+        return {"image_root": self.image_root, "on_bad_record": self.on_bad_record}
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """A loaded model and how its pictures are shown."""
+
+    arguments: EvaluationArguments
+    model: Any
+    processor: Any
+    folder: str
+    text_only: bool
+    accelerator: Accelerator | None
+    progress: bool
+
+    @property
+    def transform(self) -> Callable:
+        kind = MeanPicture if self.text_only else EvaluationTransform
+        return kind.from_image_processor(self.processor.image_processor)
+
+    @property
+    def with_concepts(self) -> bool:
+        return self.arguments.use_concepts and not self.text_only and getattr(self.model.config, "use_concepts", False)
+
+    @property
+    def running(self) -> dict[str, Any]:
+        arguments = self.arguments
+        return {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers, "progress": self.progress}
+
+
+def evaluate_task(
+    arguments: EvaluationArguments, device: torch.device | str = "cpu", accelerator: Accelerator | None = None
+) -> TaskResult:
+    """
+    The metrics and predictions that `arguments` ask for.
+
+    Args:
+        arguments: what to evaluate.
+        device: where to run, without an accelerator.
+        accelerator: shares the samples among its processes; every process must call, and all get the same.
+
+    Raises:
+        AnnotationError: bad annotations, by file, record and field.
+        ValueError: a folder that was not fine-tuned for the task.
+    """
+    evaluate = _EVALUATIONS[arguments.task]
+    where = {"device": device if accelerator is None else accelerator.device, "accelerator": accelerator}
+    result = evaluate(_load(arguments, arguments.model, arguments.text_only, **where))
+    if arguments.text_only_model is None:
+        return result
+    blind = evaluate(_load(arguments, arguments.text_only_model, text_only=True, **where))
+    return TaskResult(
+        result.metrics | {f"text_only_{name}": value for name, value in blind.metrics.items()}, result.predictions
+    )
+
+
+def format_metrics(task: str, metrics: dict[str, float]) -> str:
+    """The metrics for the terminal."""
+    if task == "retrieval":
+        return format_recall_table({"": metrics})
+    width = max(map(len, metrics), default=0)
+    return "\n".join(
+        f"{name:{width}s} {value:8d}" if isinstance(value, int) else f"{name:{width}s} {value:8.2f}"
+        for name, value in metrics.items()
+    )
+
+
+def find_answer_list(folder: str, path: str | None = None) -> list[str]:
+    """
+    The answers that a model chooses from.
+
+    Args:
+        folder: folder or Hub id of the model.
+        path: a list of one's own instead of the model's.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = path or cached_file(folder, ANSWER_LIST_FILE, _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        raise ValueError(
+            f"{folder} holds no {ANSWER_LIST_FILE}: give one with answer_list, or have the answers written with "
+            "generate."
+        )
+    return read_answer_list(path)
+
+
+def _load(arguments: EvaluationArguments, folder: str, text_only: bool, device, accelerator) -> _Setup:
+    model = load_finetuned(arguments.task, folder).to(device)
+    return _Setup(
+        arguments,
+        model,
+        AutoProcessor.from_pretrained(folder),
+        folder,
+        text_only,
+        accelerator,
+        progress=accelerator is None or accelerator.is_main_process,
+    )
+
+
+def _retrieval(setup: _Setup) -> TaskResult:
+    arguments = setup.arguments
+    annotations = read_image_text_records(arguments.data, **arguments.reading)
+    dataset = RetrievalDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
+    scores = score_retrieval(
+        setup.model,
+        setup.processor,
+        dataset,
+        k=arguments.k,
+        with_concepts=setup.with_concepts,
+        accelerator=setup.accelerator,
+        **setup.running,
+    )
+    metrics = scores.metrics(dataset.captions_of_image, dataset.image_of_caption)
+    return TaskResult(metrics, best_of_each_query(scores, annotations, dataset, min(arguments.top, arguments.k)))
+
+
+def best_of_each_query(scores: RetrievalScores, annotations: Annotations, dataset: RetrievalDataset, top: int) -> dict:
+    """The predictions of a retrieval: pictures and captions, and for each the `top` best of the others by index."""
+    names: dict[int, str] = {}
+    for record in annotations:
+        names.setdefault(record.image_id, str(record.image))
+    return {
+        "images": list(names.values()),
+        "captions": dataset.texts,
+        "image_to_text": _best(scores.rerank_i2t, top),
+        "text_to_image": _best(scores.rerank_t2i, top),
+    }
+
+
+def _best(scores: torch.Tensor, top: int) -> list[list[dict]]:
+    best = scores.topk(min(top, scores.shape[1]), dim=1)
+    return [
+        [{"index": index, "score": score} for index, score in zip(*row, strict=True)]
+        for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def _vqa(setup: _Setup) -> TaskResult:
+    arguments = setup.arguments
+    answers = None if arguments.generate else find_answer_list(setup.folder, arguments.answer_list)
+    annotations = read_question_records(arguments.data, for_evaluation=True, **arguments.reading)
+    # The published test sets come without answers: then there is only something to hand in.
+    known = any(record.answers for record in annotations)
+    return evaluate_question_answering(
+        setup.model,
+        setup.processor,
+        QuestionAnsweringDataset(annotations, setup.transform, use_concepts=setup.with_concepts),
+        answers,
+        vqa_references(annotations) if known else None,
+        k=arguments.k,
+        with_concepts=setup.with_concepts,
+        **setup.running,
+    )
+
+
+def _entailment(setup: _Setup) -> TaskResult:
+    arguments = setup.arguments
+    annotations = read_entailment_records(arguments.data, require_labels=False, **arguments.reading)
+    dataset = EntailmentDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
+    collator = EntailmentCollator(setup.processor, with_concepts=setup.with_concepts)
+    return evaluate_classification(setup.model, dataset, collator, **setup.running)
+
+
+def _reasoning(setup: _Setup) -> TaskResult:
+    arguments = setup.arguments
+    annotations = read_reasoning_records(arguments.data, require_labels=False, **arguments.reading)
+    dataset = ReasoningDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
+    collator = ReasoningCollator(setup.processor, with_concepts=setup.with_concepts)
+    return evaluate_classification(setup.model, dataset, collator, **setup.running)
+
+
+def _grounding(setup: _Setup) -> TaskResult:
+    arguments = setup.arguments
+    annotations = read_grounding_records(
+        arguments.data, for_evaluation=True, splits=arguments.splits, **arguments.reading
+    )
+    return evaluate_grounding(
+        setup.model,
+        setup.processor,
+        GroundingDataset(annotations, setup.transform, use_concepts=setup.with_concepts),
+        methods=arguments.methods,
+        layers={"itm": arguments.layer_itm, "itc": arguments.layer_itc},
+        with_concepts=setup.with_concepts,
+        **setup.running,
+    )
+
+
+_EVALUATIONS: dict[str, Callable[[_Setup], TaskResult]] = {
+    "retrieval": _retrieval,
+    "vqa": _vqa,
+    "entailment": _entailment,
+    "reasoning": _reasoning,
+    "grounding": _grounding,
+}

@@ -1,0 +1,349 @@
+"""What the fine-tuning scripts share: their arguments, the model and processor of a folder, and the way into the loop."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate.utils import set_seed
+from torch.utils.data import Dataset
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers.processing_utils import ProcessorMixin
+
+from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanPicture, PretrainingTransform
+from ..evaluation.task_result import TaskResult
+from .accelerator import create_accelerator
+from .arguments import TrainingArguments, require
+from .heads import PROCESSORS, head_class
+from .loop import EvaluationHook, TrainingLoop, TrainingResult
+from .pretraining import load_tokenizer, require_fitting_vocabulary, special_tokens
+
+
+# What a process returns that was stopped by SIGTERM: 128 + 15.
+STOPPED_BY_SIGTERM = 143
+
+
+@dataclass(kw_only=True)
+class FinetuningModelArguments:
+    """What to fine-tune. The folder's configuration says which family it is.
+
+    Args:
+        from_pretrained: Folder or Hub id of a pretrained model, or of one for another task; null starts from random weights.
+        image_size: Side of the pictures in pixels; the positions are interpolated to it. Null keeps the folder's.
+        config: Fields of the configuration that differ from the folder's; of random weights all of them (`model_type` names the family, "vicha" by default).
+        vision_config: The same for the vision encoder.
+        text_config: The same for the text encoder, such as `hidden_dropout_prob`.
+    """
+
+    from_pretrained: str | None = None
+    image_size: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    vision_config: dict[str, Any] = field(default_factory=dict)
+    text_config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name in ("vision_config", "text_config"):
+            require(name not in self.config, "model.config", self.config, f"give these fields as model.{name}.")
+        require(
+            self.image_size is None or self.image_size >= 1,
+            "model.image_size",
+            self.image_size,
+            "it must be positive.",
+        )
+        require(
+            self.image_size is None or self.from_pretrained is not None,
+            "model.image_size",
+            self.image_size,
+            "random weights have no positions to interpolate; set model.vision_config.image_size.",
+        )
+
+
+@dataclass(kw_only=True)
+class FinetuningDataArguments:
+    """What to fine-tune on. Annotations are JSON lists, JSONL files or datasets ({path: organisation/name, split: train}).
+
+    Args:
+        train: One source of the task's records, or a list of sources.
+        validation: Source of the records that choose the best model; null evaluates nothing.
+        image_root: Folder that relative image paths start from; null takes each annotation file's own folder.
+        on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
+        tokenizer: Folder or Hub id of a BERT-like tokenizer, for a model without processor; null takes the folder's processor.
+        max_text_length: Text tokens kept; null keeps the processor's limit.
+        max_concept_length: Concept tokens kept; null keeps the processor's limit.
+        use_concepts: Whether pictures come with their visual concepts.
+        concept_fraction: Share of a picture's concepts that one step sees.
+        text_only: Replace every picture by the mean picture and leave its concepts out, in training and evaluation: what the texts alone give away.
+        crop_scale: Smallest and largest share of the picture that a random crop keeps; null resizes the whole picture.
+        hflip: Mirror half of the pictures, except where the text says left or right.
+        randaugment: Augment the pictures as ALBEF does.
+        evaluation_batch_size: Samples at a time in the evaluation.
+    """
+
+    train: str | dict[str, Any] | list[str | dict[str, Any]]
+    validation: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
+    image_root: str | None = None
+    on_bad_record: Literal["raise", "skip"] = "raise"
+    tokenizer: str | None = None
+    max_text_length: int | None = None
+    max_concept_length: int | None = None
+    use_concepts: bool = True
+    concept_fraction: float = 1.0
+    text_only: bool = False
+    crop_scale: tuple[float, float] | None = FINETUNING_CROP_SCALE
+    hflip: bool = True
+    randaugment: bool = True
+    evaluation_batch_size: int = 64
+
+    def __post_init__(self):
+        require(bool(self.train), "data.train", self.train, "name at least one annotation file or dataset.")
+        for name in ("max_text_length", "max_concept_length"):
+            value = getattr(self, name)
+            require(
+                value is None or value >= 3,
+                f"data.{name}",
+                value,
+                "it must hold [CLS], one token and [SEP]: at least 3.",
+            )
+        require(
+            0 < self.concept_fraction <= 1, "data.concept_fraction", self.concept_fraction, "choose it within (0, 1]."
+        )
+        if self.crop_scale is not None:
+            smallest, largest = self.crop_scale
+            require(
+                0 < smallest <= largest <= 1,
+                "data.crop_scale",
+                self.crop_scale,
+                "give [smallest, largest] within (0, 1], or null.",
+            )
+        require(
+            self.evaluation_batch_size >= 1,
+            "data.evaluation_batch_size",
+            self.evaluation_batch_size,
+            "it must be at least 1.",
+        )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """What every reader of annotations is told."""
+        return {"image_root": self.image_root, "on_bad_record": self.on_bad_record}
+
+
+@dataclass(kw_only=True)
+class FinetuningArguments(TrainingArguments):
+    """Everything that a fine-tuning script can be told; a task's script may add to `data`.
+
+    Args:
+        model: What to fine-tune.
+        data: What to fine-tune on.
+    """
+
+    model: FinetuningModelArguments
+    data: FinetuningDataArguments
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(
+            self.tokenizer_source is not None,
+            "data.tokenizer",
+            None,
+            "a model with random weights needs a tokenizer; give its folder or Hub id.",
+        )
+
+    @property
+    def tokenizer_source(self) -> str | None:
+        """Where the tokenizer of a new processor comes from."""
+        return self.data.tokenizer or self.model.from_pretrained
+
+
+class FinetuningRun:
+    """
+    One run of a fine-tuning script: it makes accelerator, processor and model; the script adds what differs, the data
+    and how to evaluate.
+
+    Args:
+        task: a key of [`~vicha_hf.training.heads.HEADS`].
+        arguments: of the run.
+        resolved_config: the same as YAML.
+
+    Attributes:
+        files: content of JSON files that belong beside the weights, by name.
+
+    Raises:
+        ValueError: a folder without such a head, or a tokenizer that does not fit the model.
+    """
+
+    def __init__(self, task: str, arguments: FinetuningArguments, resolved_config: str | None = None):
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logging.getLogger("accelerate").setLevel(logging.WARNING)
+        self.arguments = arguments
+        self.resolved_config = resolved_config
+        self.files: dict[str, Any] = {}
+        self.accelerator = create_accelerator(arguments)
+        # Every process makes the same weights.
+        set_seed(arguments.seed)
+        self.model, self.processor = build_model_and_processor(task, arguments)
+        self.use_concepts = (
+            arguments.data.use_concepts
+            and not arguments.data.text_only
+            and getattr(self.model.config, "use_concepts", False)
+        )
+
+    @property
+    def train_transform(self) -> Callable:
+        """Picture and generator to the tensor that training sees."""
+        data = self.arguments.data
+        if data.text_only:
+            return MeanPicture.from_image_processor(self.processor.image_processor)
+        return PretrainingTransform.from_image_processor(
+            self.processor.image_processor, scale=data.crop_scale, hflip=data.hflip, randaugment=data.randaugment
+        )
+
+    @property
+    def evaluation_transform(self) -> Callable:
+        """Picture to the tensor that the evaluation sees."""
+        kind = MeanPicture if self.arguments.data.text_only else EvaluationTransform
+        return kind.from_image_processor(self.processor.image_processor)
+
+    @property
+    def train_options(self) -> dict[str, Any]:
+        """What every dataset is told in training."""
+        return {
+            "seed": self.arguments.seed,
+            "concept_fraction": self.arguments.data.concept_fraction,
+            "use_concepts": self.use_concepts,
+        }
+
+    @property
+    def evaluation_options(self) -> dict[str, Any]:
+        """What every `evaluate_...` is told."""
+        return {
+            "batch_size": self.arguments.data.evaluation_batch_size,
+            "num_workers": self.arguments.num_workers,
+            "progress": self.accelerator.is_main_process,
+        }
+
+    def train(
+        self,
+        dataset: Dataset,
+        collator: Callable,
+        evaluate: Callable[[PreTrainedModel], TaskResult] | None = None,
+        primary_metric: str | None = None,
+    ) -> TrainingResult:
+        """
+        Trains to the end; see [`TrainingLoop`]. The predictions of the last evaluation stand in `predictions.json`.
+
+        Args:
+            dataset, collator: of the training samples.
+            evaluate: called with the model on every process; None trains without evaluation.
+            primary_metric: the metric that chooses `best_model`.
+        """
+        loop = TrainingLoop(
+            self.model,
+            self.arguments,
+            dataset,
+            collator,
+            self.accelerator,
+            processor=_BesideTheWeights(self.processor, self.files),
+            evaluate=None if evaluate is None else self._hook(evaluate),
+            primary_metric=None if evaluate is None else primary_metric,
+            resolved_config=self.resolved_config,
+        )
+        return loop.run()
+
+    def _hook(self, evaluate: Callable[[PreTrainedModel], TaskResult]) -> EvaluationHook:
+        def hook(model, accelerator) -> dict[str, float]:
+            result = evaluate(model)
+            if accelerator.is_main_process:
+                result.write_predictions(self.arguments.output_dir)
+            return result.metrics
+
+        return hook
+
+
+def exit_status(result: TrainingResult) -> int:
+    """What a script's process returns."""
+    return STOPPED_BY_SIGTERM if result.interrupted else 0
+
+
+def build_model_and_processor(task: str, arguments: FinetuningArguments) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """
+    The head for `task` with its training state, on the CPU, and a processor of the same image size.
+
+    The teacher starts as a copy of the loaded weights, whatever teacher the folder may hold.
+
+    Raises:
+        ValueError: a family without such a head, an unknown field, or a tokenizer that does not fit the model.
+    """
+    model = _build_model(task, arguments)
+    processor = _build_processor(arguments, model.config)
+    require_fitting_vocabulary(model.config, processor.tokenizer)
+    limit, positions = processor.max_text_length, model.config.text_config.max_position_embeddings
+    require(limit <= positions, "data.max_text_length", limit, f"the model has {positions} text positions.")
+    model.add_training_state()
+    return model, processor
+
+
+def _build_model(task: str, arguments: FinetuningArguments) -> PreTrainedModel:
+    own = arguments.model
+    if own.from_pretrained is None:
+        fields = dict(own.config)
+        model_type = fields.pop("model_type", "vicha")
+        tokenizer = load_tokenizer(arguments)
+        text_config = {"vocab_size": len(tokenizer)} | special_tokens(tokenizer) | own.text_config
+        head = head_class(task, model_type)
+        config = AutoConfig.for_model(model_type, vision_config=own.vision_config, text_config=text_config, **fields)
+        return head(config)
+    config = AutoConfig.from_pretrained(own.from_pretrained)
+    head = head_class(task, config.model_type)
+    _override(config, own.config, "model.config")
+    _override(config.vision_config, own.vision_config, "model.vision_config")
+    _override(config.text_config, own.text_config, "model.text_config")
+    model = head.from_pretrained(own.from_pretrained, config=config)
+    if own.image_size not in (None, config.vision_config.image_size):
+        model.resize_image_size(own.image_size)
+    return model
+
+
+def _override(config: PreTrainedConfig, fields: Mapping[str, Any], name: str) -> None:
+    for key, value in fields.items():
+        known = f"{type(config).__name__} has no such field; look for it in docs/configuration.md."
+        require(hasattr(config, key), f"{name}.{key}", value, known)
+        setattr(config, key, value)
+    config.validate()
+
+
+def _build_processor(arguments: FinetuningArguments, config: PreTrainedConfig) -> ProcessorMixin:
+    data, size = arguments.data, config.vision_config.image_size
+    if data.tokenizer is not None:
+        image_processor, processor_class = PROCESSORS[config.model_type]
+        processor = processor_class(image_processor(), load_tokenizer(arguments))
+    else:
+        folder = arguments.model.from_pretrained
+        try:
+            processor = AutoProcessor.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{folder} holds no processor that can be loaded ({error}); name the tokenizer that the model was made "
+                "for with data.tokenizer."
+            ) from error
+    processor.image_processor.size = {"height": size, "width": size}
+    processor.max_text_length = data.max_text_length or processor.max_text_length
+    processor.max_concept_length = data.max_concept_length or processor.max_concept_length
+    return processor
+
+
+class _BesideTheWeights:
+    """What a model folder holds besides the weights: the processor, and small JSON files of the task."""
+
+    def __init__(self, processor: ProcessorMixin, files: Mapping[str, Any]):
+        self.processor = processor
+        self.files = files
+
+    def save_pretrained(self, folder) -> None:
+        self.processor.save_pretrained(folder)
+        for name, content in self.files.items():
+            (Path(folder) / name).write_text(
+                json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
+            )

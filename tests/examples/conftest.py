@@ -1,0 +1,60 @@
+"""What the tests of the example scripts share: their `main`, a launcher, and tiny files of every task."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from tiny_task_files import write_task_files
+
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Every run of a script in this process makes its own accelerator."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    PartialState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def task_files(tmp_path_factory):
+    return write_task_files(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="session")
+def script():
+    """`script("finetune_vqa")` is the `main` of examples/finetune_vqa.py."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / f"examples/{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.main
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def launch_on_two_processes():
+    """Runs a script with real processes; returns what it wrote to stdout."""
+
+    def launch(name, arguments):
+        launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]
+        completed = subprocess.run(
+            [sys.executable, "-m", *launcher, str(ROOT / f"examples/{name}.py"), *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert completed.returncode == 0, completed.stderr[-4000:]
+        return completed.stdout
+
+    return launch

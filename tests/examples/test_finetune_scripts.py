@@ -1,0 +1,202 @@
+"""Every fine-tuning script from a pretraining folder to a folder that loads, at toy size."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_task_files import NUM_PICTURES
+from transformers import AutoProcessor
+
+from vicha_hf.data.annotation_sources import AnnotationError
+from vicha_hf.training.heads import HEADS, load_finetuned
+from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
+
+
+CONFIGS = Path(__file__).parents[2] / "examples/configs/vicha"
+# Script, task, data, primary metric.
+SCRIPTS = {
+    "finetune_retrieval": ("retrieval", "retrieval.json", "r_mean"),
+    "finetune_vqa": ("vqa", "vqa.json", "accuracy"),
+    "finetune_entailment": ("entailment", "entailment.json", "accuracy"),
+    "finetune_reasoning": ("reasoning", "reasoning.json", "accuracy"),
+    "finetune_grounding": ("grounding", "grounding.json", "accuracy_itm"),
+    "pretrain_text_assignment": ("text-assignment", "retrieval.json", None),
+}
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+def options(task_files, name, output_dir, *overrides):
+    task, data, primary = SCRIPTS[name]
+    answers = ["--data.answer_list=null"] if task == "vqa" else []
+    validation = [] if primary is None else [f"--data.validation={task_files / data}"]
+    return [
+        f"--config={CONFIGS / task.replace('-', '_')}_tiny.yaml",
+        f"--output_dir={output_dir}",
+        f"--data.train={task_files / data}",
+        *validation,
+        *answers,
+        f"--model.from_pretrained={task_files / 'pretrained'}",
+        "--per_device_batch_size=4",
+        "--learning_rate=1e-2",
+        "--warmup_steps=0",
+        "--max_steps=4",
+        "--logging_steps=1",
+        "--checkpoint_steps=2",
+        "--trackers=[]",
+        *overrides,
+    ]
+
+
+def reproducible_log(folder):
+    return [
+        {name: value for name, value in record.items() if name not in MACHINE_FIELDS} for record in read_log(folder)
+    ]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, script, tmp_path):
+    task, _, primary = SCRIPTS[name]
+    main = script(name)
+    result = main(options(task_files, name, tmp_path))
+    assert (result.step, result.interrupted) == (4, False)
+    log, final = reproducible_log(tmp_path), load_file(tmp_path / "model/model.safetensors")
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    if primary is not None:
+        assert metrics["primary_metric"] == primary and metrics[primary] == result.metrics[primary]
+        assert (tmp_path / "best_model/model.safetensors").is_file()
+        assert json.loads((tmp_path / "predictions.json").read_text())
+
+    # Teacher and queue train beside the model but never reach its folder; every weight that can learn has moved.
+    assert not any("training_state" in key for key in final)
+    model = load_finetuned(task, tmp_path / "model")
+    assert type(model) is HEADS[task]["vicha"]
+    start = load_file(task_files / "pretrained/model.safetensors")
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    still = {key for key in final.keys() & start.keys() if torch.equal(final[key], start[key])}
+    assert still == frozen & final.keys()
+    assert AutoProcessor.from_pretrained(tmp_path / "model").image_processor.size == {"height": 32, "width": 32}
+
+    again = main(options(task_files, name, tmp_path, f"--resume_from_checkpoint={tmp_path / 'checkpoint-00000002'}"))
+    assert again.metrics == result.metrics
+    assert reproducible_log(tmp_path) == log
+    resumed = load_file(tmp_path / "model/model.safetensors")
+    assert all(torch.equal(tensor, resumed[key]) for key, tensor in final.items())
+
+
+def test_the_answers_stand_beside_the_model_and_the_predictions_are_the_servers(task_files, script, tmp_path):
+    script("finetune_vqa")(options(task_files, "finetune_vqa", tmp_path, "--max_steps=1"))
+    # 8 of the 12 pictures are not red.
+    assert json.loads((tmp_path / "model/answer_list.json").read_text()) == ["white tree", "red"]
+    predictions = json.loads((tmp_path / "predictions.json").read_text())
+    assert [entry["question_id"] for entry in predictions] == list(range(100, 100 + NUM_PICTURES))
+    assert all(entry.keys() == {"question_id", "answer"} for entry in predictions)
+
+
+def test_reasoning_takes_over_what_text_assignment_learned(task_files, script, tmp_path):
+    first = tmp_path / "assignment"
+    script("pretrain_text_assignment")(options(task_files, "pretrain_text_assignment", first, "--max_steps=2"))
+    learned = load_file(first / "model/model.safetensors")
+    # A step too small to see leaves what was loaded.
+    still = ["--max_steps=1", "--learning_rate=1e-12", "--min_learning_rate=0", "--warmup_learning_rate=0"]
+    start = [f"--model.from_pretrained={first / 'model'}"]
+    script("finetune_reasoning")(options(task_files, "finetune_reasoning", tmp_path / "second", *start, *still))
+    loaded = load_file(tmp_path / "second/model/model.safetensors")
+    shared = {name for name in loaded if name.startswith(("vicha.", "image_pair_encoder."))}
+    assert any(name.startswith("image_pair_encoder.") for name in shared)
+    assert all(torch.allclose(loaded[name], learned[name], atol=1e-8) for name in shared)
+
+
+def test_larger_pictures_interpolate_the_positions_of_the_folder(task_files, script, tmp_path):
+    script("finetune_entailment")(
+        options(task_files, "finetune_entailment", tmp_path, "--model.image_size=48", "--max_steps=1")
+    )
+    model = load_finetuned("entailment", tmp_path / "model")
+    assert model.config.vision_config.image_size == 48
+    assert AutoProcessor.from_pretrained(tmp_path / "model").image_processor.size == {"height": 48, "width": 48}
+
+
+def test_text_only_sees_no_picture(task_files, script, tmp_path):
+    records = json.loads((task_files / "entailment.json").read_text())
+    for record in records:
+        record |= {"image": str(task_files / "0.png"), "concepts": ["snow"]}
+    (tmp_path / "one_picture.json").write_text(json.dumps(records))
+    blind = options(task_files, "finetune_entailment", tmp_path / "a", "--data.text_only=true")
+    script("finetune_entailment")(blind)
+    other = [f"--data.train={tmp_path / 'one_picture.json'}", f"--data.validation={tmp_path / 'one_picture.json'}"]
+    blind = options(task_files, "finetune_entailment", tmp_path / "b", "--data.text_only=true", *other)
+    script("finetune_entailment")(blind)
+    assert reproducible_log(tmp_path / "a") == reproducible_log(tmp_path / "b")
+    seeing = options(task_files, "finetune_entailment", tmp_path / "c", *other)
+    script("finetune_entailment")(seeing)
+    assert reproducible_log(tmp_path / "c") != reproducible_log(tmp_path / "b")
+
+
+def test_random_weights_of_any_size(task_files, script, tmp_path):
+    sizes = "{hidden_size: 16, intermediate_size: 32, num_hidden_layers: 2, num_attention_heads: 2"
+    script("finetune_vqa")(
+        [
+            f"--config={CONFIGS / 'easy_vqa.yaml'}",
+            f"--output_dir={tmp_path}",
+            f"--data.train={task_files / 'vqa.json'}",
+            f"--data.validation={task_files / 'vqa.json'}",
+            "--data.answer_list=null",
+            "--model.config.num_concept_layers=1",
+            f"--data.tokenizer={task_files / 'pretrained'}",
+            f"--model.vision_config={sizes}, image_size: 32, patch_size: 8}}",
+            f"--model.text_config={sizes}, fusion_layer: 1, max_position_embeddings: 32}}",
+            "--per_device_batch_size=4",
+            "--max_steps=1",
+            "--trackers=[]",
+        ]
+    )
+    model = load_finetuned("vqa", tmp_path / "model")
+    assert model.config.text_config.hidden_size == 16 and model.config.text_config.cls_token_id == 2
+    assert AutoProcessor.from_pretrained(tmp_path / "model").image_processor.size == {"height": 32, "width": 32}
+
+
+def bad_record(task_files, task, **fields):
+    records = json.loads((task_files / f"{task}.json").read_text())
+    records[5] |= fields
+    path = task_files / f"bad_{task}.json"
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("finetune_retrieval", {"caption": " "}, "caption"),
+        ("finetune_vqa", {"answer": []}, "answer"),
+        ("finetune_entailment", {"label": "perhaps"}, "label"),
+        ("finetune_reasoning", {"images": ["0.png"]}, "images"),
+        ("finetune_grounding", {"bbox": [4, 4, 0, 20]}, "bbox"),
+    ],
+)
+def test_a_bad_record_stops_before_training_or_is_skipped_and_counted(
+    name, fields, message, task_files, script, tmp_path
+):
+    path = bad_record(task_files, SCRIPTS[name][0], **fields)
+    arguments = options(
+        task_files, name, tmp_path, f"--data.train={path}", f"--data.validation={path}", "--max_steps=1"
+    )
+    with pytest.raises(AnnotationError, match=rf"(?s)bad_.*5.*'{message}'"):
+        script(name)(arguments)
+    assert not (tmp_path / "log.jsonl").exists()
+    assert script(name)([*arguments, "--data.on_bad_record=skip"]).step == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("finetune_grounding", ["--data.text_only=true"], "nothing to ground in"),
+        ("pretrain_text_assignment", ["--data.validation=x.json"], "no evaluation"),
+        ("finetune_vqa", ["--model.text_config.no_such_field=1"], "no such field"),
+        ("finetune_vqa", ["--data.max_text_length=100"], "24 text positions"),
+    ],
+)
+def test_impossible_arguments_are_errors(name, overrides, message, task_files, script, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        script(name)(options(task_files, name, tmp_path, *overrides))

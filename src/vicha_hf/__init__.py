@@ -1,15 +1,23 @@
-"""Efficient vision-language pretraining: ViCHA and ALBEF as Hugging Face models."""
+"""Efficient vision-language pretraining: ViCHA, ALBEF and SIMLA as Hugging Face models."""
 
 import transformers
 
+from .models.configuration_simla import SimlaConfig, SimlaTextConfig, SimlaVisionConfig
 from .models.configuration_vicha import ViChaConfig, ViChaTextConfig, ViChaVisionConfig
 from .models.hub_export import AUTO_CLASSES
+from .models.image_processing_simla import SimlaImageProcessor
 from .models.image_processing_vicha import ViChaImageProcessor
+from .models.modeling_simla import SimlaForPreTraining, SimlaForRetrieval, SimlaModel
+from .models.modeling_simla_entailment import SimlaForVisualEntailment
+from .models.modeling_simla_grounding import SimlaForGrounding
+from .models.modeling_simla_reasoning import SimlaForTextAssignment, SimlaForVisualReasoning
+from .models.modeling_simla_vqa import SimlaForVQA
 from .models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaModel
 from .models.modeling_vicha_entailment import ViChaForVisualEntailment
 from .models.modeling_vicha_grounding import ViChaForGrounding
 from .models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
 from .models.modeling_vicha_vqa import ViChaForVQA
+from .models.processing_simla import SimlaProcessor
 from .models.processing_vicha import ViChaProcessor
 
 
@@ -27,8 +35,22 @@ def _register_family(config_class: type, image_processor: type, processor: type)
 
 
 _register_family(ViChaConfig, ViChaImageProcessor, ViChaProcessor)
+_register_family(SimlaConfig, SimlaImageProcessor, SimlaProcessor)
 
 __all__ = [
+    "SimlaConfig",
+    "SimlaForGrounding",
+    "SimlaForPreTraining",
+    "SimlaForRetrieval",
+    "SimlaForTextAssignment",
+    "SimlaForVQA",
+    "SimlaForVisualEntailment",
+    "SimlaForVisualReasoning",
+    "SimlaImageProcessor",
+    "SimlaModel",
+    "SimlaProcessor",
+    "SimlaTextConfig",
+    "SimlaVisionConfig",
     "ViChaConfig",
     "ViChaForGrounding",
     "ViChaForPreTraining",

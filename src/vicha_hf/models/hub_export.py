@@ -19,6 +19,13 @@ AUTO_CLASSES = {
         "AutoModelForVisualQuestionAnswering": "modeling_vicha_vqa.ViChaForVQA",
         "AutoModelForZeroShotImageClassification": "modeling_vicha.ViChaModel",
     },
+    "simla": {
+        "AutoConfig": "configuration_simla.SimlaConfig",
+        "AutoModel": "modeling_simla.SimlaModel",
+        "AutoModelForPreTraining": "modeling_simla.SimlaForPreTraining",
+        "AutoModelForVisualQuestionAnswering": "modeling_simla_vqa.SimlaForVQA",
+        "AutoModelForZeroShotImageClassification": "modeling_simla.SimlaModel",
+    },
 }
 
 

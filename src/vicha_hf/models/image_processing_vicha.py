@@ -79,7 +79,7 @@ class ViChaImageProcessor(PilBackend):
         size = kwargs.get("size")
         if size is not None and not (size.height and size.width and size.height > 0 and size.width > 0):
             raise ValueError(
-                f"ViChaImageProcessor: size={dict(size)} is not usable; give a positive int (square) or "
+                f"{type(self).__name__}: size={dict(size)} is not usable; give a positive int (square) or "
                 '{"height": ..., "width": ...}'
             )
         return kwargs
@@ -100,7 +100,7 @@ class ViChaImageProcessor(PilBackend):
     def _prepare_images_structure(self, images, expected_ndims: int = 3):
         # The library refuses [H, W] arrays and lists that mix Pillow images with arrays; a channel axis and one list fix both.
         if isinstance(images, list | tuple) and not len(images):
-            raise ValueError("ViChaImageProcessor: the list of pictures is empty")
+            raise ValueError(f"{type(self).__name__}: the list of pictures is empty")
         images = self.fetch_images(images)
         if isinstance(images, list | tuple):
             images = [_with_channel_axis(image) for image in images]

@@ -16,9 +16,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     known, demo_options = (argv[:1], argv[1:]) if argv[:1] == ["demo"] else (argv, [])
     arguments = parser.parse_args(known)
     arguments.demo_options = demo_options
+    from .data.image_files import ImageReadError
+
     try:
         return arguments.run(arguments) or 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImageReadError) as error:
         print(f"vicha-hf {arguments.command}: {error}", file=sys.stderr)
         return 1
 
@@ -29,6 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_evaluate(commands)
     _add_demo_corpus(commands)
+    _add_visual_tokenizer(commands)
+    _add_visual_tokens(commands)
     _add_demo(commands)
     return parser
 
@@ -158,6 +162,67 @@ def _demo_corpus(arguments: argparse.Namespace) -> None:
     for name, split in corpus.metadata["splits"].items():
         print(f"{name:20s} {split['scenes']:6d} pictures {split['captions']:6d} captions")
     print(f"written to {corpus.root}")
+
+
+def _add_visual_tokenizer(commands) -> None:
+    from .data.visual_token_commands import add_fit_arguments
+
+    parser = commands.add_parser(
+        "visual-tokenizer",
+        help="fit a small visual tokenizer to the pictures of a corpus",
+        description="Fit the codes of a small visual tokenizer (k-means over blurred patches) to a corpus and save it as "
+        "a folder. The same pictures and seed give the same codes.",
+    )
+    add_fit_arguments(parser)
+    parser.set_defaults(run=_visual_tokenizer)
+
+
+def _visual_tokenizer(arguments: argparse.Namespace) -> None:
+    from .data.visual_token_commands import fit
+
+    print(fit(arguments))
+
+
+def _add_visual_tokens(commands) -> None:
+    from .data.visual_token_commands import add_token_arguments
+
+    parser = commands.add_parser(
+        "visual-tokens",
+        help="compute the visual tokens of a corpus beforehand",
+        description="Tokenize every picture of a corpus once and store the tokens in one file. They are those of whole "
+        "pictures: training can use them where it neither crops nor augments.",
+    )
+    add_token_arguments(parser)
+    parser.set_defaults(run=_visual_tokens)
+
+
+def _visual_tokens(arguments: argparse.Namespace) -> None:
+    from .data.visual_token_commands import tokenize
+
+    usage, message = tokenize(arguments)
+    print(usage.summary())
+    print(message)
+
+
+def _add_easy_vqa(commands) -> None:
+    parser = commands.add_parser(
+        "easy-vqa",
+        help="write the easy-VQA questions about simple shapes as annotation files",
+        description="Write the data of the package `easy-vqa` (`pip install vicha_hf[easy-vqa]`) as pictures, annotation "
+        "files, answer list and tokenizer.",
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
+    parser.set_defaults(run=_easy_vqa)
+
+
+def _easy_vqa(arguments: argparse.Namespace) -> None:
+    from .data.easy_vqa import build_easy_vqa
+
+    built = build_easy_vqa(arguments.output, progress=not arguments.no_progress)
+    for name, number in built.metadata["questions"].items():
+        print(f"{name:12s} {number:6d} questions {built.metadata['pictures'][name]:6d} pictures")
+    print(f"written to {built.root}")
 
 
 def _add_demo(commands) -> None:

@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_convert(commands)
     _add_evaluate(commands)
     _add_demo_corpus(commands)
+    _add_easy_vqa(commands)
     _add_visual_tokenizer(commands)
     _add_visual_tokens(commands)
     _add_demo(commands)

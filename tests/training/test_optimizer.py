@@ -72,11 +72,17 @@ def test_an_unknown_name_is_an_error():
         parameter_groups(model, 0.02)
 
 
+def test_optimizer_takes_other_betas():
+    model = nn.Linear(2, 2)
+    optimizer = create_optimizer(model, 1e-4, 0.02, torch.device("cpu"), betas=(0.8, 0.95))
+    assert optimizer.defaults["betas"] == (0.8, 0.95)
+
+
 def test_optimizer_uses_the_published_constants():
     optimizer = create_optimizer(Model(), 1e-3, 0.02, torch.device("cpu"))
     assert optimizer.defaults["betas"] == (0.9, 0.999)
     assert optimizer.defaults["eps"] == 1e-8
-    assert optimizer.defaults["foreach"] and not optimizer.defaults["fused"]
+    assert optimizer.defaults["fused"]
 
 
 def test_the_temperature_can_learn_at_a_rate_of_its_own():

@@ -35,6 +35,8 @@ class TrainingArguments:
         warmup_steps: Optimiser steps until the peak; 0 starts there.
         lr_schedule: "cosine" moves with every step; "published" moves as the paper's code did, in jumps of 100 steps and then once per epoch.
         temperature_lr_scale: What the temperature's learning rate is multiplied by. The temperature is one number near 0.07; at learning rates far above the paper's a step of the others' size would throw it about.
+        adam_beta1: Decay of AdamW's running mean of the gradient.
+        adam_beta2: Decay of its running mean of the squared gradient; less than the paper's 0.999 suits runs of about a thousand steps.
         weight_decay: Of matrices; biases, norms, positions and single tokens are not decayed.
         max_grad_norm: Gradients of a greater norm are scaled down to it; null does not clip, as the paper.
         on_non_finite_loss: What to do when a loss or the gradient is infinite or NaN: "stop", or "skip" the step, counted in the log.
@@ -63,6 +65,8 @@ class TrainingArguments:
     warmup_steps: int = 2000
     lr_schedule: Literal["cosine", "published"] = "cosine"
     temperature_lr_scale: float = 1.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
     weight_decay: float = 0.02
     max_grad_norm: float | None = None
     on_non_finite_loss: Literal["stop", "skip"] = "stop"
@@ -94,6 +98,8 @@ class TrainingArguments:
             require(value is None or value >= 1, name, value, "it must be at least 1, or null.")
         for name in ("seed", "warmup_steps", "num_workers", "weight_decay"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "it must not be negative.")
+        for name in ("adam_beta1", "adam_beta2"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "choose it within [0, 1).")
         for name in ("learning_rate", "temperature_lr_scale"):
             require(getattr(self, name) > 0, name, getattr(self, name), "it must be above 0.")
         for name in ("min_learning_rate", "warmup_learning_rate"):

@@ -5,7 +5,7 @@ from torch import nn
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, temperature_lr_scale: float = 1.0) -> list[dict]:
-    """Trainable parameters in groups: decayed, not decayed, and the temperature where it learns at a rate of its own.
+    """Trainable parameters in groups: decayed, not decayed, those within bounds, and the temperature.
 
     Not decayed are biases, every 1-dimensional parameter (norm scales), and what the model itself lists in
     `no_weight_decay()` (temperature, [CLS], positions and mask tokens, unless its configuration reproduces the
@@ -15,6 +15,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, temperature_lr_scale
         model: any module; `no_weight_decay()` is optional and returns parameter names.
         weight_decay: of the first group.
         temperature_lr_scale: `lr_scale` of the temperature's group, by which its learning rate is multiplied; 1 elsewhere.
+
+    A group's `bounds` are what the model says in `parameter_bounds()`, or `None`.
 
     Raises:
         ValueError: `no_weight_decay()` names a parameter that the model does not have.
@@ -26,7 +28,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, temperature_lr_scale
         raise ValueError(f"{type(model).__name__}.no_weight_decay() names parameters that do not exist: {unknown}")
     exempt = {id(every_name[name]) for name in listed}
 
-    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
+    bounds = model.parameter_bounds() if hasattr(model, "parameter_bounds") else {}
+    grouped: dict[tuple, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -34,10 +37,11 @@ def parameter_groups(model: nn.Module, weight_decay: float, temperature_lr_scale
         vector = parameter.ndim == 1 and parameter.numel() > 1
         without = vector or name.endswith(".bias") or id(parameter) in exempt
         scale = temperature_lr_scale if name.split(".")[-1] == "temperature" else 1.0
-        grouped.setdefault((0.0 if without else weight_decay, scale), []).append(parameter)
+        kind = (0.0 if without else weight_decay, scale, bounds.get(name, ()))
+        grouped.setdefault(kind, []).append(parameter)
     return [
-        {"params": parameters, "weight_decay": decay, "lr_scale": scale}
-        for (decay, scale), parameters in sorted(grouped.items(), key=lambda item: item[0], reverse=True)
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale, "bounds": limits or None}
+        for (decay, scale, limits), parameters in sorted(grouped.items(), key=lambda item: item[0], reverse=True)
     ]
 
 
@@ -47,14 +51,28 @@ def create_optimizer(
     weight_decay: float,
     device: torch.device,
     temperature_lr_scale: float = 1.0,
+    betas: tuple[float, float] = (0.9, 0.999),
 ) -> torch.optim.AdamW:
-    """AdamW with the published betas (0.9, 0.999) and eps 1e-8, in the fastest form that `device` has.
+    """AdamW with the published eps of 1e-8, fused where `device` has a fused form.
 
     Args:
         model: its parameters may still be elsewhere; they must be on `device` before the first step.
         learning_rate: overwritten by the schedule at every step.
         weight_decay, temperature_lr_scale: see [`parameter_groups`].
         device: where training runs.
+        betas: decay of the running means of the gradient and of its square; the default is the published one.
     """
-    fastest = {"fused": True} if device.type == "cuda" else {"foreach": True}
-    return torch.optim.AdamW(parameter_groups(model, weight_decay, temperature_lr_scale), lr=learning_rate, **fastest)
+    fastest = {"fused": True} if device.type in ("cuda", "cpu") else {"foreach": True}
+    groups = parameter_groups(model, weight_decay, temperature_lr_scale)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=betas, **fastest)
+    optimizer.register_step_post_hook(_keep_within_bounds)
+    return optimizer
+
+
+@torch.no_grad()
+def _keep_within_bounds(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
+    """Here and not only in the model's forward: ZeRO steps on copies of its own, which forward never sees."""
+    for group in optimizer.param_groups:
+        if group["bounds"] is not None:
+            for parameter in group["params"]:
+                parameter.clamp_(*group["bounds"])

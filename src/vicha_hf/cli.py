@@ -92,55 +92,63 @@ def _convert(arguments: argparse.Namespace) -> None:
 def _add_evaluate(commands) -> None:
     parser = commands.add_parser(
         "evaluate",
-        help="image-text retrieval of a model on an annotation file",
-        description="Recall at 1, 5 and 10 in both directions: of the similarity, and after the matching head has "
-        "re-ranked the best candidates.",
+        help="a model on an annotation file: retrieval, question answering, entailment, reasoning or grounding",
+        description="What examples/evaluate.py does, on one process. Retrieval: recall at 1, 5 and 10 in both directions, "
+        "of the similarity, and after the matching head has re-ranked the best candidates.",
     )
     parser.add_argument("model", help="folder or Hub name of a model with its processor")
+    parser.add_argument("data", nargs="+", metavar="annotations", help="JSON or JSONL with the task's records")
     parser.add_argument(
-        "annotations", nargs="+", help='JSON or JSONL with {"image", "caption", "image_id"?, "concepts"?} records'
+        "--task",
+        choices=("retrieval", "vqa", "entailment", "reasoning", "grounding"),
+        default="retrieval",
+        help="default: %(default)s",
     )
     parser.add_argument("--image-root", help="folder of the pictures (default: the annotation file's)")
+    parser.add_argument("--on-bad-record", choices=("raise", "skip"), default="raise", help="default: %(default)s")
     parser.add_argument(
-        "--k", type=int, default=128, help="candidates that the matching head re-ranks (default: %(default)s)"
+        "--k", type=int, default=128, help="candidates that the second stage re-ranks (default: %(default)s)"
     )
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that load pictures")
     parser.add_argument("--no-concepts", action="store_true", help="leave the visual concepts out")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics there")
+    parser.add_argument("--answer-list", metavar="FILE", help="answers to choose from (default: the model's)")
+    parser.add_argument("--splits", nargs="+", help="splits of a grounding file (default: all)")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="write metrics.json and predictions.json there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics there")
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     import torch
 
-    from .data.annotations import read_image_text_records
-    from .data.datasets_retrieval import RetrievalDataset
-    from .data.transforms import EvaluationTransform
-    from .evaluation.retrieval import evaluate_retrieval
-    from .models.modeling_vicha import ViChaForRetrieval
-    from .models.processing_vicha import ViChaProcessor
-    from .reporting.recall_table import format_recall_table
+    from .evaluation.task_evaluation import EvaluationArguments, evaluate_task, format_metrics
 
-    model = ViChaForRetrieval.from_pretrained(arguments.model)
-    processor = ViChaProcessor.from_pretrained(arguments.model)
-    transform = EvaluationTransform.from_image_processor(processor.image_processor)
-    dataset = RetrievalDataset(read_image_text_records(arguments.annotations, arguments.image_root), transform)
-    metrics = evaluate_retrieval(
-        model,
-        processor,
-        dataset,
-        k=arguments.k,
-        batch_size=arguments.batch_size,
-        device=arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        with_concepts=not arguments.no_concepts,
-        num_workers=arguments.num_workers,
+    own = (
+        "task",
+        "model",
+        "data",
+        "image_root",
+        "on_bad_record",
+        "k",
+        "batch_size",
+        "num_workers",
+        "answer_list",
+        "splits",
     )
-    print(format_recall_table({"": metrics}))
+    settings = EvaluationArguments(
+        **{name: getattr(arguments, name) for name in own}, use_concepts=not arguments.no_concepts
+    )
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    result = evaluate_task(settings, device)
+    print(format_metrics(arguments.task, result.metrics))
+    if arguments.output_dir is not None:
+        result.write_predictions(arguments.output_dir)
+        result.write_metrics(arguments.output_dir, task=arguments.task, model=arguments.model)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps(result.metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def _add_demo_corpus(commands) -> None:

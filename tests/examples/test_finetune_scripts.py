@@ -72,7 +72,7 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
     # Teacher and queue train beside the model but never reach its folder; every weight that can learn has moved.
     assert not any("training_state" in key for key in final)
     model = load_finetuned(task, tmp_path / "model")
-    assert type(model) is HEADS[task]["vicha"]
+    assert type(model) is HEADS["vicha"][task]
     start = load_file(task_files / "pretrained/model.safetensors")
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     still = {key for key in final.keys() & start.keys() if torch.equal(final[key], start[key])}

@@ -6,42 +6,11 @@ from pathlib import Path
 
 import torch
 
-from ..models.modeling_simla import SimlaForPreTraining, SimlaForRetrieval
-from ..models.modeling_simla_entailment import SimlaForVisualEntailment
-from ..models.modeling_simla_grounding import SimlaForGrounding
-from ..models.modeling_simla_reasoning import SimlaForTextAssignment, SimlaForVisualReasoning
-from ..models.modeling_simla_vqa import SimlaForVQA
-from ..models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval
-from ..models.modeling_vicha_entailment import ViChaForVisualEntailment
-from ..models.modeling_vicha_grounding import ViChaForGrounding
-from ..models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
-from ..models.modeling_vicha_vqa import ViChaForVQA
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.training_state import TRAINING_STATE_PREFIX
+from ..training.heads import head_class
 from .checkpoint_config import HEADS, detect_head, detect_layout, infer_config
 from .key_table import Layout, is_training_only, translate
-
-
-_MODEL_CLASSES = {
-    "vicha": {
-        "pretraining": ViChaForPreTraining,
-        "retrieval": ViChaForRetrieval,
-        "vqa": ViChaForVQA,
-        "entailment": ViChaForVisualEntailment,
-        "grounding": ViChaForGrounding,
-        "reasoning": ViChaForVisualReasoning,
-        "text-assignment": ViChaForTextAssignment,
-    },
-    "simla": {
-        "pretraining": SimlaForPreTraining,
-        "retrieval": SimlaForRetrieval,
-        "vqa": SimlaForVQA,
-        "entailment": SimlaForVisualEntailment,
-        "grounding": SimlaForGrounding,
-        "reasoning": SimlaForVisualReasoning,
-        "text-assignment": SimlaForTextAssignment,
-    },
-}
 
 
 class CheckpointError(ValueError):
@@ -76,7 +45,7 @@ def convert_checkpoint(
         config = infer_config(tensors, options, config_overrides)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error}, from which the model's sizes are read.") from error
-    model = _MODEL_CLASSES[config.model_type][head](config)
+    model = head_class(config.model_type, head)(config)
     if training_state:
         model.add_training_state()
         if model.training_state is not None and model.training_state.queue is not None:

@@ -163,7 +163,7 @@ class FinetuningRun:
     and how to evaluate.
 
     Args:
-        task: a key of [`~vicha_hf.training.heads.HEADS`].
+        task: one of the family's in [`~vicha_hf.training.heads.HEADS`].
         arguments: of the run.
         resolved_config: the same as YAML.
 
@@ -291,12 +291,13 @@ def _build_model(task: str, arguments: FinetuningArguments) -> PreTrainedModel:
         fields = dict(own.config)
         model_type = fields.pop("model_type", "vicha")
         tokenizer = load_tokenizer(arguments)
-        text_config = {"vocab_size": len(tokenizer)} | special_tokens(tokenizer) | own.text_config
-        head = head_class(task, model_type)
+        head = head_class(model_type, task)
+        ids = special_tokens(tokenizer, head.config_class.sub_configs["text_config"])
+        text_config = {"vocab_size": len(tokenizer)} | ids | own.text_config
         config = AutoConfig.for_model(model_type, vision_config=own.vision_config, text_config=text_config, **fields)
         return head(config)
     config = AutoConfig.from_pretrained(own.from_pretrained)
-    head = head_class(task, config.model_type)
+    head = head_class(config.model_type, task)
     _override(config, own.config, "model.config")
     _override(config.vision_config, own.vision_config, "model.vision_config")
     _override(config.text_config, own.text_config, "model.text_config")

@@ -4,40 +4,58 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
 
+from ..models.image_processing_simla import SimlaImageProcessor
 from ..models.image_processing_vicha import ViChaImageProcessor
-from ..models.modeling_vicha import ViChaForRetrieval
+from ..models.modeling_simla import SimlaForPreTraining, SimlaForRetrieval
+from ..models.modeling_simla_entailment import SimlaForVisualEntailment
+from ..models.modeling_simla_grounding import SimlaForGrounding
+from ..models.modeling_simla_reasoning import SimlaForTextAssignment, SimlaForVisualReasoning
+from ..models.modeling_simla_vqa import SimlaForVQA
+from ..models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval
 from ..models.modeling_vicha_entailment import ViChaForVisualEntailment
 from ..models.modeling_vicha_grounding import ViChaForGrounding
 from ..models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
 from ..models.modeling_vicha_vqa import ViChaForVQA
+from ..models.processing_simla import SimlaProcessor
 from ..models.processing_vicha import ViChaProcessor
 
 
-# Task -> `model_type` of a folder's configuration -> class.
+# `model_type` of a folder's configuration -> task -> class.
 HEADS: dict[str, dict[str, type[PreTrainedModel]]] = {
-    "retrieval": {"vicha": ViChaForRetrieval},
-    "vqa": {"vicha": ViChaForVQA},
-    "entailment": {"vicha": ViChaForVisualEntailment},
-    "reasoning": {"vicha": ViChaForVisualReasoning},
-    "text-assignment": {"vicha": ViChaForTextAssignment},
-    "grounding": {"vicha": ViChaForGrounding},
+    "vicha": {
+        "pretraining": ViChaForPreTraining,
+        "retrieval": ViChaForRetrieval,
+        "vqa": ViChaForVQA,
+        "entailment": ViChaForVisualEntailment,
+        "grounding": ViChaForGrounding,
+        "reasoning": ViChaForVisualReasoning,
+        "text-assignment": ViChaForTextAssignment,
+    },
+    "simla": {
+        "pretraining": SimlaForPreTraining,
+        "retrieval": SimlaForRetrieval,
+        "vqa": SimlaForVQA,
+        "entailment": SimlaForVisualEntailment,
+        "grounding": SimlaForGrounding,
+        "reasoning": SimlaForVisualReasoning,
+        "text-assignment": SimlaForTextAssignment,
+    },
 }
 
 # `model_type` -> image processor and processor, for models that come without theirs.
 PROCESSORS: dict[str, tuple[type[BaseImageProcessor], type[ProcessorMixin]]] = {
     "vicha": (ViChaImageProcessor, ViChaProcessor),
+    "simla": (SimlaImageProcessor, SimlaProcessor),
 }
 
 
-def head_class(task: str, model_type: str) -> type[PreTrainedModel]:
-    """The class that serves `task` in the family `model_type`. Raises a `ValueError` that lists what there is."""
-    if task not in HEADS:
-        raise ValueError(f"task={task!r} is not known; choose one of {', '.join(HEADS)}.")
-    if model_type not in HEADS[task]:
-        raise ValueError(
-            f"model_type={model_type!r} has no head for {task}; the families that have one: {', '.join(HEADS[task])}."
-        )
-    return HEADS[task][model_type]
+def head_class(model_type: str, task: str) -> type[PreTrainedModel]:
+    """The class that serves `task` in a family. Raises a `ValueError` that lists what there is."""
+    if model_type not in HEADS:
+        raise ValueError(f"model_type={model_type!r} is not a family of this library; there are {', '.join(HEADS)}.")
+    if task not in HEADS[model_type]:
+        raise ValueError(f"{model_type} has no head for task={task!r}; choose one of {', '.join(HEADS[model_type])}.")
+    return HEADS[model_type][task]
 
 
 def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
@@ -45,7 +63,7 @@ def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = Non
     A model that has been trained for `task`, in evaluation mode.
 
     Args:
-        task: a key of `HEADS`.
+        task: one of the family's in `HEADS`.
         folder: folder or Hub id; its configuration says which family it is.
         config: the folder's configuration, where it has been read already.
 
@@ -54,7 +72,7 @@ def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = Non
             random.
     """
     config = AutoConfig.from_pretrained(folder) if config is None else config
-    model, info = head_class(task, config.model_type).from_pretrained(folder, config=config, output_loading_info=True)
+    model, info = head_class(config.model_type, task).from_pretrained(folder, config=config, output_loading_info=True)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"{folder} is not fine-tuned for {task}: it has no {missing[0]} ({len(missing)} weights are missing). "

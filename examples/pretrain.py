@@ -1,4 +1,4 @@
-"""Pretrain ViCHA or ALBEF on image-text pairs.
+"""Pretrain ViCHA, ALBEF or SIMLA on image-text pairs.
 
 Copy this to pretrain the tiny model on the demo corpus, on a laptop:
 
@@ -9,6 +9,11 @@ and this for the paper's model on the GPUs of one machine (annotations, DeiT-B a
 
     accelerate launch --config_file examples/accelerate_configs/multi_gpu.yaml examples/pretrain.py \
         --config examples/configs/vicha/base.yaml --data.train annotations.json --output_dir outputs/base
+
+SIMLA predicts visual tokens, and so needs a visual tokenizer (`vicha-hf visual-tokenizer` makes one within seconds):
+
+    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/pretrain.py \
+        --config examples/configs/simla/tiny.yaml --output_dir outputs/simla_tiny
 
 Every line of the YAML can be overridden (`--learning_rate 2e-4 --model.config.queue_size 4096`); `--help` lists them.
 An interrupted run goes on with `--resume_from_checkpoint latest`. The output folder then holds `model/` for
@@ -26,6 +31,7 @@ from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
+from vicha_hf.data.visual_token_storage import VisualTokenStore
 from vicha_hf.evaluation.retrieval import evaluate_retrieval
 from vicha_hf.training.accelerator import create_accelerator
 from vicha_hf.training.arguments import parse_arguments
@@ -35,6 +41,8 @@ from vicha_hf.training.pretraining import (
     build_pretraining_model,
     build_processor,
     load_tokenizer,
+    load_visual_tokens,
+    use_visual_tokens,
 )
 
 
@@ -42,7 +50,9 @@ from vicha_hf.training.pretraining import (
 STOPPED_BY_SIGTERM = 143
 
 
-def build_train_dataset(arguments: PretrainingArguments, processor, use_concepts: bool) -> PretrainingDataset:
+def build_train_dataset(
+    arguments: PretrainingArguments, processor, use_concepts: bool, visual_tokens=None
+) -> PretrainingDataset:
     data = arguments.data
     transform = PretrainingTransform.from_image_processor(
         processor.image_processor, scale=data.crop_scale, hflip=data.hflip, randaugment=data.randaugment
@@ -54,6 +64,7 @@ def build_train_dataset(arguments: PretrainingArguments, processor, use_concepts
         captions=data.captions,
         concept_fraction=data.concept_fraction,
         use_concepts=use_concepts,
+        stored_visual_tokens=visual_tokens if isinstance(visual_tokens, VisualTokenStore) else None,
     )
 
 
@@ -89,13 +100,15 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     # Every process makes the same weights.
     set_seed(arguments.seed)
     tokenizer = load_tokenizer(arguments)
-    model = build_pretraining_model(arguments.model, tokenizer)
+    visual_tokens = load_visual_tokens(arguments.data)
+    model = build_pretraining_model(arguments.model, tokenizer, visual_tokens)
     processor = build_processor(model, tokenizer, arguments.data)
+    use_visual_tokens(model, visual_tokens, processor)
     use_concepts = model.config.use_concepts
 
     # One process prepares what `datasets` caches; the others find it there.
     with accelerator.main_process_first():
-        train_dataset = build_train_dataset(arguments, processor, use_concepts)
+        train_dataset = build_train_dataset(arguments, processor, use_concepts, visual_tokens)
         evaluate = None
         if arguments.data.validation is not None:
             evaluate = build_evaluation(arguments, processor, use_concepts)

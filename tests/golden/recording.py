@@ -225,7 +225,7 @@ class PublishedNames:
 def decay_groups(model) -> tuple[set[str], set[str]]:
     """The names of the parameters that are decayed and that are not."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = {
-        group["weight_decay"] > 0: {names[id(p)] for p in group["params"]} for group in parameter_groups(model, 1.0)
-    }
-    return groups.get(True, set()), groups.get(False, set())
+    groups = {True: set(), False: set()}
+    for group in parameter_groups(model, 1.0):
+        groups[group["weight_decay"] > 0] |= {names[id(parameter)] for parameter in group["params"]}
+    return groups[True], groups[False]

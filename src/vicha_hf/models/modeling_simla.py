@@ -16,6 +16,7 @@ from .objective_itm import MatchingOutput
 from .objective_pseudo_label_keywords import PseudoLabelKeywords, PseudoLabelOutput
 from .task_pretraining import EncodedStep, PretrainingTask
 from .task_retrieval import RetrievalTask
+from .visual_tokenizer import VisualTokenizer, require_fitting_tokenizer
 
 
 if TYPE_CHECKING:
@@ -73,6 +74,33 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         self.psl = PseudoLabelKeywords(config) if config.psl_weight > 0 else None
         self.post_init()
 
+    def set_visual_tokenizer(self, tokenizer: VisualTokenizer | None) -> None:
+        """
+        Batches without `visual_token_ids` then get them from this tokenizer, made of the very pixel values that the
+        vision encoder reads, on the model's device. It is no part of the model: it is neither trained nor saved.
+
+        Raises:
+            ValueError: a grid or a vocabulary that is not the model's.
+        """
+        vision = self.config.vision_config
+        if tokenizer is not None:
+            require_fitting_tokenizer(
+                tokenizer,
+                image_size=vision.image_size,
+                patch_size=vision.patch_size,
+                vocab_size=self.config.visual_vocab_size,
+            )
+        # Not an attribute that torch would register.
+        self.__dict__["visual_tokenizer"] = tokenizer
+
+    def _visual_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
+        tokenizer = self.__dict__.get("visual_tokenizer")
+        if tokenizer is None:
+            return None
+        # Codes are compared in full precision, whatever the training's is.
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            return tokenizer.to(pixel_values.device)(pixel_values)
+
     def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
         """Resizes the word embeddings and the keyword head together: they share the tokenizer."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
@@ -103,15 +131,15 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         **kwargs,
     ) -> PreTrainingOutput:
         """
-        What is not given is drawn inside, except the visual tokens. In training mode the teacher is updated first and its
+        What is not given is drawn inside. In training mode the teacher is updated first and its
         features join the queue; in evaluation mode nothing changes.
 
         Args:
             pixel_values: [B, 3, H, W]; row b of pictures and texts is a pair.
             input_ids, attention_mask: [B, T], 1 = attend.
             image_ids: [B], equal for the same image; other pairs of an image are then nobody's negatives.
-            visual_token_ids: [B, h, w] or [B, P], each patch's code by a visual tokenizer; needed unless
-                `mim_weight=0`.
+            visual_token_ids: [B, h, w] or [B, P], each patch's code by a visual tokenizer; needed unless `mim_weight=0`
+                or a tokenizer was set with [`~SimlaForPreTraining.set_visual_tokenizer`].
             bool_masked_pos: [B, h, w] or [B, P], true = masked; drawn block-wise by default.
             mlm_input_ids, mlm_labels: [B, T], masked ids and labels (-100 = not predicted).
             negative_image_indices: [B], for each text the row of its negative image.
@@ -124,6 +152,8 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         """
         check_rows(pixel_values=pixel_values, input_ids=input_ids)
         if self.mim is not None:
+            if visual_token_ids is None:
+                visual_token_ids = self._visual_tokens(pixel_values)
             visual_token_ids, bool_masked_pos = self.mim.check_tokens(pixel_values, visual_token_ids, bool_masked_pos)
         step = self._encode_step(
             pixel_values, input_ids, attention_mask, image_ids, distillation_alpha, update_teacher

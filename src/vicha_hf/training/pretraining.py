@@ -3,13 +3,19 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from ..models.configuration_vicha import ViChaConfig
-from ..models.image_processing_vicha import ViChaImageProcessor
-from ..models.modeling_vicha import ViChaForPreTraining
-from ..models.processing_vicha import ViChaProcessor
+from ..data.visual_token_storage import VisualTokenStore
+from ..models.configuration_vision_text import TextConfig, VisionTextConfig
+from ..models.modeling_vision_text import VisionTextPreTrainedModel
+from ..models.processing_vision_text import VisionTextProcessor
+from ..models.visual_tokenizer import VisualTokenizer, require_fitting_tokenizer
+from ..models.visual_tokenizer_loading import load_visual_tokenizer
 from .arguments import TrainingArguments, require
+from .heads import HEADS, PROCESSORS, head_class
+
+
+DEFAULT_FAMILY = "vicha"
 
 
 @dataclass(kw_only=True)
@@ -17,14 +23,16 @@ class ModelArguments:
     """What to train. One of three beginnings: a folder of this library, two separate encoders, or random weights.
 
     Args:
+        family: "vicha" (ALBEF too) or "simla"; null takes ViCHA, or the family of model.from_pretrained.
         from_pretrained: Folder or Hub id of a pretrained model to continue from.
         vision: Folder or Hub id of a ViT or DeiT to start the vision encoder from (paper: DeiT-B); needs `text`.
         text: Folder or Hub id of a BERT to start the text and concept encoders from (paper: bert-base-uncased); needs `vision`.
-        config: Fields of ViChaConfig; with `from_pretrained` they override the folder's.
-        vision_config: Fields of ViChaVisionConfig.
-        text_config: Fields of ViChaTextConfig; vocabulary size (of a new encoder) and special tokens are copied from the tokenizer.
+        config: Fields of the family's configuration; with `from_pretrained` they override the folder's.
+        vision_config: Fields of the family's vision configuration.
+        text_config: Fields of the family's text configuration; vocabulary size (of a new encoder) and special tokens are copied from the tokenizer.
     """
 
+    family: str | None = None
     from_pretrained: str | None = None
     vision: str | None = None
     text: str | None = None
@@ -33,6 +41,10 @@ class ModelArguments:
     text_config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        families = sorted(HEADS)
+        require(
+            self.family is None or self.family in families, "model.family", self.family, f"choose one of {families}."
+        )
         for name in ("vision_config", "text_config"):
             require(name not in self.config, "model.config", self.config, f"give these fields as model.{name}.")
         require(
@@ -42,7 +54,7 @@ class ModelArguments:
             "model.vision and model.text belong together; give both or neither.",
         )
         if self.from_pretrained is not None:
-            for name in ("vision", "text", "vision_config", "text_config"):
+            for name in ("family", "vision", "text", "vision_config", "text_config"):
                 value = getattr(self, name)
                 require(
                     not value, f"model.{name}", value, f"model.from_pretrained={self.from_pretrained!r} decides it."
@@ -59,6 +71,8 @@ class DataArguments:
         image_root: Folder that relative image paths start from; null takes each annotation file's own folder.
         on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
         tokenizer: Folder or Hub id of a BERT-like tokenizer; null takes the one of model.from_pretrained or model.text.
+        visual_tokenizer: Folder or Hub id of the visual tokenizer that makes SIMLA's targets, from the very crop that the model sees (paper: DALL-E's, facebook/flava-image-codebook).
+        stored_visual_tokens: File of visual tokens made beforehand with `vicha-hf visual-tokens`, for pictures that are not cropped or augmented.
         max_text_length: Caption tokens kept (paper: 25).
         max_concept_length: Concept tokens kept (paper: 55).
         concept_fraction: Share of a picture's concepts that one step sees (paper: 0.3).
@@ -75,6 +89,8 @@ class DataArguments:
     image_root: str | None = None
     on_bad_record: Literal["raise", "skip"] = "raise"
     tokenizer: str | None = None
+    visual_tokenizer: str | None = None
+    stored_visual_tokens: str | None = None
     max_text_length: int = 25
     max_concept_length: int = 55
     concept_fraction: float = 0.3
@@ -87,6 +103,12 @@ class DataArguments:
 
     def __post_init__(self):
         require(bool(self.train), "data.train", self.train, "name at least one annotation file or dataset.")
+        require(
+            self.visual_tokenizer is None or self.stored_visual_tokens is None,
+            "data.stored_visual_tokens",
+            self.stored_visual_tokens,
+            f"data.visual_tokenizer={self.visual_tokenizer!r} makes the tokens already; give one of the two.",
+        )
         for name in ("max_text_length", "max_concept_length"):
             value = getattr(self, name)
             require(value >= 3, f"data.{name}", value, "it must hold [CLS], one token and [SEP]: at least 3.")
@@ -128,46 +150,103 @@ class PretrainingArguments(TrainingArguments):
         return self.data.tokenizer or self.model.from_pretrained or self.model.text
 
 
-def build_pretraining_model(arguments: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> ViChaForPreTraining:
+def build_pretraining_model(
+    arguments: ModelArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    visual_tokens: VisualTokenizer | VisualTokenStore | None = None,
+) -> VisionTextPreTrainedModel:
     """The model that `arguments` describe, with teacher and queue, on the CPU.
 
     Args:
         arguments: what to train.
         tokenizer: new text encoders take their vocabulary size and special tokens from it, pretrained ones must agree.
+        visual_tokens: from [`load_visual_tokens`]; a new SIMLA model takes its visual vocabulary's size from them.
 
     Raises:
         ValueError: an impossible configuration, or a tokenizer that does not fit the model.
     """
     if arguments.from_pretrained is not None:
-        model = ViChaForPreTraining.from_pretrained(arguments.from_pretrained, **arguments.config)
-    elif arguments.vision is not None:
-        model = ViChaForPreTraining.from_vision_text_pretrained(
-            arguments.vision,
-            arguments.text,
-            **arguments.config,
-            vision_config=arguments.vision_config,
-            text_config=special_tokens(tokenizer) | arguments.text_config,
-        )
+        family = AutoConfig.from_pretrained(arguments.from_pretrained).model_type
+        model = head_class(family, "pretraining").from_pretrained(arguments.from_pretrained, **arguments.config)
     else:
-        text_config = {"vocab_size": len(tokenizer)} | special_tokens(tokenizer) | arguments.text_config
-        model = ViChaForPreTraining(
-            ViChaConfig(vision_config=arguments.vision_config, text_config=text_config, **arguments.config)
-        )
+        head = head_class(arguments.family or DEFAULT_FAMILY, "pretraining")
+        fields = dict(arguments.config)
+        if visual_tokens is not None and hasattr(head.config_class, "visual_vocab_size"):
+            fields = {"visual_vocab_size": visual_tokens.vocab_size} | fields
+        ids = special_tokens(tokenizer, head.config_class.sub_configs["text_config"])
+        if arguments.vision is not None:
+            model = head.from_vision_text_pretrained(
+                arguments.vision,
+                arguments.text,
+                **fields,
+                vision_config=arguments.vision_config,
+                text_config=ids | arguments.text_config,
+            )
+        else:
+            text_config = {"vocab_size": len(tokenizer)} | ids | arguments.text_config
+            model = head(head.config_class(vision_config=arguments.vision_config, text_config=text_config, **fields))
     require_fitting_vocabulary(model.config, tokenizer)
     model.add_training_state()
     return model
 
 
+def load_visual_tokens(data: DataArguments) -> VisualTokenizer | VisualTokenStore | None:
+    """What gives the pictures their visual tokens, if the data arguments name anything."""
+    if data.stored_visual_tokens is not None:
+        return VisualTokenStore(data.stored_visual_tokens)
+    return None if data.visual_tokenizer is None else load_visual_tokenizer(data.visual_tokenizer)
+
+
+def use_visual_tokens(
+    model: VisionTextPreTrainedModel,
+    visual_tokens: VisualTokenizer | VisualTokenStore | None,
+    processor: VisionTextProcessor,
+) -> None:
+    """
+    Checks that a model has the visual tokens that it needs and no others; a tokenizer goes to the model, which then makes
+    the tokens where it runs.
+
+    Raises:
+        ValueError: tokens that are missing, not needed, or of another grid or vocabulary than the model's.
+    """
+    config = model.config
+    needed = config.model_type == "simla" and config.mim_weight > 0
+    if visual_tokens is None or not needed:
+        require(
+            not needed,
+            "data.visual_tokenizer",
+            None,
+            "SIMLA's reconstruction (mim_weight) needs visual tokens; fit a tokenizer with `vicha-hf visual-tokenizer`, "
+            "use facebook/flava-image-codebook, or give data.stored_visual_tokens.",
+        )
+        require(
+            visual_tokens is None,
+            "data.visual_tokenizer",
+            type(visual_tokens).__name__,
+            f"this {config.model_type} model reconstructs no visual tokens; leave it and data.stored_visual_tokens out.",
+        )
+        return
+    require_fitting_tokenizer(
+        visual_tokens,
+        image_size=config.vision_config.image_size,
+        patch_size=config.vision_config.patch_size,
+        vocab_size=config.visual_vocab_size,
+        image_processor=processor.image_processor,
+    )
+    if isinstance(visual_tokens, VisualTokenizer):
+        model.set_visual_tokenizer(visual_tokens)
+
+
 def build_processor(
-    model: ViChaForPreTraining, tokenizer: PreTrainedTokenizerBase, data: DataArguments
-) -> ViChaProcessor:
+    model: VisionTextPreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: DataArguments
+) -> VisionTextProcessor:
     """The processor that goes with a model: its image size, and the lengths of `data`."""
     side = model.config.vision_config.image_size
-    return ViChaProcessor(
-        ViChaImageProcessor(size={"height": side, "width": side}),
+    image_processor_class, processor_class = PROCESSORS[model.config.model_type]
+    return processor_class(
+        image_processor_class(size={"height": side, "width": side}),
         tokenizer,
-        max_text_length=data.max_text_length,
-        max_concept_length=data.max_concept_length,
+        **{name: getattr(data, name) for name in processor_class.length_options},
     )
 
 
@@ -188,18 +267,19 @@ def load_tokenizer(arguments: PretrainingArguments) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The ids that a text configuration must know."""
-    names = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-    return {name: getattr(tokenizer, name) for name in names}
+def special_tokens(
+    tokenizer: PreTrainedTokenizerBase, config_class: type[TextConfig] = TextConfig
+) -> dict[str, int | None]:
+    """The ids that a text configuration must know; a family's own class knows some more."""
+    return {name: getattr(tokenizer, name) for name in config_class.special_token_fields}
 
 
-def require_fitting_vocabulary(config: ViChaConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def require_fitting_vocabulary(config: VisionTextConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise a `ValueError` where a model cannot read what a tokenizer writes."""
     own = config.text_config
     remedy = "use the tokenizer that the model was made for; this one has"
     # A model may have room for more tokens than the tokenizer knows.
     fits = own.vocab_size >= len(tokenizer)
     require(fits, "text_config.vocab_size", own.vocab_size, f"{remedy} {len(tokenizer)} tokens.")
-    for name, value in special_tokens(tokenizer).items():
+    for name, value in special_tokens(tokenizer, type(own)).items():
         require(getattr(own, name) == value, f"text_config.{name}", getattr(own, name), f"{remedy} {value}.")

@@ -5,6 +5,8 @@ import torch
 from head_checks import ANSWERS, inference_inputs, step_inputs, tiny_head
 from tiny_models import CLS, PAD, SEP
 
+from vicha_hf.models.answer_ranking import PrefixLikelihoods
+
 
 def _token_log_likelihoods(model, inputs, row, answer, modules=None):
     """log p(token | tokens before, question) of one unpadded answer to one unpadded question."""
@@ -59,6 +61,90 @@ def test_ranking_in_small_batches_of_prefixes(monkeypatch):
     torch.testing.assert_close(model.rank_answers(**inputs, answers=ANSWERS, top_k=5).scores, whole.scores)
     ids_alone = model.rank_answers(**inputs, answers=ANSWERS["input_ids"], top_k=5)
     torch.testing.assert_close(ids_alone.scores, whole.scores)
+
+
+@pytest.mark.parametrize("prefixes_per_round", [1, 32])
+@pytest.mark.parametrize("quirks", [[], ["vqa_first_token_twice"]])
+@pytest.mark.parametrize("k", [1, 3, 7, None])
+def test_exact_ranking_takes_the_best_of_the_whole_list(k, quirks, prefixes_per_round, monkeypatch):
+    monkeypatch.setattr("vicha_hf.models.answer_ranking.PREFIXES_PER_ROUND", prefixes_per_round)
+    model, inputs = tiny_head("vqa", reference_quirks=quirks), inference_inputs("vqa")
+    ranking = model.rank_answers(**inputs, answers=ANSWERS, top_k=k, exact=True)
+    for row in range(3):
+        indices, scores = _rank_by_loop(model, inputs, row, 7, bool(quirks))
+        assert ranking.answer_indices[row].tolist() == indices[:k].tolist()
+        torch.testing.assert_close(ranking.scores[row], scores[:k], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ranking.probabilities[row], scores[:k].softmax(0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_token_alone_may_miss_the_best_answer():
+    """What the exact ranking is for: some seed's best answer does not begin with the likeliest first token."""
+    missed = 0
+    for seed in range(4):
+        model, inputs = tiny_head("vqa", seed=seed), inference_inputs("vqa")
+        by_first_token, exact = (
+            model.rank_answers(**inputs, answers=ANSWERS, top_k=1, exact=exact).scores for exact in (False, True)
+        )
+        assert (exact >= by_first_token - 1e-5).all()
+        missed += int((exact > by_first_token + 1e-3).sum())
+    assert missed > 0
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The prefixes that the decoder saw, as (question, prefix)."""
+    seen, states = [], PrefixLikelihoods._states
+
+    def record(self, questions, prefixes):
+        seen.extend(zip(questions.tolist(), prefixes.tolist(), strict=True))
+        return states(self, questions, prefixes)
+
+    monkeypatch.setattr(PrefixLikelihoods, "_states", record)
+    return seen
+
+
+SHARING = torch.tensor(
+    [
+        [CLS, 9, 10, 11, SEP],
+        [CLS, 9, 10, 12, SEP],
+        [CLS, 9, 10, SEP, PAD],
+        [CLS, 9, SEP, PAD, PAD],
+        [CLS, 13, SEP, PAD, PAD],
+    ]
+)
+
+
+def test_common_beginnings_are_decoded_once(decoded):
+    model, inputs = tiny_head("vqa"), inference_inputs("vqa")
+    ranking = model.rank_answers(**inputs, answers=SHARING, top_k=None)
+    # [CLS], "9", "13", "9 10", "9 10 11", "9 10 12": nothing comes after [SEP].
+    assert len(decoded) == len(set(decoded)) == 3 * 6
+    for row in range(3):
+        for index, score in zip(ranking.answer_indices[row].tolist(), ranking.scores[row], strict=True):
+            answer = SHARING[index][SHARING[index] != PAD]
+            tokens = _token_log_likelihoods(model, inputs, row, answer)[torch.arange(len(answer) - 1), answer[1:]]
+            torch.testing.assert_close(score, tokens.sum(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_exact_search_leaves_out_what_cannot_win(decoded):
+    model, inputs = tiny_head("vqa"), inference_inputs("vqa")
+    with torch.no_grad():
+        # Every answer ends after one token, so that longer ones cannot win once short ones are known.
+        model.mlm_head.decoder.bias[SEP] += 100.0
+    best = model.rank_answers(**inputs, answers=SHARING, top_k=2, exact=True).answer_indices
+    assert best.sort(dim=1).values.tolist() == [[3, 4]] * 3
+    assert {prefix for _, prefix in decoded} == {0, 1, 2}
+
+
+def test_a_list_prepared_once_and_one_with_the_same_answer_twice():
+    model, inputs = tiny_head("vqa"), inference_inputs("vqa")
+    twice = {name: torch.cat([rows, rows[:2]]) for name, rows in ANSWERS.items()}
+    expected = model.rank_answers(**inputs, answers=twice, top_k=9)
+    tree = model.answer_tree(twice)
+    torch.testing.assert_close(model.rank_answers(**inputs, answers=tree, top_k=9).scores, expected.scores)
+    for row in range(3):
+        scores = dict(zip(expected.answer_indices[row].tolist(), expected.scores[row].tolist(), strict=True))
+        assert scores[7] == scores[0] and scores[8] == scores[1]
 
 
 @pytest.mark.parametrize("quirks", [[], ["vqa_alpha_unused"]])
@@ -157,6 +243,11 @@ def test_impossible_answers(change, message):
         (torch.tensor([[CLS, 9], [9, 9]]), 1, r"Answer 1 .*\[9, 9\]"),
         (torch.tensor([[CLS, 9], [CLS, PAD]]), 1, "Answer 1"),
         (torch.tensor([CLS, 9]), 1, r"\[M, A\]"),
+        (
+            {"input_ids": torch.tensor([[CLS, 9, 9, SEP]]), "attention_mask": torch.tensor([[1, 1, 0, 1]])},
+            1,
+            r"Answer 0 .*padding before",
+        ),
     ],
 )
 def test_impossible_lists(answers, top_k, message):

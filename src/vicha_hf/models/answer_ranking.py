@@ -28,7 +28,7 @@ class PrefixLikelihoods:
         tree: the answers.
 
     Attributes:
-        values: [B, P], log p of each prefix; -inf as long as its parent has not been decoded.
+        values: [B, P], log p of each prefix; -inf as long as a prefix of it has not been decoded.
         first_token_logits: [B, vocabulary].
     """
 
@@ -37,6 +37,8 @@ class PrefixLikelihoods:
         num_questions, device = len(question.hidden_states), question.hidden_states.device
         self.values = torch.full((num_questions, len(tree)), -torch.inf, device=device)
         self.values[:, 0] = 0.0
+        # log p of each prefix's last token given those before.
+        self._steps = self.values.clone()
         implementation = cross_attention_implementation(decoder.config._attn_implementation)
         self._question_mask = expand_key_mask(question.attention_mask, question.hidden_states.dtype, implementation)
         self._embeddings = self._embed_prefixes()
@@ -54,23 +56,26 @@ class PrefixLikelihoods:
 
     def decode(self, questions: torch.Tensor, prefixes: torch.Tensor) -> torch.Tensor:
         """
-        Learns the likelihoods of the children of n prefixes, whose parents have been decoded: question `questions[i]`
-        (ascending) with prefix `prefixes[i]`. Returns the logits of the last batch [up to n, vocabulary].
+        Learns the likelihoods of the children of n prefixes: question `questions[i]`, ascending, with prefix
+        `prefixes[i]`. What a prefix begins with comes before it or has been decoded. Returns the logits of the last batch
+        [up to n, vocabulary].
         """
         for start in range(0, len(questions), PREFIXES_PER_BATCH):
             batch = slice(start, start + PREFIXES_PER_BATCH)
             logits = self.head(self._states(questions[batch], prefixes[batch]))
             self._read(questions[batch], prefixes[batch], logits)
+        for own in self.tree.levels[1:]:
+            self.values[:, own] = self.values[:, self.tree.parents[own]] + self._steps[:, own]
         return logits
 
-    def decode_all(self, wanted: torch.Tensor) -> None:
-        """Decodes the prefixes that `wanted` [B, P] marks, shorter ones first."""
-        for depth in range(1, self.tree.paths.shape[1] - 1):
-            questions, prefixes = (wanted & (self.tree.depths == depth) & (self.tree.num_children > 0)).nonzero(
-                as_tuple=True
-            )
-            if len(questions) > 0:
-                self.decode(questions, prefixes)
+    def decode_paths(self, paths: torch.Tensor) -> None:
+        """Decodes all that the likelihoods of some answers need: `paths` [B, n, D], rows of the tree's `answer_paths`."""
+        wanted = torch.zeros_like(self.values, dtype=torch.bool).scatter_(1, paths.flatten(1), True)
+        wanted &= self.tree.num_children > 0
+        wanted[:, 0] = False
+        questions, prefixes = wanted.nonzero(as_tuple=True)
+        if len(questions) > 0:
+            self.decode(questions, prefixes)
 
     def decode_best(self, k: int, first_counts: int = 1) -> None:
         """
@@ -143,14 +148,13 @@ class PrefixLikelihoods:
         return block.output(torch.cat(contexts), hidden)
 
     def _read(self, questions: torch.Tensor, prefixes: torch.Tensor, logits: torch.Tensor) -> None:
-        """Writes the likelihoods of the children; only their logits and the normaliser are formed in full precision."""
+        """Keeps the log-probabilities of the children's tokens; the normaliser is over the whole vocabulary."""
         counts = self.tree.num_children[prefixes]
         row = torch.arange(len(prefixes), device=prefixes.device).repeat_interleave(counts)
         place = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
         children = self.tree.first_child[prefixes][row] + place
         log_probabilities = logits[row, self.tree.tokens[children]].float() - logits.float().logsumexp(dim=-1)[row]
-        before = self.values[questions, prefixes]
-        self.values[questions[row], children] = before[row] + log_probabilities
+        self._steps[questions[row], children] = log_probabilities
 
 
 def _attend_once(query, keys, values, beyond, attention) -> torch.Tensor:

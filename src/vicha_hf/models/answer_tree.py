@@ -17,6 +17,7 @@ class AnswerTree:
         depths: [P], how many tokens come before the last.
         paths: [P, D], the prefixes of a prefix, shortest first, then itself; 0 beyond.
         num_children, first_child: [P]; a prefix's children stand side by side.
+        levels: the prefixes of each length, side by side.
         answers: [M], the prefix that is the whole answer.
         answer_paths: [M, D], its path.
     """
@@ -27,6 +28,7 @@ class AnswerTree:
     paths: torch.Tensor
     num_children: torch.Tensor
     first_child: torch.Tensor
+    levels: list[slice]
     answers: torch.Tensor
     answer_paths: torch.Tensor
 
@@ -45,7 +47,7 @@ class AnswerTree:
         answers = torch.zeros(len(ids), dtype=torch.long, device=device)
         root = torch.zeros(1, dtype=torch.long, device=device)
         tokens, parents, depths = [ids[0, :1]], [root], [root]
-        size = 1
+        levels, size = [slice(0, 1)], 1
         for column in range(1, int(mask.sum(dim=1).max())):
             going_on = mask[:, column].bool()
             pairs = answers[going_on] * vocabulary + ids[going_on, column]
@@ -54,15 +56,14 @@ class AnswerTree:
             tokens.append(children % vocabulary)
             parents.append(children // vocabulary)
             depths.append(torch.full_like(children, column))
+            levels.append(slice(size, size + len(children)))
             size += len(children)
         tokens, parents, depths = torch.cat(tokens), torch.cat(parents), torch.cat(depths)
         num_children = torch.bincount(parents[1:], minlength=size)
-        paths = torch.zeros(size, int(depths[-1]) + 1, dtype=torch.long, device=device)
-        prefix = torch.arange(size, device=device)
-        for depth in range(1, paths.shape[1]):
-            own = prefix[depths == depth]
+        paths = torch.zeros(size, len(levels), dtype=torch.long, device=device)
+        for depth, own in enumerate(levels[1:], start=1):
             paths[own] = paths[parents[own]]
-            paths[own, depth] = own
+            paths[own, depth] = torch.arange(own.start, own.stop, device=device)
         return cls(
             tokens=tokens,
             parents=parents,
@@ -70,6 +71,7 @@ class AnswerTree:
             paths=paths,
             num_children=num_children,
             first_child=1 + num_children.cumsum(0) - num_children,
+            levels=levels,
             answers=answers,
             answer_paths=paths[answers],
         )

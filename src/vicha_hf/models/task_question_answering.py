@@ -235,8 +235,7 @@ class QuestionAnsweringTask:
             scores, candidates = scores[:, :k], candidates[:, :k]
         else:
             candidates = likelihoods.values[:, tree.answer_paths[:, 1]].topk(k, dim=1).indices
-            wanted = torch.zeros_like(likelihoods.values, dtype=torch.bool)
-            likelihoods.decode_all(wanted.scatter_(1, tree.answer_paths[candidates].flatten(1), True))
+            likelihoods.decode_paths(tree.answer_paths[candidates])
             scores = likelihoods.scores(first_counts).gather(1, tree.answers[candidates])
             scores, order = scores.sort(dim=1, descending=True, stable=True)
             candidates = candidates.gather(1, order)

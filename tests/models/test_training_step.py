@@ -238,8 +238,8 @@ def test_gradient_checkpointing_changes_nothing(reentrant):
     for checkpointed in (False, True):
         model = tiny_pretraining_model(mim_mode="both").train()
         if checkpointed:
-            model.gradient_checkpointing_enable(*([] if reentrant is None else [{"use_reentrant": reentrant}]))
-            assert model.is_gradient_checkpointing
+            model.activation_checkpointing_enable(*([] if reentrant is None else [{"use_reentrant": reentrant}]))
+            assert model.is_activation_checkpointing
         output = model(**batch, **given(batch))
         output.loss.backward()
         losses = {name: value.detach() for name, value in output.items() if name.endswith("loss")}
@@ -253,7 +253,7 @@ def test_gradient_checkpointing_runs_the_layers_again():
     model.add_training_state()
     layer = model.vicha.text_model.encoder.layer[2].crossattention.self.query
     layer.register_forward_hook(lambda *_: calls.append(1))
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     output = model(**batch, **given(batch))
     forward_calls = len(calls)
     output.loss.backward()

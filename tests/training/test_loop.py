@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from stand_in import Samples, WithoutRandomness, evaluate, stand_in_arguments, stand_in_loop
+from stand_in import Samples, StandIn, WithoutRandomness, collate, evaluate, stand_in_arguments, stand_in_loop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vicha_hf.training.checkpoints import list_checkpoints
@@ -222,3 +222,19 @@ def test_tensorboard_gets_the_losses(tmp_path):
     events = EventAccumulator(str(tmp_path / "tracking/vicha_hf"))
     events.Reload()
     assert {"train/loss", "train/itc_loss", "train/learning_rate"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize(("name", "hint"), [("imags_ids", r" \(it takes 'image_ids'\)"), ("captions", "")])
+def test_a_name_that_the_model_does_not_take_is_an_error(tmp_path, name, hint):
+    class Swallowing(StandIn):
+        def forward(self, inputs, image_ids=None, distillation_alpha=None, update_teacher=True, **kwargs):
+            return super().forward(inputs, image_ids, distillation_alpha, update_teacher)
+
+    def misspelt(samples):
+        batch = collate(samples)
+        return {"inputs": batch["inputs"], name: batch["image_ids"]}
+
+    loop = stand_in_loop(stand_in_arguments(tmp_path), model_class=Swallowing)
+    loop.collator = misspelt
+    with pytest.raises(TypeError, match=rf"the batch holds '{name}', .* of Swallowing does not take{hint}: rename"):
+        loop.run()

@@ -47,14 +47,14 @@ def complete_folder(folder: Path, accelerator: Accelerator, needed_bytes: int = 
         if main:
             _reach_the_disk(unfinished)
             _put_in_place(unfinished, folder)
-    except OutputFolderError:
-        raise
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _is_write_error(error):
             raise
         message = _failure(folder, needed_bytes, error)
         if main:
             shutil.rmtree(unfinished, ignore_errors=True)
+        if isinstance(error, OutputFolderError):
+            raise
         raise OutputFolderError(message) from error
     accelerator.wait_for_everyone()
 

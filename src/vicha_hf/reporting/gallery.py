@@ -76,7 +76,7 @@ def best_candidates(
 
 def caption_query_html(query: CaptionQuery) -> str:
     cells = "".join(
-        f"<div{' class=right' if right else ''}>{_picture(picture, 'retrieved picture')}"
+        f"<div{' class=right' if right else ''}>{picture_tag(picture, 'retrieved picture')}"
         f"<span>{place}{' &#10003;' if right else ''}</span></div>"
         for place, (picture, right) in enumerate(zip(query.pictures, query.is_right, strict=True), start=1)
     )
@@ -93,7 +93,7 @@ def picture_query_html(query: PictureQuery) -> str:
     )
     words = f'<div class="words">concepts: {escape(", ".join(query.concepts))}</div>' if query.concepts else ""
     return (
-        f'<article class="query beside"><div>{_picture(query.picture, "query picture")}{words}</div>'
+        f'<article class="query beside"><div>{picture_tag(query.picture, "query picture")}{words}</div>'
         f"<div>{_badge(query.rank)}<ol>{items}</ol></div></article>"
     )
 
@@ -104,7 +104,8 @@ def _badge(rank: int | None) -> str:
     return f'<span class="{css_class}">{place}</span>'
 
 
-def _picture(picture: Image.Image, alt: str) -> str:
+def picture_tag(picture: Image.Image, alt: str) -> str:
+    """A picture inside the page itself; `alt` is text that is safe in an attribute."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -21,6 +21,7 @@ LOSS_TITLES = {
     "itm_loss": "Image-text matching (ITM)",
     "mlm_loss": "Masked words (MLM)",
     "mim_loss": "Masked patches (MIM)",
+    "psl_loss": "Pseudo-labelled keywords (PSL)",
 }
 
 
@@ -36,6 +37,7 @@ class RunReport:
         log: the training log, one mapping per logged step with `step` and the losses.
         caption_queries: shown with their pictures.
         picture_queries: shown with their captions.
+        sections: further sections as HTML, such as `keyword_section_html` and `attention_section_html` give.
         facts: tables of facts about the run: {heading: {name: value}}.
         config: the model's configuration, shown folded.
         credits: whose work the pictures are.
@@ -48,6 +50,7 @@ class RunReport:
     log: Sequence[Mapping[str, Any]]
     caption_queries: Sequence[CaptionQuery] = ()
     picture_queries: Sequence[PictureQuery] = ()
+    sections: Sequence[str] = ()
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     credits: str = ""
@@ -62,6 +65,7 @@ class RunReport:
                 _results_section(self.results),
                 _losses_section(self.log),
                 _gallery_section(self.caption_queries, self.picture_queries),
+                *self.sections,
                 _facts_section(self.facts, self.config),
                 f"<p class=note>{escape(self.credits)}</p>" if self.credits else "",
             ]

@@ -1,0 +1,66 @@
+"""Words that a model reads off pictures, beside what the pictures are known to show, as HTML."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from PIL import Image
+
+from .gallery import picture_tag
+
+
+@dataclass
+class KeywordPrediction:
+    """A picture and the words that a model finds in it.
+
+    Args:
+        picture: what the model saw.
+        concepts: what is known to be in it; words of one concept are separated by spaces ("red car").
+        words: predicted words with their probabilities in [0, 1], the likeliest first.
+    """
+
+    picture: Image.Image
+    concepts: Sequence[str]
+    words: Sequence[tuple[str, float]]
+
+    def __post_init__(self):
+        for word, probability in self.words:
+            if not 0 <= probability <= 1:
+                raise ValueError(f"the probability of {word!r} is {probability}; expected a number from 0 to 1")
+
+    def is_right(self, word: str) -> bool:
+        """Whether a word is one of the words of the concepts, upper and lower case alike."""
+        return word.lower() in " ".join(self.concepts).lower().split()
+
+
+def keyword_section_html(predictions: Sequence[KeywordPrediction]) -> str:
+    """
+    A section of a report: one row for each picture, right words marked; "" without predictions.
+
+    A word counts as right if it is among the picture's concepts. Words that are true of the picture but not annotated
+    count as wrong, so the share is a lower bound.
+    """
+    if not predictions:
+        return ""
+    num_words = sum(len(prediction.words) for prediction in predictions)
+    num_right = sum(prediction.is_right(word) for prediction in predictions for word, _ in prediction.words)
+    rows = "".join(
+        f"<tr><td class=row>{picture_tag(prediction.picture, 'picture')}</td>"
+        f"<td class='row wrap'>{escape(', '.join(prediction.concepts)) or '&ndash;'}</td>"
+        f"<td class='row wrap'>{''.join(_word(prediction, *entry) for entry in prediction.words)}</td></tr>"
+        for prediction in predictions
+    )
+    return (
+        "<h2>Words read off pictures</h2><p class=note>What the keyword head finds in a picture alone, with its "
+        f"probability. {num_right} of {num_words} words are among the picture&#39;s concepts (marked).</p>"
+        "<div class=scroll><table class=keywords><thead><tr><th class=row>Picture</th><th class=row>Concepts</th>"
+        f"<th class=row>Predicted words</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _word(prediction: KeywordPrediction, word: str, probability: float) -> str:
+    right = prediction.is_right(word)
+    mark = " &#10003;" if right else ""
+    return (
+        f"<span class='word{' right' if right else ''}'>{escape(word)}{mark} <small>{probability:.2f}</small></span>"
+    )

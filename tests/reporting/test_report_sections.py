@@ -1,0 +1,102 @@
+"""Keyword tables and attention strips: what they mark, what they refuse, and that nothing in them can break the page."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vicha_hf.models.image_heatmap import overlay_heatmap
+from vicha_hf.reporting.attention_strip import AttentionStrip, attention_section_html
+from vicha_hf.reporting.keyword_table import KeywordPrediction, keyword_section_html
+from vicha_hf.reporting.run_report import RunReport
+
+
+PICTURE = Image.new("RGB", (12, 12), (200, 200, 200))
+
+
+def pictures_of(html: str) -> list[np.ndarray]:
+    data = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each))).convert("RGB")) for each in data]
+
+
+class TestKeywords:
+    def test_words_of_concepts_are_marked_and_counted(self):
+        prediction = KeywordPrediction(PICTURE, ["Red car", "tree"], [("red", 0.91), ("cat", 0.4), ("Tree", 0.053)])
+        html = keyword_section_html([prediction, KeywordPrediction(PICTURE, [], [("car", 1.0)])])
+        assert re.findall(r"class='word right'>(\w+)", html) == ["red", "Tree"]
+        assert re.findall(r"class='word'>(\w+)", html) == ["cat", "car"]
+        assert "2 of 4 words" in html
+        assert all(number in html for number in ("0.91", "0.40", "0.05", "1.00"))
+        assert len(pictures_of(html)) == 2
+
+    def test_a_part_of_a_word_is_not_the_word(self):
+        assert not KeywordPrediction(PICTURE, ["carpet"], []).is_right("car")
+
+    def test_text_cannot_become_markup(self):
+        html = keyword_section_html([KeywordPrediction(PICTURE, ["<b>"], [("<i>x", 0.5)])])
+        assert "<i>x" not in html and "<b>" not in html
+
+    def test_nothing_gives_nothing(self):
+        assert keyword_section_html([]) == ""
+
+    @pytest.mark.parametrize("probability", [-0.1, 1.2, float("nan")])
+    def test_a_number_that_is_no_probability(self, probability):
+        with pytest.raises(ValueError, match="probability of 'dog'"):
+            KeywordPrediction(PICTURE, [], [("dog", probability)])
+
+
+class TestAttention:
+    def test_each_word_has_its_own_map_on_one_scale(self):
+        maps = torch.zeros(3, 2, 2)
+        maps[0, 0, 0] = 1.0
+        maps[1, 1, 1] = 0.1
+        shown = pictures_of(attention_section_html([AttentionStrip(PICTURE, ["a", "red", "car"], maps)]))
+        plain, strong, weak, none = (picture.astype(float) for picture in shown)
+        assert np.array_equal(plain, np.asarray(PICTURE)) and np.array_equal(none, plain)
+        strong, weak = np.abs(strong - plain).sum(axis=2), np.abs(weak - plain).sum(axis=2)
+        assert strong[0, 0] > strong[-1, -1] and weak[-1, -1] > weak[0, 0]
+        assert strong.max() > 2 * weak.max()
+        assert np.array_equal(shown[1], np.asarray(overlay_heatmap(PICTURE, maps[0], max_heat=1.0)))
+
+    def test_words_stand_below_in_order_and_cannot_become_markup(self):
+        html = attention_section_html([AttentionStrip(PICTURE, ["a", "<b>", '"'], np.ones((3, 2, 2)))])
+        assert re.findall(r"<span>([^<]*)</span>", html) == ["picture", "a", "&lt;b&gt;", "&quot;"]
+        assert "<b>" not in html
+
+    def test_no_attention_at_all_shows_the_plain_picture(self):
+        shown = pictures_of(attention_section_html([AttentionStrip(PICTURE, ["a"], np.zeros((1, 2, 2)))]))
+        assert np.array_equal(shown[1], np.asarray(PICTURE))
+
+    def test_nothing_gives_nothing(self):
+        assert attention_section_html([]) == ""
+
+    @pytest.mark.parametrize("shape", [(2, 4, 4), (3, 4), (3, 1, 4, 4)])
+    def test_another_number_of_maps(self, shape):
+        with pytest.raises(ValueError, match="one map for each of the 3 words"):
+            AttentionStrip(PICTURE, ["a", "red", "car"], np.ones(shape))
+
+    def test_nan(self):
+        with pytest.raises(ValueError, match="not finite"):
+            AttentionStrip(PICTURE, ["a"], torch.full((1, 2, 2), float("nan")))
+
+
+def test_maps_with_a_common_largest_heat():
+    weak = torch.tensor([[0.0, 0.5], [0.0, 0.0]])
+    own, common = overlay_heatmap(PICTURE, weak), overlay_heatmap(PICTURE, weak, max_heat=1.0)
+    change = [np.abs(np.asarray(each, dtype=float) - np.asarray(PICTURE)).max() for each in (own, common)]
+    assert change[0] > change[1] > 0
+    # More heat than the largest is the largest.
+    hot = overlay_heatmap(PICTURE, 10 * weak.clamp(max=0.1) + 9, max_heat=1.0)
+    assert len(np.unique(np.asarray(hot).reshape(-1, 3), axis=0)) == 1
+    with pytest.raises(ValueError, match="max_heat=0"):
+        overlay_heatmap(PICTURE, weak, max_heat=0)
+
+
+def test_sections_stand_in_the_page():
+    section = keyword_section_html([KeywordPrediction(PICTURE, ["dog"], [("dog", 0.5)])])
+    html = RunReport(title="t", summary="s", tiles=[], results=[], log=[], sections=[section]).to_html()
+    assert section in html

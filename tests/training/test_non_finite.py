@@ -5,8 +5,11 @@ import logging
 
 import pytest
 import torch
+from killed_runs import make_corpus
 from stand_in import Samples, StandIn, collate, stand_in_arguments, stand_in_loop
 
+from vicha_hf.data.annotations import read_image_text_records
+from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.training.checkpoints import PROGRESS_FILE, list_checkpoints
 from vicha_hf.training.non_finite import NonFiniteLossError
 from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
@@ -58,6 +61,19 @@ def test_the_message_names_step_loss_and_samples(tmp_path):
     assert "13 is pictures/13.png" in message
     # The log ends before it, at the same count.
     assert len(read_log(tmp_path)) == step - 1
+
+
+@pytest.mark.parametrize("captions", ["one", "all"])
+def test_the_datasets_name_picture_and_record(tmp_path, captions):
+    make_corpus(tmp_path)
+    records = json.loads((tmp_path / "train.json").read_text())
+    records[0]["caption"] = ["a dog", "two dogs"]
+    (tmp_path / "train.json").write_text(json.dumps(records))
+    annotations = read_image_text_records(str(tmp_path / "train.json"))
+    dataset = PretrainingDataset(annotations, transform=None, captions=captions)
+    named = dataset.describe_sample(3)
+    expected = 3 if captions == "one" else 2
+    assert f"{expected}.png" in named and "train.json" in named
 
 
 def test_only_the_forward_pass_that_failed_is_named(tmp_path):

@@ -97,6 +97,9 @@ class PretrainingDataset(SeededDataset):
     def __len__(self) -> int:
         return len(self.annotations) if self._pairs is None else len(self._pairs)
 
+    def _record_index(self, index: int) -> int:
+        return index if self._pairs is None else int(self._pairs[index][0])
+
     def __getitem__(self, index: int) -> PretrainingItem:
         index, rng = self.draw(index)
         if self._pairs is None:

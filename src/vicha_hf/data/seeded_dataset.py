@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 class SeededDataset(Dataset):
     """
-    Base of the map-style datasets that draw something per item.
+    Base of the map-style datasets that draw something per item of `annotations`, which the subclass sets.
 
     The data then does not depend on the number of workers or processes, and a run that is resumed in the middle of an
     epoch sees what the unbroken run would have seen.
@@ -43,3 +43,12 @@ class SeededDataset(Dataset):
         return int(position), np.random.default_rng(
             np.random.SeedSequence(self.seed, spawn_key=(self.epoch, position))
         )
+
+    def describe_sample(self, index: int) -> str:
+        """Pictures, file and record of an item, for messages."""
+        record = self.annotations[self._record_index(index)]
+        pictures = record.images if hasattr(record, "images") else (record.image,)
+        return f"{', '.join(map(str, pictures))} ({record.where})"
+
+    def _record_index(self, index: int) -> int:
+        return index

@@ -66,14 +66,15 @@ class NonFiniteGuard:
         self.limit = arguments.max_consecutive_skips
         self.accelerator = accelerator
         self.describe = describe
-        self._buffers = list(model.buffers()) if self.skips else []
-        self._before = [buffer.clone() for buffer in self._buffers]
+        self._model = model
+        self._before: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def begin_step(self) -> None:
         """Remember what a skipped step must leave as it is."""
-        for kept, buffer in zip(self._before, self._buffers, strict=True):
-            kept.copy_(buffer)
+        if self.skips:
+            # Looked up anew each time: what prepares the model for training moves its buffers.
+            self._before = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
 
     def allows(
         self, progress: Progress, losses: Mapping[str, float], grad_norm: float | None, visits: Sequence[Visit]
@@ -116,7 +117,7 @@ class NonFiniteGuard:
 
     @torch.no_grad()
     def _undo(self) -> None:
-        for kept, buffer in zip(self._before, self._buffers, strict=True):
+        for buffer, kept in self._before:
             buffer.copy_(kept)
         if self.accelerator.scaler is not None:
             # It has looked at this gradient already, and would refuse to look at the next one.

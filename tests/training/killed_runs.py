@@ -148,7 +148,7 @@ class Script:
         while not moment(self):
             assert process.poll() is None, f"the run ended before the moment came: {self.printed()}"
             assert time.monotonic() < deadline, self.printed()
-            time.sleep(0.0005)
+            time.sleep(0.002)
         return process
 
     def is_saving(self) -> bool:

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 from accelerate import Accelerator
+from random_gallery import RandomGallery
 from tiny_model_folder import tiny_processor
 from tiny_models import tiny_retrieval_model
-from torch.utils.data import Dataset
 
 from vicha_hf.evaluation.retrieval import evaluate_retrieval, score_retrieval
 
@@ -18,31 +18,10 @@ from vicha_hf.evaluation.retrieval import evaluate_retrieval, score_retrieval
 WORLD_SIZE, SIZES = 2, (1, 5, 6)
 
 
-class Gallery(Dataset):
-    """Random pictures with one, two or three captions each."""
-
-    def __init__(self, num_images: int):
-        self.pictures = torch.randn(num_images, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-        words = ["red", "dog", "on", "grass", "cat"]
-        self.texts, self.captions_of_image, self.image_of_caption = [], [], []
-        for image in range(num_images):
-            self.captions_of_image.append([])
-            for number in range(1 + image % 3):
-                self.captions_of_image[-1].append(len(self.texts))
-                self.image_of_caption.append(image)
-                self.texts.append(" ".join(words[(image + 2 * step) % 5] for step in range(1 + number + image)))
-
-    def __len__(self):
-        return len(self.pictures)
-
-    def __getitem__(self, index):
-        return {"pixel_values": self.pictures[index], "concepts": ["dog", "grass"][: index % 3]}
-
-
 def score(folder, num_images, accelerator=None):
     processor = tiny_processor(folder)
     arguments = {"k": 2, "batch_size": 2, "progress": False, "accelerator": accelerator}
-    model, gallery = tiny_retrieval_model(), Gallery(num_images)
+    model, gallery = tiny_retrieval_model(), RandomGallery(num_images)
     scores = score_retrieval(model, processor, gallery, **arguments)
     return vars(scores) | {"metrics": evaluate_retrieval(model, processor, gallery, **arguments)}
 

@@ -27,6 +27,8 @@ from .visual_tokenizer import VisualTokenizer
 
 # Patches compared with the codes at a time; limits the memory of the distances.
 CHUNK = 8192
+# Squared distances below this share of the squared lengths are rounding: the points are the same.
+SAME_POINT = 1e-5
 
 
 @dataclass
@@ -175,8 +177,15 @@ def _spread_points(points: torch.Tensor, count: int, generator: torch.Generator)
     """Points drawn one after the other, each in proportion to its squared distance from those drawn before."""
     if not len(points):
         raise ValueError("there are no patches to fit the codes to")
+    norms = points.square().sum(dim=1)
+
+    def distances_from(row: int) -> torch.Tensor:
+        """Squared, by one product; what rounding leaves between equal points counts as none."""
+        distances = norms + norms[row] - 2 * (points @ points[row])
+        return torch.where(distances > SAME_POINT * (norms + norms[row]), distances, 0)
+
     chosen = [int(torch.randint(len(points), (1,), generator=generator))]
-    distances = (points - points[chosen[0]]).square().sum(dim=1)
+    distances = distances_from(chosen[0])
     while len(chosen) < count:
         if not distances.max() > 0:
             raise ValueError(
@@ -187,7 +196,7 @@ def _spread_points(points: torch.Tensor, count: int, generator: torch.Generator)
         cumulated = distances.double().cumsum(0)
         draw = torch.rand(1, generator=generator, dtype=torch.float64) * cumulated[-1]
         chosen.append(int(torch.searchsorted(cumulated, draw, right=True).clamp(max=len(points) - 1)))
-        distances = torch.minimum(distances, (points - points[chosen[-1]]).square().sum(dim=1))
+        distances = torch.minimum(distances, distances_from(chosen[-1]))
     return points[chosen].clone()
 
 

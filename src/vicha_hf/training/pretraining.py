@@ -77,7 +77,7 @@ class DataArguments:
         max_concept_length: Concept tokens kept (paper: 55).
         concept_fraction: Share of a picture's concepts that one step sees (paper: 0.3).
         captions: "one" draws one of a record's captions at each visit; "all" makes a sample of each.
-        crop_scale: Smallest and largest share of the picture that a random crop keeps.
+        crop_scale: Smallest and largest share of the picture that a random crop keeps; null resizes the whole picture.
         hflip: Mirror half of the pictures; turn it off where captions say left and right.
         randaugment: Augment the pictures as ALBEF does.
         rerank_k: Candidates that the evaluation re-ranks with the matching head.
@@ -95,7 +95,7 @@ class DataArguments:
     max_concept_length: int = 55
     concept_fraction: float = 0.3
     captions: Literal["one", "all"] = "one"
-    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_scale: tuple[float, float] | None = (0.2, 1.0)
     hflip: bool = True
     randaugment: bool = True
     rerank_k: int = 128
@@ -115,10 +115,14 @@ class DataArguments:
         require(
             0 < self.concept_fraction <= 1, "data.concept_fraction", self.concept_fraction, "choose it within (0, 1]."
         )
-        smallest, largest = self.crop_scale
-        require(
-            0 < smallest <= largest <= 1, "data.crop_scale", self.crop_scale, "give [smallest, largest] within (0, 1]."
-        )
+        if self.crop_scale is not None:
+            smallest, largest = self.crop_scale
+            require(
+                0 < smallest <= largest <= 1,
+                "data.crop_scale",
+                self.crop_scale,
+                "give [smallest, largest] within (0, 1], or null for no crop.",
+            )
         for name in ("rerank_k", "evaluation_batch_size"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "it must be at least 1.")
 

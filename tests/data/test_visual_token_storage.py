@@ -26,6 +26,7 @@ from vicha_hf.models.configuration_visual_tokenizer import PatchVisualTokenizerC
 from vicha_hf.models.visual_tokenizer import require_fitting_tokenizer
 from vicha_hf.models.visual_tokenizer_loading import load_visual_tokenizer
 from vicha_hf.models.visual_tokenizer_patches import PatchVisualTokenizer
+from vicha_hf.training.pretraining import DataArguments
 
 
 @pytest.fixture
@@ -318,3 +319,9 @@ class TestCommands:
             main([command, "--help"])
         assert stopped.value.code == 0
         assert "--image-size" in capsys.readouterr().out
+
+
+def test_pretraining_can_do_without_a_crop_as_stored_tokens_need():
+    data = DataArguments(train="train.json", crop_scale=None, hflip=False, randaugment=False)
+    transform = PretrainingTransform(32, scale=data.crop_scale, hflip=data.hflip, randaugment=data.randaugment)
+    assert transform.random_operations == ()

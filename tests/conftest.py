@@ -4,7 +4,30 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def metric_cache(tmp_path, monkeypatch):
+    """
+    Where `evaluate.load` copies metric scripts, instead of the user's caches. The copies are a package of their own, which
+    Python remembers: each test forgets the one before.
+    """
+    from evaluate import config
+
+    def forget():
+        for name in [name for name in sys.modules if name.split(".")[0] == "evaluate_modules"]:
+            del sys.modules[name]
+
+    forget()
+    elsewhere = [entry for entry in sys.path if not (Path(entry) / "evaluate_modules").is_dir()]
+    monkeypatch.setattr(sys, "path", elsewhere)
+    monkeypatch.setattr(config, "HF_MODULES_CACHE", str(tmp_path / "metric_modules"))
+    monkeypatch.setattr(config, "HF_METRICS_CACHE", str(tmp_path / "metrics"))
+    yield
+    forget()

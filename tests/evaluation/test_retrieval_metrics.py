@@ -105,16 +105,13 @@ def test_contradictory_input_is_an_error(change, message):
         retrieval_metrics(**(right | change))
 
 
-def test_the_evaluate_metric_loads_from_its_path(tmp_path, monkeypatch):
+def test_the_evaluate_metric_loads_from_its_path(metric_cache):
     import evaluate
-    from evaluate import config
 
     import vicha_hf.evaluation
 
-    # evaluate copies the script into its module cache: not the user's one.
-    monkeypatch.setattr(config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     script = Path(vicha_hf.evaluation.__file__).parent / "metrics" / "retrieval_recall"
-    metric = evaluate.load(os.fspath(script), cache_dir=str(tmp_path / "cache"))
+    metric = evaluate.load(os.fspath(script))
     generator = torch.Generator().manual_seed(1)
     scores = torch.rand(15, 35, generator=generator, dtype=torch.float64)
     relevant = [[query, query + 15] if query % 2 else [query] for query in range(15)]  # rows of unequal length

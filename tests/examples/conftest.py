@@ -52,7 +52,7 @@ def launch_on_two_processes():
             env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=600,
         )
         assert completed.returncode == 0, completed.stderr[-4000:]
         return completed.stdout

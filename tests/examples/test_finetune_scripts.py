@@ -10,6 +10,8 @@ from tiny_task_files import NUM_PICTURES
 from transformers import AutoProcessor
 
 from vicha_hf.data.annotation_sources import AnnotationError
+from vicha_hf.training.arguments import parse_arguments
+from vicha_hf.training.finetuning import FinetuningArguments
 from vicha_hf.training.heads import HEADS, load_finetuned
 from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
@@ -84,6 +86,36 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
     assert reproducible_log(tmp_path) == log
     resumed = load_file(tmp_path / "model/model.safetensors")
     assert all(torch.equal(tensor, resumed[key]) for key, tensor in final.items())
+
+
+# Learning rate, its end, epochs, batch per GPU: the recipes of the papers.
+RECIPES = {
+    "retrieval_flickr30k": (1e-5, 1e-6, 10, 16),
+    "retrieval_coco": (1e-5, 1e-6, 5, 16),
+    "grounding_refcoco_plus": (1e-5, 1e-6, 5, 16),
+    "vqa_v2": (2e-5, 1e-6, 8, 16),
+    "entailment_snli_ve": (2e-5, 1e-6, 5, 16),
+    "reasoning_nlvr2": (2e-5, 1e-6, 10, 8),
+    "text_assignment": (2e-5, 1e-5, 1, 32),
+}
+
+
+@pytest.mark.parametrize("config", [*RECIPES, "easy_vqa", "retrieval_tiny", "vqa_tiny", "text_assignment_tiny"])
+def test_every_recipe_is_understood_by_its_script(config, script):
+    task = "vqa" if config == "easy_vqa" else config.split("_")[0]
+    main = script("pretrain_text_assignment" if task == "text" else f"finetune_{task}")
+    classes = [value for value in main.__globals__.values() if isinstance(value, type)]
+    # The script's own arguments, or the shared ones.
+    own = max(
+        (value for value in classes if issubclass(value, FinetuningArguments)), key=lambda value: len(value.__mro__)
+    )
+    arguments, _ = parse_arguments(own, [f"--config={CONFIGS / config}.yaml", "--output_dir=out"])
+    if config in RECIPES:
+        learning_rates = (arguments.learning_rate, arguments.min_learning_rate)
+        assert (*learning_rates, arguments.num_epochs, arguments.per_device_batch_size) == RECIPES[config]
+        assert arguments.lr_schedule == "published" and arguments.weight_decay == 0.02
+        assert arguments.ramp_distillation_alpha == (config != "entailment_snli_ve")
+        assert (arguments.data.crop_scale is None) == (config == "grounding_refcoco_plus")
 
 
 def test_the_answers_stand_beside_the_model_and_the_predictions_are_the_servers(task_files, script, tmp_path):

@@ -41,6 +41,7 @@ def evaluate_question_answering(
     references: Mapping | None,
     *,
     k: int = 128,
+    exact: bool = False,
     batch_size: int = 32,
     with_concepts: bool = True,
     num_workers: int = 0,
@@ -56,6 +57,7 @@ def evaluate_question_answering(
         answer_list: what can be answered, ranked by [`rank_answers`]; None has the model write its answers.
         references: from `vqa_references`; None where the answers are not known.
         k: candidates of the list that are ranked by their whole text (published: 128).
+        exact: take the likeliest answer of the whole list, whatever its first word; `k` is then not used.
         batch_size, num_workers, progress: see [`predict_all`].
         with_concepts: False leaves the visual concepts out.
 
@@ -63,12 +65,14 @@ def evaluate_question_answering(
         [`question_metrics`], empty without references; predictions as the VQA server wants them,
         `[{"question_id": ..., "answer": ...}]`.
     """
-    tokens = None if answer_list is None else tokenize_answers(processor.tokenizer, list(answer_list))
+    tree = None
+    if answer_list is not None:
+        tree = model.answer_tree(tokenize_answers(processor.tokenizer, list(answer_list)))
 
     def predict(batch, indices):
-        if tokens is None:
+        if tree is None:
             return processor.tokenizer.batch_decode(model.generate(**batch), skip_special_tokens=True)
-        ranking = model.rank_answers(**batch, answers=tokens, top_k=k)
+        ranking = model.rank_answers(**batch, answers=tree, top_k=1 if exact else k, exact=exact)
         return [answer_list[index] for index in ranking.answer_indices[:, 0].tolist()]
 
     answers = predict_all(

@@ -56,6 +56,7 @@ class EvaluationArguments:
         k: Candidates of the second stage: of retrieval (published: 128, COCO 256), or answers of a question (128).
         top: How many of the best a retrieval's predictions hold per query.
         answer_list: JSON list of the answers to choose from; null takes the one beside the model.
+        exact: Choose the likeliest answer of the whole list instead of the best of `k` candidates.
         generate: Have the model write its answers instead of choosing from the list.
         methods: Grad-CAM of the matching head ("itm"), of the similarity ("itc"), or both.
         layer_itm: Layer whose cross-attention grounds; null takes the published one (8 of 12).
@@ -77,6 +78,7 @@ class EvaluationArguments:
     k: int = 128
     top: int = 10
     answer_list: str | None = None
+    exact: bool = False
     generate: bool = False
     methods: list[Literal["itm", "itc"]] = METHODS
     layer_itm: int | None = None
@@ -252,6 +254,7 @@ def _vqa(setup: _Setup) -> TaskResult:
         answers,
         vqa_references(annotations) if known else None,
         k=arguments.k,
+        exact=arguments.exact,
         with_concepts=setup.with_concepts,
         **setup.running,
     )

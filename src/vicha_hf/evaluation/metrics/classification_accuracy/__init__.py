@@ -1,0 +1,1 @@
+"""Accuracy of entailment and reasoning for `evaluate.load`."""

@@ -1,0 +1,1 @@
+"""Grounding accuracy for `evaluate.load`."""

@@ -1,0 +1,1 @@
+"""VQA accuracy for `evaluate.load`."""

@@ -1,0 +1,177 @@
+"""The evaluation script on every task, on one process and on two."""
+
+import json
+
+import pytest
+from head_checks import tiny_head
+from tiny_model_folder import tiny_processor, write_model_folder
+from tiny_task_files import NUM_PICTURES
+
+from vicha_hf.cli import main as command_line
+from vicha_hf.data.annotation_sources import AnnotationError
+
+
+TASKS = ("retrieval", "vqa", "entailment", "reasoning", "grounding")
+ANSWERS = ["red", "white tree", "two dogs"]
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder per task, as fine-tuning leaves it, with random weights."""
+    root = tmp_path_factory.mktemp("models")
+    write_model_folder(root / "retrieval")
+    for task in TASKS[1:]:
+        (root / task).mkdir()
+        tiny_head(task).save_pretrained(root / task)
+        tiny_processor(root / task).save_pretrained(root / task)
+    (root / "vqa/answer_list.json").write_text(json.dumps(ANSWERS))
+    return root
+
+
+@pytest.fixture
+def options(models, task_files, tmp_path):
+    def make(task, *overrides):
+        return [
+            f"--task={task}",
+            f"--model={models / task}",
+            f"--data={task_files / task}.json",
+            f"--output_dir={tmp_path / 'out'}",
+            "--batch_size=4",
+            "--k=5",
+            *overrides,
+        ]
+
+    return make
+
+
+def written(folder):
+    return [json.loads((folder / name).read_text()) for name in ("metrics.json", "predictions.json")]
+
+
+def test_retrieval(options, script, tmp_path):
+    script("evaluate")(options("retrieval", "--top=2"))
+    metrics, predictions = written(tmp_path / "out")
+    assert metrics.keys() >= {"r1_i2t", "r1_t2i", "r_mean", "r_mean_itc_only", "chance_r1"}
+    assert (metrics["num_images"], metrics["num_captions"]) == (NUM_PICTURES, 2 * NUM_PICTURES)
+    assert len(predictions["images"]) == NUM_PICTURES and predictions["captions"][1] == "red dog sitting"
+    best = predictions["text_to_image"]
+    assert [len(row) for row in best] == [2] * 2 * NUM_PICTURES
+    found = sum(row[0]["index"] == caption // 2 for caption, row in enumerate(best))
+    assert metrics["r1_t2i"] == pytest.approx(100 * found / len(best))
+
+
+def test_question_answering_in_the_servers_format(options, script, tmp_path):
+    script("evaluate")(options("vqa"))
+    metrics, predictions = written(tmp_path / "out")
+    right = [
+        entry["answer"] == ("red" if entry["question_id"] % 3 == 100 % 3 else "white tree") for entry in predictions
+    ]
+    assert metrics["accuracy"] == pytest.approx(100 * sum(right) / NUM_PICTURES, abs=0.01)
+    assert metrics["accuracy_question_type_is"] == pytest.approx(100 * sum(right[::2]) / 6, abs=0.01)
+    assert {entry["answer"] for entry in predictions} <= set(ANSWERS)
+    assert [entry["question_id"] for entry in predictions] == list(range(100, 100 + NUM_PICTURES))
+    # With all answers among the candidates nothing is left for the search of the whole list to find.
+    script("evaluate")(options("vqa", "--exact=true"))
+    assert written(tmp_path / "out")[1] == predictions
+
+
+def test_questions_without_answers_are_answered_freely_and_not_counted(options, task_files, script, tmp_path):
+    records = json.loads((task_files / "vqa.json").read_text())
+    for record in records:
+        del record["answer"]
+    path = task_files / "unanswered.json"
+    path.write_text(json.dumps(records))
+    script("evaluate")(options("vqa", f"--data={path}", "--generate=true"))
+    metrics, predictions = written(tmp_path / "out")
+    assert "accuracy" not in metrics and len(predictions) == NUM_PICTURES
+
+
+@pytest.mark.parametrize("task", ["entailment", "reasoning"])
+def test_classification(task, options, script, tmp_path):
+    script("evaluate")(options(task))
+    metrics, predictions = written(tmp_path / "out")
+    right = sum(entry["label"] == entry["reference"] for entry in predictions)
+    assert metrics["accuracy"] == pytest.approx(100 * right / NUM_PICTURES)
+    assert all(1 / 3 <= entry["probability"] <= 1 for entry in predictions)
+    assert len({entry["record"] for entry in predictions}) == NUM_PICTURES
+
+
+def test_grounding_by_both_methods_beside_chance(options, script, tmp_path):
+    script("evaluate")(options("grounding"))
+    metrics, predictions = written(tmp_path / "out")
+    for method in ("itm", "itc"):
+        hits = sum(entry[method]["iou"] >= 0.5 for entry in predictions)
+        assert metrics[f"accuracy_{method}"] == pytest.approx(100 * hits / NUM_PICTURES)
+        assert metrics.keys() >= {f"pointing_{method}", f"accuracy_{method}_val", f"accuracy_{method}_testA"}
+    # One of three proposals is right; the box holds 400 of 40 x 48 pixels.
+    assert metrics["accuracy_random_proposal"] == pytest.approx(100 / 3)
+    assert metrics["pointing_random_pixel"] == pytest.approx(100 * 400 / (40 * 48))
+    script("evaluate")(options("grounding", "--splits=[val]", "--methods=[itc]"))
+    metrics, predictions = written(tmp_path / "out")
+    assert "accuracy_itm" not in metrics and metrics["num_expressions"] == len(predictions) == NUM_PICTURES // 2
+
+
+def test_the_text_only_figure_stands_beside_and_sees_no_picture(options, models, task_files, script, tmp_path):
+    script("evaluate")(options("entailment", f"--text_only_model={models / 'entailment'}"))
+    beside, seeing = written(tmp_path / "out")
+    script("evaluate")(options("entailment", "--text_only=true"))
+    metrics, blind = written(tmp_path / "out")
+    assert beside["text_only_accuracy"] == metrics["accuracy"]
+    assert blind != seeing
+    records = json.loads((task_files / "entailment.json").read_text())
+    path = task_files / "entailment_of_one_picture.json"
+    path.write_text(json.dumps([record | {"image": "0.png", "concepts": ["snow"]} for record in records]))
+    script("evaluate")(options("entailment", "--text_only=true", f"--data={path}"))
+    _, other = written(tmp_path / "out")
+    assert [entry["probability"] for entry in other] == [entry["probability"] for entry in blind]
+
+
+# An odd number of samples: the shares differ, and none may be counted twice to even them out.
+@pytest.mark.parametrize("task", ["vqa", "retrieval"])
+def test_two_processes_equal_one(task, options, task_files, script, launch_on_two_processes, tmp_path):
+    path = task_files / f"odd_{task}.json"
+    path.write_text(json.dumps(json.loads((task_files / f"{task}.json").read_text())[:11]))
+    arguments = options(task, f"--data={path}")
+    launch_on_two_processes("evaluate", arguments)
+    together, predictions = written(tmp_path / "out")
+    assert together.pop("num_processes") == 2
+    script("evaluate")(arguments)
+    alone, expected = written(tmp_path / "out")
+    assert alone.pop("num_processes") == 1
+    assert together == alone
+    if task == "retrieval":
+        for way in ("image_to_text", "text_to_image"):
+            for row, right in zip(predictions.pop(way), expected.pop(way), strict=True):
+                assert [entry["score"] for entry in row] == pytest.approx(
+                    [entry["score"] for entry in right], abs=1e-4
+                )
+    assert predictions == expected
+
+
+def test_the_command_line_is_the_same_evaluation(models, options, task_files, script, tmp_path):
+    script("evaluate")(options("grounding"))
+    expected = written(tmp_path / "out")
+    command = ["evaluate", str(models / "grounding"), str(task_files / "grounding.json"), "--task", "grounding"]
+    assert command_line([*command, "--batch-size", "4", "--device", "cpu", "--output-dir", str(tmp_path / "cli")]) == 0
+    metrics, predictions = written(tmp_path / "cli")
+    assert metrics == {name: value for name, value in expected[0].items() if name != "num_processes"}
+    assert predictions == expected[1]
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "error", "message"),
+    [
+        ("vqa", ["--answer_list=nowhere.json"], AnnotationError, r"nowhere.json"),
+        ("entailment", ["--model={retrieval}"], ValueError, "not fine-tuned for entailment"),
+        ("entailment", ["--data={data}/vqa.json"], AnnotationError, "'sentence'"),
+        ("grounding", ["--text_only=true"], SystemExit, None),
+    ],
+)
+def test_mistakes_are_errors(task, overrides, error, message, models, options, task_files, script, capsys):
+    overrides = [text.format(retrieval=models / "retrieval", data=task_files) for text in overrides]
+    with pytest.raises(error, match=message):
+        script("evaluate")(options(task, *overrides))
+    if error is SystemExit:
+        assert "compare grounding with the chance" in capsys.readouterr().err

@@ -32,6 +32,7 @@ class PrefixLikelihoods:
         first_token_logits: [B, vocabulary].
     """
 
+    @torch.no_grad()
     def __init__(self, decoder: AnswerDecoder, head: nn.Module, question: QuestionEncoding, tree: AnswerTree):
         self.decoder, self.head, self.question, self.tree = decoder, head, question, tree
         num_questions, device = len(question.hidden_states), question.hidden_states.device
@@ -50,10 +51,12 @@ class PrefixLikelihoods:
         self._slots_per_question = int(has_grandchildren.sum())
         layers, width = len(decoder.encoder.layer), decoder.config.hidden_size
         slots = num_questions * self._slots_per_question
-        self._keys, self._values = question.hidden_states.new_empty(2, layers, slots, width)
+        kept = question.hidden_states.new_empty(2, layers, slots, width)
+        self._keys, self._values = kept[0], kept[1]
         every = torch.arange(num_questions, device=device)
         self.first_token_logits = self.decode(every, torch.zeros_like(every))
 
+    @torch.no_grad()
     def decode(self, questions: torch.Tensor, prefixes: torch.Tensor) -> torch.Tensor:
         """
         Learns the likelihoods of the children of n prefixes: question `questions[i]`, ascending, with prefix

@@ -1,11 +1,16 @@
-"""Showing a heat map on its picture."""
+"""Showing heat maps on their picture: one, or one for each word of a caption."""
+
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 
 # From no heat to most heat, as (red, green, blue).
 _COLOURS = np.array([(30, 0, 120), (200, 0, 80), (255, 140, 0), (255, 255, 160)], dtype=np.float32)
+
+# Of a strip: pixels between two pictures, and below a picture for its word.
+GAP, LINE = 6, 16
 
 
 def overlay_heatmap(picture: Image.Image, heatmap, opacity: float = 0.6, max_heat: float | None = None) -> Image.Image:
@@ -42,3 +47,54 @@ def overlay_heatmap(picture: Image.Image, heatmap, opacity: float = 0.6, max_hea
     weight = opacity * heat[..., None]
     blended = (1 - weight) * np.asarray(picture.convert("RGB"), dtype=np.float32) + weight * colours
     return Image.fromarray(blended.round().astype(np.uint8))
+
+
+def merge_word_pieces(tokens: Sequence[str], heatmaps) -> tuple[list[str], np.ndarray]:
+    """
+    WordPiece tokens and their maps [T, h, w] as whole words: the maps of a word's pieces ("play", "##ing") are added.
+    Returns the words and their maps [W, h, w].
+
+    Raises:
+        ValueError: not one map per token.
+    """
+    maps = np.asarray(heatmaps.detach().float().cpu() if hasattr(heatmaps, "detach") else heatmaps, dtype=np.float32)
+    if maps.ndim != 3 or len(maps) != len(tokens):
+        raise ValueError(f"`heatmaps` has shape {maps.shape}; expected one map for each of the {len(tokens)} tokens.")
+    words, merged = [], []
+    for token, heat in zip(tokens, maps, strict=True):
+        if token.startswith("##") and words:
+            words[-1] += token[2:]
+            merged[-1] = merged[-1] + heat
+        else:
+            words.append(token)
+            merged.append(heat)
+    return words, np.stack(merged) if merged else maps
+
+
+def draw_word_heatmaps(picture: Image.Image, words: Sequence[str], heatmaps, opacity: float = 0.7) -> Image.Image:
+    """
+    A strip: the picture, then once for each word with that word's heat map over it. All maps have one scale, so that a
+    word that looks nowhere stays pale.
+
+    Args:
+        picture: a Pillow image.
+        words: W words, written below.
+        heatmaps: [W, h, w], array or tensor.
+        opacity: of the hottest place of all maps.
+
+    Raises:
+        ValueError: not one map per word.
+    """
+    if not words or len(words) != len(heatmaps):
+        raise ValueError(f"{len(words)} `words` and {len(heatmaps)} `heatmaps`: give one map per word, at least one.")
+    highest = float(max(heat.max() for heat in heatmaps))
+    shared = highest if highest > 0 else None
+    panels = [picture.convert("RGB"), *(overlay_heatmap(picture, heat, opacity, shared) for heat in heatmaps)]
+    width, height = picture.size
+    strip = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height + LINE), "white")
+    pen = ImageDraw.Draw(strip)
+    for column, (panel, word) in enumerate(zip(panels, ["", *words], strict=True)):
+        left = column * (width + GAP)
+        strip.paste(panel, (left, 0))
+        pen.text((left + width // 2, height + LINE // 2), word, fill="black", anchor="mm")
+    return strip

@@ -225,12 +225,14 @@ class AnswerRankingOutput(ModelOutput):
 @dataclass
 class GroundingOutput(ModelOutput):
     """
-    `heatmaps` [B, h, w] over the patches. What they are made of: `attention` and `attention_gradient` (clamped at 0),
+    `heatmaps` [B, h, w] over the patches; `word_heatmaps` [B, T, h, w], what each text position adds to them (`"itm"`), 0
+    where it does not count. What they are made of: `attention` and `attention_gradient` (clamped at 0),
     [B, heads, T, h, w] with 0 at the text positions that do not count (`"itm"`) or [B, heads, h, w] (`"itc"`); and
     `match_logits` [B, 2] or `similarity` [B, B], divided by the temperature.
     """
 
     heatmaps: torch.Tensor | None = None
+    word_heatmaps: torch.Tensor | None = None
     match_logits: torch.Tensor | None = None
     similarity: torch.Tensor | None = None
     attention: torch.Tensor | None = None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from transformers.processing_utils import ProcessorMixin
 
-from .image_heatmap import overlay_heatmap
+from .image_heatmap import draw_word_heatmaps, merge_word_pieces, overlay_heatmap
 
 
 UNPADDED = (False, "do_not_pad")
@@ -65,6 +65,22 @@ class VisionTextProcessor(ProcessorMixin):
         brought to the picture as it was given, before any resizing.
         """
         return overlay_heatmap(picture, heatmap, opacity)
+
+    def draw_word_heatmaps(self, picture, input_ids, word_heatmaps, opacity: float = 0.7):
+        """
+        Where each word of a caption looks: a strip of the picture, once for each word with the word's heat map over it.
+
+        Args:
+            picture: a Pillow image, as it was given.
+            input_ids: [T], the caption's tokens; padding and special tokens are left out, word pieces joined.
+            word_heatmaps: [T, h, w], the picture's row of a grounding head's `word_heatmaps`.
+            opacity: of the hottest place.
+        """
+        ids = [int(value) for value in input_ids]
+        kept = [position for position, value in enumerate(ids) if value not in self.tokenizer.all_special_ids]
+        tokens = self.tokenizer.convert_ids_to_tokens([ids[position] for position in kept])
+        words, maps = merge_word_pieces(tokens, word_heatmaps[kept])
+        return draw_word_heatmaps(picture, words, maps, opacity)
 
     @property
     def model_input_names(self) -> list[str]:

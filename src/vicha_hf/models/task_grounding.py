@@ -153,9 +153,13 @@ class GroundingTask:
         counted = counted[:, None, :, None, None]
         attention = _on_grid(record.probabilities, grid) * counted
         gradient = _on_grid(gradient, grid).clamp(min=0) * counted
-        heatmaps = (attention * gradient).mean(dim=1).sum(dim=1) / number[:, None, None]
+        word_heatmaps = (attention * gradient).mean(dim=1)
         return GroundingOutput(
-            heatmaps=heatmaps, match_logits=logits.detach(), attention=attention, attention_gradient=gradient
+            heatmaps=word_heatmaps.sum(dim=1) / number[:, None, None],
+            word_heatmaps=word_heatmaps,
+            match_logits=logits.detach(),
+            attention=attention,
+            attention_gradient=gradient,
         )
 
     def _similarity_heatmaps(self, images, texts, layer) -> GroundingOutput:

@@ -3,6 +3,7 @@
     python hub_client.py push MODEL_FOLDER REPO PRIVATE_REPO
     python hub_client.py pull REPO {package,remote-code}
     python hub_client.py save-again REPO FOLDER
+    python hub_client.py push-training-state MODEL_FOLDER REPO NEW_FOLDER
 
 It runs on its own because huggingface_hub reads its environment once, and because `remote-code` must not be able to
 import the package.
@@ -85,6 +86,24 @@ def save_again(source: str, folder: str) -> dict:
     return {"first": first, "again": pull(folder, trust_remote_code=True)}
 
 
+def push_training_state(folder: str, repo: str, new_folder: str) -> dict:
+    """Saves and pushes in one call, and loads teacher and queue from the Hub."""
+    import torch
+
+    from vicha_hf import ViChaForRetrieval
+
+    model = ViChaForRetrieval.from_pretrained(folder, training_state=True)
+    model.training_state.queue.num_filled.fill_(3)
+    with torch.no_grad():
+        model.training_state.teacher["vicha"].temperature.fill_(0.4)
+    model.save_pretrained(new_folder, training_state=True, push_to_hub=True, repo_id=repo)
+    pulled = ViChaForRetrieval.from_pretrained(repo, training_state=True).training_state
+    return {
+        "num_filled": pulled.queue.num_filled.item(),
+        "teacher_temperature": pulled.teacher["vicha"].temperature.item(),
+    }
+
+
 def weight_names(source: str) -> list[str]:
     from safetensors import safe_open
     from transformers.utils import cached_file
@@ -99,6 +118,8 @@ if __name__ == "__main__":
         result = push(*arguments)
     elif command == "pull":
         result = pull(arguments[0], trust_remote_code=arguments[1] == "remote-code")
+    elif command == "push-training-state":
+        result = push_training_state(*arguments)
     else:
         result = save_again(*arguments)
     print(json.dumps(result))

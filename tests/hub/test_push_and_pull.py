@@ -47,3 +47,8 @@ def test_another_head_loads_as_bare_model_and_what_remote_code_saves_is_whole(
     # The bare model has no heads to save; the pretraining folder had them.
     assert any(name.startswith("mlm_head.") for name in results["first"]["weights"])
     assert not any("head" in name for name in results["again"]["weights"])
+
+
+def test_the_training_state_is_pushed_with_the_model(run_client, model_folder, tmp_path):
+    pulled = run_client("push-training-state", model_folder, "org/vicha-tiny-training", tmp_path / "new")
+    assert pulled == {"num_filled": 3, "teacher_temperature": pytest.approx(0.4)}

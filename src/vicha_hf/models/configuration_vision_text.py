@@ -151,6 +151,8 @@ class VisionTextConfig(PreTrainedConfig):
         temperature_init (`float`, defaults to 0.07): initial softmax temperature, learned, kept in [0.001, 0.5].
         itc_weight, itm_weight, mlm_weight (`float`, default 1): image-text contrast, matching, masked language modelling.
         mlm_probability (`float`, defaults to 0.15): share of the tokens that is predicted.
+        cross_process_negatives (`bool`, defaults to `False`): draw the hard negatives of matching from the batch of all
+            processes instead of the own one; the drawn pictures and texts travel, with their gradient.
         queue_size (`int`, defaults to 65536): teacher features of past samples that serve as negatives.
         queue_warmup_batches (`int`, defaults to 0): batches before they do. The papers start from pretrained encoders
             and need none; from random weights the queue hinders the first steps.
@@ -172,6 +174,7 @@ class VisionTextConfig(PreTrainedConfig):
     itm_weight: float | int = 1.0
     mlm_weight: float | int = 1.0
     mlm_probability: float = 0.15
+    cross_process_negatives: bool = False
     queue_size: int = 65536
     queue_warmup_batches: int = 0
     momentum: float = 0.995
@@ -204,6 +207,12 @@ class VisionTextConfig(PreTrainedConfig):
         for field in ("momentum", "distillation_alpha"):
             value = getattr(self, field)
             require(0 <= value <= 1, field, value, "it lies between 0 and 1.")
+        require(
+            not (self.cross_process_negatives and "itc_local_columns" in self.reference_quirks),
+            "cross_process_negatives",
+            True,
+            "with the quirk `itc_local_columns` no similarity with other processes is known; leave one of them out.",
+        )
         require(self.temperature_init > 0, "temperature_init", self.temperature_init, "a temperature is positive.")
         require(self.queue_size >= 0, "queue_size", self.queue_size, "use 0 for no queue.")
         require(self.queue_warmup_batches >= 0, "queue_warmup_batches", self.queue_warmup_batches, "use 0 for none.")

@@ -72,6 +72,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         super().__init__(config)
         self.mim = ImageTokenReconstruction(config) if config.mim_weight > 0 else None
         self.psl = PseudoLabelKeywords(config) if config.psl_weight > 0 else None
+        self._freeze_untrained()
         self.post_init()
 
     def set_visual_tokenizer(self, tokenizer: VisualTokenizer | None) -> None:

@@ -119,6 +119,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
                 local_diagonal="hitc_local_diagonal" in config.reference_quirks,
             )
         self.mim = MaskedImageModeling(config) if config.mim_weight > 0 else None
+        self._freeze_untrained()
         self.post_init()
 
     @can_return_tuple

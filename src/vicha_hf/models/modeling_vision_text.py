@@ -77,6 +77,17 @@ class VisionTextPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedMo
         free = ("temperature", "cls_token", "position_embeddings", "position_embeddings.weight", "mask_token")
         return {name for name, _ in self.named_parameters() if name.endswith(free)}
 
+    def parameter_bounds(self) -> dict[str, tuple[float, float]]:
+        """
+        Names of the parameters that stay within bounds. `forward` sees to it in training mode; an optimiser that works on
+        parts or copies of its own of the parameters (ZeRO) must do it too.
+        """
+        return {
+            name: TEMPERATURE_RANGE
+            for name, parameter in self.named_parameters()
+            if name.split(".")[-1] == "temperature" and parameter.requires_grad
+        }
+
 
 class VisionTextModel:
     """

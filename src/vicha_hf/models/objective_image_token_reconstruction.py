@@ -42,6 +42,9 @@ class ImageTokenReconstruction(nn.Module):
         config: sizes, visual vocabulary and mask settings.
     """
 
+    # Image tokens run through the layers with cross-attention.
+    fuses = True
+
     def __init__(self, config: SimlaConfig):
         super().__init__()
         self.config = config

@@ -1,5 +1,5 @@
 """
-Image-text matching with hard negatives from the batch.
+Image-text matching with hard negatives from the batch, the process's own or that of all.
 
 Reference:
     [1] Li et al., Align before Fuse (ALBEF), arXiv 2107.07651, section 3.2 (ITM).
@@ -22,8 +22,8 @@ MISMATCH = 0
 class HardNegatives(ModelOutput):
     """
     `image_indices` [B]: for each text a picture that it does not describe; `text_indices` [B]: for each image a text.
-    `image_exists`, `text_exists` [B]: false where the batch holds no negative (the index is then the row itself).
-    `weights_i2t`, `weights_t2i` [B, B]: the sampling weights.
+    `image_exists`, `text_exists` [B]: false where there is no negative to draw (the index is then the own pair).
+    `weights_i2t`, `weights_t2i` [B, N]: the sampling weights. Indices count the N candidates.
     """
 
     image_indices: torch.Tensor | None = None
@@ -45,23 +45,31 @@ class HardNegativeSampler(nn.Module):
         image_ids: torch.Tensor | None = None,
         image_indices: torch.Tensor | None = None,
         text_indices: torch.Tensor | None = None,
+        own_start: int = 0,
+        candidate_ids: torch.Tensor | None = None,
     ) -> HardNegatives:
         """
         Args:
-            sim_i2t, sim_t2i: [B, B], similarities within the process's batch, divided by the temperature.
+            sim_i2t, sim_t2i: [B, N], similarities with the candidates, divided by the temperature: the process's own batch
+                (N = B), or the batch of all processes.
             image_ids: [B], equal for the same image.
             image_indices, text_indices: [B], negatives given instead of drawn.
+            own_start: the candidate that is the first row's own pair; the others follow.
+            candidate_ids: [N], the candidates' image ids, where they are not `image_ids`.
         """
         weights_i2t, weights_t2i = sim_i2t.softmax(dim=1), sim_t2i.softmax(dim=1)
-        same = torch.eye(sim_i2t.shape[0], dtype=torch.bool, device=sim_i2t.device)
+        rows, candidates = (torch.arange(size, device=sim_i2t.device) for size in sim_i2t.shape)
+        own_pair = rows[:, None] + own_start == candidates
+        same = own_pair
         if image_ids is not None:
-            same = same | (image_ids[:, None] == image_ids[None, :])
+            candidate_ids = image_ids if candidate_ids is None else candidate_ids
+            same = same | (image_ids[:, None] == candidate_ids[None, :])
         weights_i2t, weights_t2i = weights_i2t.masked_fill(same, 0.0), weights_t2i.masked_fill(same, 0.0)
         exists = ~same.all(dim=1)
         if image_indices is None:
-            image_indices = _draw(sim_t2i, same)
+            image_indices = _draw(sim_t2i, same, own_pair)
         if text_indices is None:
-            text_indices = _draw(sim_i2t, same)
+            text_indices = _draw(sim_i2t, same, own_pair)
         return HardNegatives(
             image_indices=image_indices,
             text_indices=text_indices,
@@ -72,13 +80,14 @@ class HardNegativeSampler(nn.Module):
         )
 
 
-def _draw(similarity: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-    """One column for each row of [B, B] similarities; a row whose columns are all `same` draws itself."""
+def _draw(similarity: torch.Tensor, same: torch.Tensor, own_pair: torch.Tensor) -> torch.Tensor:
+    """One column for each row of [B, N] similarities; a row whose columns are all `same` draws its own pair."""
     # The softmax over the candidates alone has the same proportions as one over all columns, and cannot underflow to
     # nothing where the own pair is far ahead.
     similarity = similarity.float().masked_fill(same, torch.finfo(torch.float32).min)
     weights = similarity.softmax(dim=1).masked_fill(same, 0.0)
-    return torch.multinomial(weights + torch.diag_embed(same.all(dim=1).to(weights.dtype)), 1).squeeze(1)
+    weights = weights + (own_pair & same.all(dim=1, keepdim=True)).to(weights.dtype)
+    return torch.multinomial(weights, 1).squeeze(1)
 
 
 @dataclass

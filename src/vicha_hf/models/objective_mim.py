@@ -148,6 +148,11 @@ class MaskedImageModeling(nn.Module):
         pixels = vision.patch_size**2 * vision.num_channels
         self.crossmodal_prediction = nn.Linear(vision.hidden_size, pixels) if crossmodal else None
 
+    @property
+    def fuses(self) -> bool:
+        """Whether the fusion layers take part."""
+        return self.crossmodal_prediction is not None
+
     @torch.no_grad()
     def init_raw_tensors(self) -> None:
         """What a generic initialisation of layers does not reach."""

@@ -3,6 +3,8 @@
 import torch
 
 from .feature_queue import FeatureQueue
+from .objective_itm import HardNegatives
+from .process_group import RowFetcher, gather, longest_of_all, require_equal_rows, world_size
 from .retrieval_scoring import RetrievalScoring
 
 
@@ -17,6 +19,7 @@ class ContrastAndMatch(RetrievalScoring):
         return FeatureQueue(config.queue_size, config.projection_dim, config.queue_warmup_batches)
 
     def _contrast(self, images, texts, teacher_images, teacher_texts, alpha, image_ids):
+        require_equal_rows(images.embeds)
         queue = None if self.training_state is None else self.training_state.queue
         contrast = self.itc(
             images.embeds,
@@ -34,29 +37,97 @@ class ContrastAndMatch(RetrievalScoring):
 
     def _match(self, images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices):
         """Fuses the pairs, each text with a hard negative image and each image with a hard negative text."""
-        own = slice(contrast.batch_start, contrast.batch_start + len(images.embeds))
+        batch_size = len(images.embeds)
+        first = contrast.batch_start
+        # Rows of the own batch, or of the batch of all processes.
+        everywhere = self.config.cross_process_negatives and world_size() > 1
+        candidates = slice(0, world_size() * batch_size) if everywhere else slice(first, first + batch_size)
         negatives = self.negative_sampler(
-            contrast.sim_i2t[:, own],
-            contrast.sim_t2i[:, own],
+            contrast.sim_i2t[:, candidates],
+            contrast.sim_t2i[:, candidates],
             image_ids,
             negative_image_indices,
             negative_text_indices,
+            own_start=first - candidates.start,
+            candidate_ids=gather(image_ids) if everywhere and image_ids is not None else None,
         )
-        pair = torch.arange(len(images.embeds), device=images.embeds.device)
-        image_index = torch.cat([pair, negatives.image_indices, pair])
-        text_index = torch.cat([pair, pair, negatives.text_indices])
+        image_mask, texts = images.attention_mask, texts.for_fusion()
+        image_index, text_index = negatives.image_indices, negatives.text_indices
+        if everywhere:
+            key_values, image_mask, texts = self._with_negatives(images, key_values, texts, negatives)
+            # Behind the own pictures and texts come the fetched ones, one for each row.
+            image_index = text_index = torch.arange(batch_size, 2 * batch_size, device=images.embeds.device)
+        pair = torch.arange(batch_size, device=images.embeds.device)
+        text_index = torch.cat([pair, pair, text_index])
         fused = self.base_model.text_model(
-            **texts.for_fusion(text_index),
+            **{name: _rows(value, text_index) for name, value in texts.items()},
             encoder_key_values=key_values,
-            encoder_attention_mask=images.attention_mask,
-            encoder_index=image_index,
+            encoder_attention_mask=image_mask,
+            encoder_index=torch.cat([pair, image_index, pair]),
             # The matching head reads [CLS] alone.
             output_index=pair.new_zeros(1, 1),
         ).last_hidden_state
         return self.itm(self.itm_head(fused[:, 0]), negatives)
+
+    def _with_negatives(self, images, key_values, texts: dict, negatives: HardNegatives):
+        """
+        The own pictures' keys and values, their mask and the own texts [B, ...], each followed by the B negatives, which
+        come from the processes that have them. Pictures travel as tokens: keys and values of all layers would be more.
+        """
+        batch_size, device = len(images.embeds), images.embeds.device
+        tokens, text_mask = images.hidden_states, texts["attention_mask"]
+        text_name = "input_ids" if "input_ids" in texts else "inputs_embeds"
+        # Each process pads to its own longest row.
+        num_tokens, num_words = longest_of_all([tokens.shape[1], texts[text_name].shape[1]], device)
+        mask = images.attention_mask
+        if mask is None:
+            mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=device)
+        mask = _lengthened(mask, num_tokens)
+        fetch = RowFetcher(negatives.image_indices, batch_size)
+        negative_key_values = self.base_model.text_model.project_keys_values(fetch(_lengthened(tokens, num_tokens)))
+        key_values = [
+            None
+            if own is None
+            else tuple(
+                torch.cat([_lengthened(mine, num_tokens, dim=2), theirs])
+                for mine, theirs in zip(own, others, strict=True)
+            )
+            for own, others in zip(key_values, negative_key_values, strict=True)
+        ]
+        image_mask = torch.cat([mask, fetch(mask)])
+        fetch = RowFetcher(negatives.text_indices, batch_size)
+        words, text_mask = _lengthened(texts[text_name], num_words), _lengthened(text_mask, num_words)
+        texts = texts | {
+            text_name: torch.cat([words, fetch(words)]),
+            "attention_mask": torch.cat([text_mask, fetch(text_mask)]),
+        }
+        return key_values, image_mask, texts
+
+    def _freeze_untrained(self) -> None:
+        """What only fusion runs gets no gradient where no objective fuses; data-parallel training would wait for it."""
+        objectives = (getattr(self, name, None) for name in ("itm_head", "mlm_head"))
+        mim = getattr(self, "mim", None)
+        if any(objective is not None for objective in objectives) or (mim is not None and mim.fuses):
+            return
+        for index, layer in enumerate(self.base_model.text_model.encoder.layer):
+            idle = layer if index >= self.config.text_config.num_text_layers else layer.crossattention
+            if idle is not None:
+                idle.requires_grad_(False)
 
     @torch.no_grad()
     def _teacher_encodings(self, pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask):
         teacher = self._teacher()[self.base_model_prefix]
         images = teacher.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
         return images, teacher.encode_texts(input_ids, attention_mask)
+
+
+def _rows(value, index: torch.Tensor):
+    return value.index_select(0, index) if isinstance(value, torch.Tensor) else value
+
+
+def _lengthened(tensor: torch.Tensor, length: int, dim: int = 1) -> torch.Tensor:
+    """Zeros behind what stands along `dim`, up to `length`."""
+    missing = length - tensor.shape[dim]
+    if missing == 0:
+        return tensor
+    return torch.cat([tensor, tensor.new_zeros(*tensor.shape[:dim], missing, *tensor.shape[dim + 1 :])], dim=dim)

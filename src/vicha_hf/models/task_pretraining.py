@@ -201,6 +201,7 @@ class PretrainingTask(ContrastAndMatch):
             loss=sum(weights[name] * loss for name, loss in losses.items()),
             **{f"{name}_loss": loss for name, loss in losses.items() if weights[name] > 0},
             itm_logits=match.logits,
-            temperature=self.base_model.temperature.detach(),
+            # FSDP2 takes the weights' storage back after the step.
+            temperature=self.base_model.temperature.detach().clone(),
             distillation_alpha=step.alpha,
         )

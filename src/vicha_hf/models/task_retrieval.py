@@ -26,6 +26,9 @@ class RetrievalTask(ContrastAndMatch):
     def _online_modules(self) -> dict[str, nn.Module]:
         return {self.base_model_prefix: self.base_model}
 
+    def parameter_bounds(self) -> dict[str, tuple[float, float]]:
+        return {} if "temperature_unclamped" in self.config.reference_quirks else super().parameter_bounds()
+
     @can_return_tuple
     def forward(
         self,
@@ -67,6 +70,7 @@ class RetrievalTask(ContrastAndMatch):
             itc_loss=contrast.loss,
             itm_loss=match.loss,
             itm_logits=match.logits,
-            temperature=model.temperature.detach(),
+            # FSDP2 takes the weights' storage back after the step.
+            temperature=model.temperature.detach().clone(),
             distillation_alpha=alpha,
         )

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from vicha_hf import ViChaConfig, ViChaForPreTraining
 from vicha_hf.reporting.model_card import architecture_facts, build_model_card
+from vicha_hf.training.heads import head_class
 
 
 ROOT = Path(__file__).parents[1]
@@ -30,11 +30,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
 
     model = yaml.safe_load(arguments.config.read_text())["model"]
-    config = ViChaConfig(
+    head = head_class(model.get("family", "vicha"), "pretraining")
+    config = head.config_class(
         vision_config=model.get("vision_config"), text_config=model.get("text_config"), **model.get("config", {})
     )
     with torch.device("meta"):
-        num_parameters = sum(parameter.numel() for parameter in ViChaForPreTraining(config).parameters())
+        num_parameters = sum(parameter.numel() for parameter in head(config).parameters())
     architecture = architecture_facts(config, num_parameters)
     architecture["parameters"] += ", heads of pretraining included"
     card = build_model_card(
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model_id=arguments.model_id,
         summary=arguments.summary,
         architecture=architecture,
+        family=config.model_type,
     )
     card.save(arguments.output)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..models.configuration_vicha import ViChaConfig
+from ..models.configuration_vision_text import VisionTextConfig
 from .result import CUTOFFS, DIRECTIONS, Result
 
 
@@ -21,6 +21,7 @@ def build_model_card(
     dataset_type: str | None = None,
     dataset_name: str | None = None,
     results: Sequence[Result] = (),
+    family: str = "vicha",
 ) -> ModelCard:
     """Fills in a card's template.
 
@@ -37,6 +38,7 @@ def build_model_card(
         dataset_type: identifier of the evaluation's dataset, for the metadata.
         dataset_name: its name for readers.
         results: evaluations; each becomes a block of the table and entries of the metadata.
+        family: the model's `model_type`: which paper the card cites and how it says the model is used.
 
     Raises:
         ValueError: results without a dataset, or of a model that was not trained.
@@ -48,7 +50,7 @@ def build_model_card(
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
-        tags=["vicha", "vision-language", "image-text-retrieval", "custom_code"],
+        tags=[family, "vision-language", "image-text-retrieval", "custom_code"],
         model_name=model_id.split("/")[-1],
         eval_results=[entry for result in results for entry in _eval_results(result, dataset_type, dataset_name)]
         or None,
@@ -65,40 +67,57 @@ def build_model_card(
         dataset_name=dataset_name,
         results=results,
         cutoffs=CUTOFFS,
+        family=family,
     )
 
 
-def architecture_facts(config: ViChaConfig, num_parameters: int) -> dict[str, Any]:
-    """What a reader wants to know of a configuration: {name: value}.
+# Weight of an objective, by the field of the configuration.
+OBJECTIVES = {
+    "itc_weight": "contrast",
+    "itm_weight": "matching",
+    "mlm_weight": "masked language",
+    "hierarchical_itc_weight": "hierarchical contrast",
+    "mim_weight": "masked image",
+    "psl_weight": "keywords",
+}
+
+
+def architecture_facts(config: VisionTextConfig, num_parameters: int) -> dict[str, Any]:
+    """What a reader wants to know of a configuration, of either family: {name: value}.
 
     Args:
         config: of the model.
         num_parameters: of the class that is described, counted.
     """
     vision, text = config.vision_config, config.text_config
-    objectives = {
-        "contrast": config.itc_weight,
-        "matching": config.itm_weight,
-        "masked language": config.mlm_weight,
-        "hierarchical contrast": config.hierarchical_itc_weight,
-        "masked image": config.mim_weight,
-    }
+    weights = {title: getattr(config, field, 0) for field, title in OBJECTIVES.items()}
     facts = {
         "parameters": f"{num_parameters:,}",
         "picture": f"{vision.image_size} px, patches of {vision.patch_size} px",
         "vision encoder": f"{vision.num_hidden_layers} layers, width {vision.hidden_size}",
-        "text encoder": f"{text.fusion_layer} layers, width {text.hidden_size}",
-        "fusion": f"{text.num_hidden_layers - text.fusion_layer} layers",
-        "concept encoder": f"{config.num_concept_layers} layers" if config.use_concepts else "none",
+        "text encoder": f"{text.num_text_layers} layers, width {text.hidden_size}",
+        "fusion": f"{text.num_hidden_layers - text.first_cross_attention_layer} layers"
+        + ("" if text.first_cross_attention_layer else ", the text encoder's own"),
+    }
+    if config.use_concepts:
+        facts["concept encoder"] = f"{config.num_concept_layers} layers"
+    elif config.model_type == "vicha":
+        facts["concept encoder"] = "none"
+    facts |= {
         "projection": config.projection_dim,
-        "objectives (weights)": ", ".join(f"{name} {weight:g}" for name, weight in objectives.items() if weight),
+        "objectives (weights)": ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight),
         "queue": config.queue_size,
         "momentum": config.momentum,
         "distillation alpha": config.distillation_alpha,
     }
-    if config.hierarchical_itc_weight:
+    if weights["hierarchical contrast"]:
         facts["levels of hierarchical contrast"] = config.hierarchical_itc_levels
-    if config.mim_weight:
+    if config.mim_weight and config.model_type == "simla":
+        facts["masked image modelling"] = (
+            f"{config.visual_vocab_size} visual tokens, up to {config.mim_max_masked_patches} of {vision.num_patches} "
+            "patches masked"
+        )
+    elif config.mim_weight:
         facts["masked image modelling"] = f"{config.mim_mode}, {config.mim_mask_ratio:.0%} masked"
     return facts
 

@@ -90,6 +90,19 @@ def test_the_first_token_alone_may_miss_the_best_answer():
     assert missed > 0
 
 
+def test_the_exact_search_of_a_bushy_list(monkeypatch):
+    """Many answers from few words, looked at one by one: a search that stops too early misses some seed's best."""
+    monkeypatch.setattr("vicha_hf.models.answer_ranking.PREFIXES_PER_ROUND", 1)
+    words = torch.randint(9, 13, (60, 4), generator=torch.Generator().manual_seed(0)).unique(dim=0)
+    answers = torch.cat([torch.full_like(words[:, :1], CLS), words, torch.full_like(words[:, :1], SEP)], dim=1)
+    for seed in range(6):
+        model, inputs = tiny_head("vqa", seed=seed), inference_inputs("vqa")
+        whole = model.rank_answers(**inputs, answers=answers, top_k=None)
+        best = model.rank_answers(**inputs, answers=answers, top_k=2, exact=True)
+        torch.testing.assert_close(best.scores, whole.scores[:, :2], rtol=1e-4, atol=1e-4)
+        assert best.answer_indices.tolist() == whole.answer_indices[:, :2].tolist()
+
+
 @pytest.fixture
 def decoded(monkeypatch):
     """The prefixes that the decoder saw, as (question, prefix)."""

@@ -5,10 +5,18 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from simla_models import simla_model
 from tiny_models import tiny_retrieval_model
 from tiny_tokenizer import build_tiny_tokenizer
 
-from vicha_hf import ViChaForRetrieval, ViChaImageProcessor, ViChaProcessor
+from vicha_hf import (
+    SimlaForPreTraining,
+    SimlaImageProcessor,
+    SimlaProcessor,
+    ViChaForRetrieval,
+    ViChaImageProcessor,
+    ViChaProcessor,
+)
 
 
 CAPTIONS = [
@@ -32,6 +40,16 @@ def write_model_folder(folder: Path, **config_fields) -> ViChaForRetrieval:
     folder.mkdir(parents=True, exist_ok=True)
     tiny_processor(folder).save_pretrained(folder)
     model = tiny_retrieval_model(**config_fields)
+    model.save_pretrained(folder)
+    return model
+
+
+def write_simla_folder(folder: Path, **config_fields) -> SimlaForPreTraining:
+    """Saves a `SimlaForPreTraining` with random weights and its processor; returns the model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image_processor = SimlaImageProcessor(size={"height": 32, "width": 32})
+    SimlaProcessor(image_processor, build_tiny_tokenizer(folder), max_text_length=20).save_pretrained(folder)
+    model = simla_model(SimlaForPreTraining, **config_fields)
     model.save_pretrained(folder)
     return model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_model_folder import tiny_processor, write_gallery, write_model_folder
+from tiny_model_folder import tiny_processor, write_gallery, write_model_folder, write_simla_folder
 
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +24,7 @@ def checkout(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     (root / "examples").symlink_to(ROOT / "examples")
     write_model_folder(root / "outputs/demo/model")
+    write_simla_folder(root / "outputs/simla_tiny/model")
     corpus = root / "outputs/demo_corpus"
     for number in range(2):
         noise(corpus / f"images/test/{number:05d}.png", number)

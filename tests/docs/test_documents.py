@@ -17,6 +17,7 @@ from vicha_hf.data.annotations_entailment import read_entailment_records
 from vicha_hf.data.annotations_grounding import read_grounding_records
 from vicha_hf.data.annotations_reasoning import read_reasoning_records
 from vicha_hf.data.annotations_vqa import read_question_records
+from vicha_hf.models.configuration_simla import SIMLA_REFERENCE_QUIRKS
 from vicha_hf.models.configuration_vicha import VICHA_REFERENCE_QUIRKS
 
 
@@ -137,4 +138,4 @@ def test_links_lead_somewhere():
 def test_the_quirks_table_is_complete():
     text = (ROOT / "docs/reference_quirks.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
-    assert sorted(rows) == sorted(VICHA_REFERENCE_QUIRKS)
+    assert sorted(rows) == sorted({*VICHA_REFERENCE_QUIRKS, *SIMLA_REFERENCE_QUIRKS})

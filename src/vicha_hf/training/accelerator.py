@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
+    FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
     ProjectConfiguration,
@@ -27,10 +28,14 @@ def create_accelerator(arguments: TrainingArguments, find_unused_parameters: boo
         # The queues are equal on every process by construction: they hold what was gathered from all.
         DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
     ]
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" and not torch.accelerator.is_available():
+    only_cpu = not torch.accelerator.is_available()
+    uses_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    if uses_deepspeed and only_cpu:
         # On a CPU DeepSpeed would ask for a backend that torch does not have.
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
     accelerator = Accelerator(
+        # Without this several processes on a machine without GPU would not find each other.
+        cpu=only_cpu and not uses_deepspeed,
         mixed_precision=arguments.mixed_precision,
         # The loop makes every optimiser step full, so the end of a data loader needs no special case.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -42,6 +47,8 @@ def create_accelerator(arguments: TrainingArguments, find_unused_parameters: boo
         ),
         kwargs_handlers=handlers,
     )
+    if accelerator.distributed_type == DistributedType.MULTI_CPU and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        _shard_on_cpu(accelerator)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         # DeepSpeed clips and accumulates inside its engine, and cannot see the batch size of a loader of ours.
         config = accelerator.state.deepspeed_plugin.deepspeed_config
@@ -49,3 +56,13 @@ def create_accelerator(arguments: TrainingArguments, find_unused_parameters: boo
         config["train_micro_batch_size_per_gpu"] = arguments.per_device_batch_size
         config["gradient_clipping"] = arguments.max_grad_norm or 0.0
     return accelerator
+
+
+def _shard_on_cpu(accelerator: Accelerator) -> None:
+    """Accelerate leaves FSDP out on a CPU, without a word; its FSDP2 code runs there just as well."""
+    plugin = FullyShardedDataParallelPlugin()
+    if accelerator.mixed_precision != "no":
+        plugin.set_mixed_precision(accelerator.mixed_precision)
+    accelerator.state.fsdp_plugin = plugin
+    for state in (accelerator.state._shared_state, PartialState._shared_state):
+        state["distributed_type"] = DistributedType.FSDP

@@ -30,6 +30,7 @@ from .optimizer import create_optimizer
 from .random_state import preserved_random_state
 from .run_log import RunLog
 from .schedule import ramped_alpha
+from .sharding import prepare_for_gathering, whole_model
 from .whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 
 
@@ -156,6 +157,9 @@ class TrainingLoop:
         )
         if arguments.gradient_checkpointing:
             model.activation_checkpointing_enable()
+        # Between two steps every weight is where it is kept, also where it is split over the processes.
+        self._moves_teacher_in_forward = not hasattr(model, "update_teacher")
+        prepare_for_gathering(model, accelerator)
         self._guard = NonFiniteGuard(model, arguments, accelerator, self._describe)
         self._statistics = BatchStatistics(model)
         optimizer = create_optimizer(
@@ -164,6 +168,7 @@ class TrainingLoop:
             arguments.weight_decay,
             accelerator.device,
             temperature_lr_scale=arguments.temperature_lr_scale,
+            betas=(arguments.adam_beta1, arguments.adam_beta2),
         )
         with warnings.catch_warnings():
             # torch has renamed the option that Accelerate passes on.
@@ -313,6 +318,8 @@ class TrainingLoop:
         if "distillation_alpha" in self._forward_arguments:
             options["distillation_alpha"] = state["distillation_alpha"] = self._alpha(epoch, step_in_epoch)
 
+        if not self._moves_teacher_in_forward:
+            self.unwrapped_model.update_teacher()
         self._guard.begin_step()
         visits: list[Visit] = []
         grad_norm = None
@@ -321,7 +328,7 @@ class TrainingLoop:
             self._require_known_arguments(batch)
             batch = {name: _to_device(value, self.accelerator.device) for name, value in batch.items()}
             if "update_teacher" in self._forward_arguments:
-                options["update_teacher"] = micro_step == 0
+                options["update_teacher"] = self._moves_teacher_in_forward and micro_step == 0
             with self.accelerator.accumulate(self.model):
                 output = self.model(**batch, **options)
                 visits.append(Visit(samples, {name: loss.detach() for name, loss in _losses(output).items()}))
@@ -452,8 +459,8 @@ class TrainingLoop:
         progress = self.progress
         model = self.unwrapped_model
         model.eval()
-        with preserved_random_state(), torch.no_grad():
-            metrics = self.evaluate(model, self.accelerator)
+        with preserved_random_state(), torch.no_grad(), whole_model(model) as whole:
+            metrics = self.evaluate(whole, self.accelerator)
         self.model.train()
         if self.primary_metric not in metrics:
             raise KeyError(f"the evaluation returned no {self.primary_metric!r}; it has {sorted(metrics)}")

@@ -1,0 +1,77 @@
+"""What training needs when weights are split over the processes (DeepSpeed's ZeRO-3, FSDP2)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from ..models.training_state import TRAINING_STATE_PREFIX
+
+
+# Called to be used, whatever calls them: ZeRO-3 gathers their weights by itself.
+SELF_CONTAINED = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv2d)
+
+
+def prepare_for_gathering(model: nn.Module, accelerator: Accelerator) -> None:
+    """Makes ZeRO-3 gather the weights that are read outside the forward of the module that owns them.
+
+    It gathers a module's weights when the module is called; but heads call methods of the base model, which reads its
+    temperature there, and embeddings read a part of the table of positions. Such single weights are gathered with the
+    whole model's forward; all layers' remain split until they run.
+
+    Args:
+        model: unwrapped, before `accelerator.prepare`.
+        accelerator: of the run.
+    """
+    if accelerator.distributed_type != DistributedType.DEEPSPEED or _zero_stage(accelerator) != 3:
+        return
+    from deepspeed.runtime.zero import register_external_parameter
+
+    for name, module in model.named_modules():
+        if not isinstance(module, SELF_CONTAINED) or name.endswith("position_embeddings"):
+            for parameter in module.parameters(recurse=False):
+                register_external_parameter(model, parameter)
+
+
+@contextmanager
+def whole_model(model: nn.Module) -> Iterator[nn.Module]:
+    """The model with whole weights on every process, so that methods other than `forward` can be called.
+
+    Args:
+        model: unwrapped, in evaluation mode.
+
+    Returns:
+        The model itself, or under FSDP2 a copy: its weights are whole only within the forward of what was split.
+    """
+    if isinstance(model, FSDPModule):
+        yield _plain_copy(model)
+        return
+    partitioned = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_tensor")]
+    if not partitioned:
+        yield model
+        return
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters(partitioned):
+        yield model
+
+
+def _plain_copy(model: nn.Module) -> nn.Module:
+    # FSDP2 derives the class of what it splits from FSDPModule and the class that it was.
+    _, plain_class = type(model).__bases__
+    copy = plain_class(model.config).eval()
+    state = {
+        name: value.full_tensor() if isinstance(value, DTensor) else value
+        for name, value in model.state_dict().items()
+        if not name.startswith(TRAINING_STATE_PREFIX)
+    }
+    copy.load_state_dict(state)
+    return copy.to(next(iter(state.values())).device)
+
+
+def _zero_stage(accelerator: Accelerator) -> int:
+    return accelerator.state.deepspeed_plugin.zero_stage

@@ -175,7 +175,6 @@ def test_random_weights_of_any_size(task_files, script, tmp_path):
             f"--data.train={task_files / 'vqa.json'}",
             f"--data.validation={task_files / 'vqa.json'}",
             "--data.answer_list=null",
-            "--model.config.num_concept_layers=1",
             f"--data.tokenizer={task_files / 'pretrained'}",
             f"--model.vision_config={sizes}, image_size: 32, patch_size: 8}}",
             f"--model.text_config={sizes}, fusion_layer: 1, max_position_embeddings: 32}}",

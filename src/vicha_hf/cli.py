@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="vicha-hf", description="ViCHA and ALBEF models with Hugging Face tools.")
+    parser = argparse.ArgumentParser(
+        prog="vicha-hf", description="ViCHA, ALBEF and SIMLA models with Hugging Face tools."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_convert(commands)
     _add_evaluate(commands)
@@ -57,7 +59,7 @@ def _add_convert(commands) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help="YAML or JSON with fields of ViChaConfig that the tensors cannot tell and that differ from the published",
+        help="YAML or JSON with fields of the family's configuration that the tensors cannot tell and that differ from the published",
     )
     parser.add_argument(
         "--tokenizer",
@@ -78,14 +80,14 @@ def _convert(arguments: argparse.Namespace) -> None:
     if arguments.tokenizer is not None:
         from transformers import AutoTokenizer
 
-        from .models.image_processing_vicha import ViChaImageProcessor
-        from .models.processing_vicha import ViChaProcessor
+        from .training.heads import PROCESSORS
 
+        image_processor_class, processor_class = PROCESSORS[model.config.model_type]
         side = model.config.vision_config.image_size
-        image_processor = ViChaImageProcessor(size={"height": side, "width": side})
+        image_processor = image_processor_class(size={"height": side, "width": side})
         tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
         final_sep = "no_final_sep" not in model.config.reference_quirks
-        ViChaProcessor(image_processor, tokenizer, final_sep=final_sep).save_pretrained(arguments.output)
+        processor_class(image_processor, tokenizer, final_sep=final_sep).save_pretrained(arguments.output)
     print(f"{type(model).__name__} written to {arguments.output}")
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_tokenizer import build_tiny_tokenizer
+from transformers import AutoProcessor
 
 from vicha_hf import (
     SimlaForGrounding,
@@ -14,7 +16,10 @@ from vicha_hf import (
     SimlaForVisualEntailment,
     SimlaForVisualReasoning,
     SimlaForVQA,
+    SimlaImageProcessor,
+    SimlaProcessor,
 )
+from vicha_hf.cli import main as vicha_hf_command
 from vicha_hf.conversion import convert_checkpoint
 from vicha_hf.conversion.convert import CheckpointError
 from vicha_hf.models.configuration_simla import SIMLA_REFERENCE_QUIRKS
@@ -107,6 +112,16 @@ def test_the_teachers_own_heads_and_mask_token_are_kept():
 def test_a_missing_key_is_named(key, tmp_path):
     with pytest.raises(CheckpointError, match=r"missing|left over"):
         convert_changed("simla_pretrain", tmp_path, lambda tensors: tensors.pop(key))
+
+
+def test_the_command_writes_a_folder_with_its_processor(tmp_path):
+    build_tiny_tokenizer(tmp_path).save_pretrained(tmp_path / "tokenizer")
+    command = ["convert", str(path_of("simla_ve")), str(tmp_path / "out"), "--tokenizer", str(tmp_path / "tokenizer")]
+    assert vicha_hf_command(command) == 0
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    assert type(processor) is SimlaProcessor and not processor.final_sep
+    assert type(processor.image_processor) is SimlaImageProcessor
+    assert dict(processor.image_processor.size) == {"height": 64, "width": 64}
 
 
 def test_an_unknown_key_is_named(tmp_path):

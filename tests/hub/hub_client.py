@@ -30,7 +30,8 @@ def similarities(model, processor) -> list[list[float]]:
     """Cosine over temperature of the two pictures with the three texts."""
     import torch
 
-    inputs = processor(images=pictures(), text=TEXTS, concepts=CONCEPTS, padding=True, return_tensors="pt")
+    concepts = {"concepts": CONCEPTS} if "concept_input_ids" in processor.model_input_names else {}
+    inputs = processor(images=pictures(), text=TEXTS, **concepts, padding=True, return_tensors="pt")
     with torch.no_grad():
         return model.eval()(**inputs).logits_per_image.tolist()
 

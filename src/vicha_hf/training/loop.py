@@ -30,7 +30,7 @@ from .optimizer import create_optimizer
 from .random_state import preserved_random_state
 from .run_log import RunLog
 from .schedule import ramped_alpha
-from .sharding import prepare_for_gathering, whole_model
+from .sharding import embeddings_in_one_unit, prepare_for_gathering, whole_model
 from .whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 
 
@@ -170,7 +170,7 @@ class TrainingLoop:
             temperature_lr_scale=arguments.temperature_lr_scale,
             betas=(arguments.adam_beta1, arguments.adam_beta2),
         )
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), embeddings_in_one_unit(model, accelerator):
             # torch has renamed the option that Accelerate passes on.
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -481,6 +481,8 @@ class TrainingLoop:
                 "skipped_steps": self.progress.skipped_steps,
                 "epoch": self._epoch(),
                 "train_seconds": self.progress.train_seconds,
+                "num_processes": self.accelerator.num_processes,
+                "samples_per_step": self.order.samples_per_step,
             }
             if self.primary_metric is not None:
                 content["primary_metric"] = self.primary_metric

@@ -38,6 +38,30 @@ def prepare_for_gathering(model: nn.Module, accelerator: Accelerator) -> None:
 
 
 @contextmanager
+def embeddings_in_one_unit(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Inside the block, around `accelerator.prepare`, Accelerate splits no embeddings off for FSDP2.
+
+    It would give input and output embeddings a unit of their own, together with what they are tied to only where the two are
+    tied to each other; a decoder whose weights are tied within itself would be torn, which FSDP2 refuses.
+
+    Args:
+        model: unwrapped.
+        accelerator: of the run.
+    """
+    if not accelerator.is_fsdp2:
+        yield
+        return
+    hidden = [name for name in ("get_input_embeddings", "get_output_embeddings") if hasattr(model, name)]
+    for name in hidden:
+        setattr(model, name, lambda: None)
+    try:
+        yield
+    finally:
+        for name in hidden:
+            delattr(model, name)
+
+
+@contextmanager
 def whole_model(model: nn.Module) -> Iterator[nn.Module]:
     """The model with whole weights on every process, so that methods other than `forward` can be called.
 

@@ -330,8 +330,9 @@ def _build_processor(arguments: FinetuningArguments, config: PreTrainedConfig) -
                 "for with data.tokenizer."
             ) from error
     processor.image_processor.size = {"height": size, "width": size}
-    processor.max_text_length = data.max_text_length or processor.max_text_length
-    processor.max_concept_length = data.max_concept_length or processor.max_concept_length
+    # A family without concepts has no limit for them.
+    for name in processor.length_options:
+        setattr(processor, name, getattr(data, name) or getattr(processor, name))
     return processor
 
 

@@ -188,8 +188,9 @@ def test_deepspeed_checkpoints_become_ordinary_weights(runs, topology):
 
     expected = load_file(expected / "model.safetensors")
     shared = {name: weights[name] for name in expected if name in weights}
-    # The teacher's weights too; the queue's buffers stay in the checkpoint of the model.
-    assert {name for name in expected if ".queue." not in name} <= shared.keys()
+    # The queue's buffers stay in the checkpoint of the model; with ZeRO-1 the teacher does, which gets no gradient.
+    left_out = "training_state." if topology == "deepspeed_zero1" else ".queue."
+    assert {name for name in expected if left_out not in name} <= shared.keys()
     assert max(differences(shared, {name: expected[name] for name in shared}).values()) < 2e-5
 
 

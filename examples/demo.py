@@ -1,12 +1,16 @@
-"""Pretrain a tiny ViCHA on the demo corpus, evaluate it on held-out pictures, and write a model folder and a report.
+"""Pretrain a tiny model on the demo corpus, evaluate it on held-out pictures, and write a model folder and a report.
 
 `make demo` runs this after installing everything:
 
     python examples/demo.py
 
 It builds the corpus (once), calls `accelerate launch examples/pretrain.py`, and fills outputs/demo with `model/` (for
-`from_pretrained`), `metrics.json`, `report.html` and `pretraining/` (the run with its log). Options of the corpus and,
-behind `--`, of the pretraining script can be given too:
+`from_pretrained`), `metrics.json`, `report.html` and `pretraining/` (the run with its log). That is ViCHA; the recipe decides:
+
+    python examples/demo.py --config examples/configs/vicha/albef_tiny.yaml --output_dir outputs/demo_albef
+    python examples/demo.py --config examples/configs/simla/tiny.yaml --output_dir outputs/demo_simla
+
+Options of the corpus and, behind `--`, of the pretraining script can be given too:
 
     python examples/demo.py --corpus num_train=500 miss_rate=0.2 -- --num_epochs 3
 """
@@ -16,6 +20,7 @@ import itertools
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,23 +31,32 @@ from pathlib import Path
 
 import torch
 import yaml
+from transformers import AutoProcessor, PreTrainedModel
 
-from vicha_hf import ViChaForRetrieval, ViChaProcessor
 from vicha_hf.data.annotations import Annotations, read_image_text_records
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.demo_corpus import DemoCorpus, build_demo_corpus
 from vicha_hf.data.transforms import EvaluationTransform
+from vicha_hf.data.visual_token_fitting import fit_patch_tokenizer
 from vicha_hf.evaluation.retrieval import RetrievalScores, score_retrieval
+from vicha_hf.models.processing_vision_text import VisionTextProcessor
+from vicha_hf.reporting.attention_strip import attend_words, attention_section_html
 from vicha_hf.reporting.gallery import CaptionQuery, PictureQuery, best_candidates, evenly_spaced
-from vicha_hf.reporting.model_card import architecture_facts, build_model_card
+from vicha_hf.reporting.keyword_table import has_keyword_head, keyword_section_html, predict_keywords
+from vicha_hf.reporting.model_card import architecture_facts, build_model_card, method_name
 from vicha_hf.reporting.recall_table import format_recall_table
 from vicha_hf.reporting.result import Result
 from vicha_hf.reporting.run_report import RunReport
+from vicha_hf.training.arguments import parse_arguments as parse_training_arguments
+from vicha_hf.training.heads import PROCESSORS, head_class, load_finetuned
+from vicha_hf.training.pretraining import DEFAULT_FAMILY, PretrainingArguments
 from vicha_hf.training.run_log import read_log
 
 
 ROOT = Path(__file__).parents[1]
-QUERIES_SHOWN, CANDIDATES_SHOWN = 6, 5
+QUERIES_SHOWN, CANDIDATES_SHOWN, CAPTIONS_ATTENDED = 6, 5, 3
+# Of a visual tokenizer fitted to the corpus, unless the recipe's configuration says `visual_vocab_size`.
+VISUAL_CODES = 256
 GALLERIES = {"test": "Held-out pictures", "test_compositional": "Unseen compositions"}
 CONDITIONS = {True: "with visual concepts", False: "without concepts"}
 
@@ -56,13 +70,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("== 2. Pretraining", flush=True)
     run = pretrain(arguments, corpus)
     print("== 3. Retrieval on held-out pictures", flush=True)
-    model = ViChaForRetrieval.from_pretrained(run / "model").eval()
-    processor = ViChaProcessor.from_pretrained(run / "model")
+    model = load_finetuned("retrieval", str(run / "model"))
+    processor = AutoProcessor.from_pretrained(run / "model")
+    # What the model reads at its best comes first.
+    conditions = (True, False) if model.config.use_concepts else (False,)
+    best = ("test", conditions[0])
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    galleries = {split: Gallery(corpus, split, processor) for split in GALLERIES}
+    galleries = {split: Gallery(corpus, split, processor, model.config.use_concepts) for split in GALLERIES}
     k = settings["data"]["rerank_k"]
     scores, results = {}, {}
-    for split, with_concepts in itertools.product(GALLERIES, CONDITIONS):
+    for split, with_concepts in itertools.product(GALLERIES, conditions):
         gallery, key = galleries[split], (split, with_concepts)
         print(f"{gallery.title}, {CONDITIONS[with_concepts]}", flush=True)
         scores[key] = score_retrieval(model, processor, gallery.dataset, k=k, with_concepts=with_concepts)
@@ -70,25 +87,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = facts_of_run(model, settings, corpus, run)
     print("== 4. Model folder, metrics and report", flush=True)
     metrics = {
-        **results["test", True].metrics,
+        **results[best].metrics,
         "train_seconds": facts["Training"]["seconds"],
         "train_steps": facts["Training"]["steps"],
+        "train_processes": facts["Training"]["processes"],
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "conditions": {result.name: result.metrics for result in results.values()},
         "versions": facts["Software and machine"],
     }
-    write_model(output / "model", model, processor, arguments.model_id, facts, corpus, list(results.values()))
+    sections = model_sections(run / "model", processor, galleries["test"])
+    method = method_name(model.config)
+    model_id = arguments.model_id or f"org/{method.lower()}-tiny"
+    write_model(output / "model", model, processor, model_id, facts, corpus, list(results.values()))
     metrics["total_seconds"] = time.perf_counter() - started
     (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     report = RunReport(
-        title="ViCHA on the demo corpus",
-        summary=f"A ViCHA of {metrics['num_parameters'] / 1e6:.1f} M parameters, pretrained from random weights on "
-        f"{corpus.metadata['splits']['train']['scenes']:,} composed pictures with captions and noisy visual concepts.",
+        title=f"{method} on the demo corpus",
+        summary=f"{method} with {metrics['num_parameters'] / 1e6:.1f} M parameters, pretrained from random weights on "
+        f"{corpus.metadata['splits']['train']['scenes']:,} composed pictures with captions"
+        f"{' and noisy visual concepts' if model.config.use_concepts else ''}.",
         tiles=tiles(metrics),
         results=list(results.values()),
         log=read_log(run),
-        caption_queries=galleries["test"].caption_queries(scores["test", True], k),
-        picture_queries=galleries["test"].picture_queries(scores["test", True], k),
+        caption_queries=galleries["test"].caption_queries(scores[best], k),
+        picture_queries=galleries["test"].picture_queries(scores[best], k),
+        sections=sections,
         facts=facts,
         config=model.config.to_dict(),
         credits=f"Pictures: {corpus.metadata['attribution']}",
@@ -111,7 +134,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"), help="default: %(default)s")
     parser.add_argument("--corpus_dir", type=Path, default=Path("outputs/demo_corpus"), help="default: %(default)s")
     parser.add_argument("--config", type=Path, default=ROOT / "examples/configs/vicha/tiny.yaml")
-    parser.add_argument("--model_id", default="org/vicha-tiny", help="repository named in the model card")
+    parser.add_argument(
+        "--model_id", help="repository named in the model card (default: org/METHOD-tiny, such as org/vicha-tiny)"
+    )
+    parser.add_argument(
+        "--num_processes", type=int, help="that train together (default: two on a CPU of several cores, otherwise one)"
+    )
     parser.add_argument(
         "--corpus", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of build_demo_corpus"
     )
@@ -133,32 +161,94 @@ def corpus_parameters(assignments: Sequence[str]) -> dict[str, object]:
 def pretrain(arguments: argparse.Namespace, corpus: DemoCorpus) -> Path:
     """Runs `accelerate launch examples/pretrain.py` to its end, its progress on this terminal; returns its folder."""
     run = arguments.output_dir / "pretraining"
+    hardware, num_processes, num_threads = launch_topology(arguments.num_processes)
+    options = pretraining_options(arguments, corpus, run, num_processes)
+    settings, _ = parse_training_arguments(PretrainingArguments, options)
+    if settings.data.visual_tokenizer == str(corpus.visual_tokenizer) and not corpus.visual_tokenizer.exists():
+        fit_visual_tokenizer(settings, corpus)
     # The run of an earlier demo: a new one must not mix with it.
     shutil.rmtree(run, ignore_errors=True)
-    hardware = "single_gpu" if torch.cuda.is_available() else "cpu"
-    command = [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
-        *("--config_file", ROOT / f"examples/accelerate_configs/{hardware}.yaml"),
-        *("--num_cpu_threads_per_process", torch.get_num_threads()),
-        *(ROOT / "examples/pretrain.py", "--config", arguments.config, "--output_dir", run),
-        *("--data.train", corpus.annotations("train"), "--data.validation", corpus.annotations("validation")),
-        *("--data.tokenizer", corpus.tokenizer),
-        *arguments.pretraining,
-    ]
-    command = [str(part) for part in command]
-    print("accelerate launch " + " ".join(command[3:]), flush=True)
-    subprocess.run(command, check=True)
+    launcher = ["--config_file", str(ROOT / f"examples/accelerate_configs/{hardware}.yaml")]
+    launcher += ["--num_processes", str(num_processes), "--num_cpu_threads_per_process", str(num_threads)]
+    if num_processes > 1:
+        # Any free port: several demos may run on one machine.
+        launcher += ["--main_process_port", "0"]
+    command = [*launcher, str(ROOT / "examples/pretrain.py"), *options]
+    print("accelerate launch " + shlex.join(command), flush=True)
+    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command], check=True)
     return run
+
+
+def launch_topology(num_processes: int | None = None) -> tuple[str, int, int]:
+    """The file in accelerate_configs/ that suits this machine, its processes, and the threads of each."""
+    if torch.cuda.is_available():
+        num_processes = num_processes or 1
+        return "single_gpu" if num_processes == 1 else "multi_gpu", num_processes, torch.get_num_threads()
+    cores = available_cores()
+    # A model this small keeps one thread busy, not several: two processes see more samples in the same time.
+    num_processes = num_processes or min(cores, 2)
+    return "cpu" if num_processes == 1 else "cpu_two_processes", num_processes, max(cores // num_processes, 1)
+
+
+def available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def pretraining_options(arguments: argparse.Namespace, corpus: DemoCorpus, run: Path, num_processes: int) -> list[str]:
+    """The command line of examples/pretrain.py."""
+    recipe = yaml.safe_load(arguments.config.read_text())
+    batch_size = recipe["per_device_batch_size"]
+    if batch_size % num_processes:
+        raise ValueError(
+            f"per_device_batch_size={batch_size} of {arguments.config} cannot be shared by {num_processes} processes: "
+            "choose another --num_processes"
+        )
+    options = {
+        "config": arguments.config,
+        "output_dir": run,
+        # The recipe's batch is that of all processes.
+        "per_device_batch_size": batch_size // num_processes,
+        "data.train": corpus.annotations("train"),
+        "data.validation": corpus.annotations("validation"),
+        "data.tokenizer": corpus.tokenizer,
+    }
+    if recipe["data"].get("visual_tokenizer") is not None:
+        options["data.visual_tokenizer"] = corpus.visual_tokenizer
+    named = itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in options.items())
+    return [*named, *arguments.pretraining]
+
+
+def fit_visual_tokenizer(settings: PretrainingArguments, corpus: DemoCorpus) -> None:
+    """What `vicha-hf visual-tokenizer` does, for the model's pictures and patches."""
+    family = settings.model.family or DEFAULT_FAMILY
+    config_class = head_class(family, "pretraining").config_class
+    vision = config_class.sub_configs["vision_config"](**settings.model.vision_config)
+    image_processor = PROCESSORS[family][0](size={"height": vision.image_size, "width": vision.image_size})
+    tokenizer = fit_patch_tokenizer(
+        read_image_text_records(corpus.annotations("train")),
+        image_processor,
+        patch_size=vision.patch_size,
+        vocab_size=settings.model.config.get("visual_vocab_size", VISUAL_CODES),
+    )
+    tokenizer.save_pretrained(corpus.visual_tokenizer)
+    print(f"{tokenizer.vocab_size} visual codes fitted: {corpus.visual_tokenizer}", flush=True)
 
 
 class Gallery:
     """One split of the corpus: the dataset that is scored, and the pictures and words that a reader sees."""
 
-    def __init__(self, corpus: DemoCorpus, split: str, processor: ViChaProcessor):
+    def __init__(self, corpus: DemoCorpus, split: str, processor: VisionTextProcessor, use_concepts: bool):
         self.split, self.title = split, GALLERIES[split]
+        self.use_concepts = use_concepts
         self.records: Annotations = read_image_text_records(corpus.annotations(split))
         transform = EvaluationTransform.from_image_processor(processor.image_processor)
-        self.dataset = RetrievalDataset(self.records, transform)
+        self.dataset = RetrievalDataset(self.records, transform, use_concepts=use_concepts)
+        described = json.loads(corpus.annotations(split).read_text(encoding="utf-8"))
+        # For each picture what it shows, such as ["red car", "tree"], whatever its captions and concepts name.
+        self.shown = [
+            sorted({" ".join(filter(None, (item["colour"], item["noun"]))) for item in record["objects"]})
+            for record in described
+        ]
 
     def result(self, scores: RetrievalScores, with_concepts: bool) -> Result:
         metrics = scores.metrics(self.dataset.captions_of_image, self.dataset.image_of_caption)
@@ -179,32 +269,56 @@ class Gallery:
         for image in evenly_spaced(len(self.dataset), QUERIES_SHOWN):
             own = self.dataset.captions_of_image[image]
             shown, is_right, rank = best_candidates(scores.rerank_i2t[image], own, CANDIDATES_SHOWN, k)
-            record, captions = self.records[image], [self.dataset.texts[caption] for caption in shown]
-            queries.append(PictureQuery(record.load_image(), list(record.concepts), captions, is_right, rank))
+            captions = [self.dataset.texts[caption] for caption in shown]
+            concepts = self.concepts(image) or []
+            queries.append(PictureQuery(self.records[image].load_image(), concepts, captions, is_right, rank))
         return queries
+
+    def concepts(self, image: int) -> list[str] | None:
+        """The visual concepts that the model reads with a picture; None for a model that reads none."""
+        return list(self.records[image].concepts) if self.use_concepts else None
+
+
+def model_sections(folder: Path, processor: VisionTextProcessor, gallery: Gallery) -> list[str]:
+    """What the report shows of the pretrained model besides retrieval."""
+    sections = []
+    pretrained = load_finetuned("pretraining", str(folder))
+    if has_keyword_head(pretrained):
+        images = evenly_spaced(len(gallery.dataset), QUERIES_SHOWN)
+        pictures = [gallery.records[image].load_image() for image in images]
+        shown = [gallery.shown[image] for image in images]
+        sections.append(keyword_section_html(predict_keywords(pretrained, processor, pictures, shown)))
+    images = evenly_spaced(len(gallery.dataset), CAPTIONS_ATTENDED)
+    strips = attend_words(
+        load_finetuned("grounding", str(folder)),
+        processor,
+        [gallery.records[image].load_image() for image in images],
+        [gallery.dataset.texts[gallery.dataset.captions_of_image[image][0]] for image in images],
+        [gallery.concepts(image) for image in images] if gallery.use_concepts else None,
+    )
+    return [*sections, attention_section_html(strips)]
 
 
 def facts_of_run(
-    model: ViChaForRetrieval, settings: Mapping, corpus: DemoCorpus, run: Path
+    model: PreTrainedModel, settings: Mapping, corpus: DemoCorpus, run: Path
 ) -> dict[str, dict[str, object]]:
     """What a reader needs to judge, or repeat, the run; every number is read from the run itself."""
     log = [record for record in read_log(run) if "loss" in record]
     trained = json.loads((run / "metrics.json").read_text())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     parameters, splits = corpus.metadata["parameters"], corpus.metadata["splits"]
-    noise, words_alone = splits["test"]["concept_noise"], splits["test"]["retrieval_by_concepts_alone"]
-    return {
+    facts = {
         "Training": {
             "steps": trained["step"],
             "epochs": trained["epoch"],
             "seconds": trained["train_seconds"],
             "samples per second (median)": sorted(record["samples_per_second"] for record in log)[len(log) // 2],
-            "batch": settings["per_device_batch_size"] * settings["gradient_accumulation_steps"],
+            "batch of all processes": trained["samples_per_step"],
+            "processes": trained["num_processes"],
             "learning rate": f"{settings['learning_rate']:g} to {settings['min_learning_rate']:g}",
             "warm-up steps": settings["warmup_steps"],
             "weight decay": settings["weight_decay"],
             "seed": settings["seed"],
-            "share of the concepts per step": settings["data"]["concept_fraction"],
             "candidates re-ranked": settings["data"]["rerank_k"],
         },
         "Model": architecture_facts(model.config, num_parameters),
@@ -215,21 +329,25 @@ def facts_of_run(
             **parameters["scene"],
             **parameters["caption"],
         },
-        "Visual concepts": {
+        "Software and machine": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("vicha_hf", "torch", "transformers", "accelerate", "datasets")},
+            "machine": platform.machine(),
+            "CPU cores": available_cores(),
+            "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        },
+    }
+    if model.config.use_concepts:
+        noise, words_alone = splits["test"]["concept_noise"], splits["test"]["retrieval_by_concepts_alone"]
+        facts["Training"]["share of the concepts per step"] = settings["data"]["concept_fraction"]
+        facts["Visual concepts"] = {
             **parameters["concept"],
             "share of the shown things that they name (test)": noise["recall"],
             "share of the words that are shown (test)": noise["precision"],
             "R@1 by the words alone, picture to captions (test)": words_alone["r1_i2t"],
             "R@1 by the words alone, caption to pictures (test)": words_alone["r1_t2i"],
-        },
-        "Software and machine": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("vicha_hf", "torch", "transformers", "accelerate", "datasets")},
-            "machine": platform.machine(),
-            "CPU cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        },
-    }
+        }
+    return facts
 
 
 def tiles(metrics: Mapping) -> list[tuple[str, str]]:
@@ -244,8 +362,8 @@ def tiles(metrics: Mapping) -> list[tuple[str, str]]:
 
 def write_model(
     folder: Path,
-    model: ViChaForRetrieval,
-    processor: ViChaProcessor,
+    model: PreTrainedModel,
+    processor: VisionTextProcessor,
     model_id: str,
     facts: Mapping[str, Mapping[str, object]],
     corpus: DemoCorpus,
@@ -256,20 +374,24 @@ def write_model(
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     train, concept = corpus.metadata["splits"]["train"], corpus.metadata["parameters"]["concept"]
+    concepts_given = (
+        f" Each picture comes with {concept['concepts_per_image']} visual concepts as a noisy extractor would give them "
+        f"(miss rate {concept['miss_rate']:g}, look-alike rate {concept['lookalike_rate']:g})."
+    )
+    method = method_name(model.config)
     card = build_model_card(
         ROOT / "model_cards/template.md",
         model_id=model_id,
-        summary="A tiny ViCHA, pretrained from random weights on the demo corpus of the library `vicha_hf`: a "
+        summary=f"A tiny {method}, pretrained from random weights on the demo corpus of the library `vicha_hf`: a "
         "demonstration that every objective works together, of no use on photographs.",
         architecture=facts["Model"],
-        data=f"{train['scenes']:,} composed pictures with {train['captions']:,} captions. Each picture comes with "
-        f"{concept['concepts_per_image']} visual concepts as a noisy extractor would give them (miss rate "
-        f"{concept['miss_rate']:g}, look-alike rate {concept['lookalike_rate']:g}). Drawings: "
-        f"{corpus.metadata['attribution']}.",
+        data=f"{train['scenes']:,} composed pictures with {train['captions']:,} captions."
+        f"{concepts_given if model.config.use_concepts else ''} Drawings: {corpus.metadata['attribution']}.",
         training=facts["Training"] | facts["Software and machine"],
         dataset_type="vicha-demo-corpus",
         dataset_name="the demo corpus",
         results=results,
+        family=method.lower(),
     )
     card.save(folder / "README.md")
 

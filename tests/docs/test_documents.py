@@ -97,6 +97,8 @@ def test_shell(block: Block, checkout, pretrained, monkeypatch):
             run_make("--dry-run", words[1])
         elif words[:2] == ["accelerate", "launch"]:
             check_launch(words)
+        elif words[:2] == ["python", "examples/demo.py"]:
+            check_demo(words)
         elif words[0] == "vicha-hf":
             assert vicha_hf_command(words[1:]) == 0
         else:
@@ -120,6 +122,14 @@ def check_launch(words: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         script.main([*words[position + 1 :], "--print_config"])
     assert not stop.value.code
+
+
+def check_demo(words: list[str]) -> None:
+    """The options parse and the recipe exists; that the demo runs is another test's matter."""
+    spec = importlib.util.spec_from_file_location("documented_demo", words[1])
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.parse_arguments(words[2:]).config.is_file()
 
 
 def test_the_converted_checkpoint_loads(checkout, monkeypatch):

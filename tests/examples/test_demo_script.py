@@ -1,11 +1,14 @@
-"""`examples/demo.py`, what `make demo` runs, from the corpus to the report on a handful of pictures."""
+"""`examples/demo.py`, what `make demo` runs, from the corpus to the report on a handful of pictures, for every method."""
 
+import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoProcessor
 
@@ -20,16 +23,39 @@ PRETRAINING = (
 )
 
 
+# Nine patches, of which at most four are masked.
+SIMLA = "--model.config.visual_vocab_size 16 --model.config.mim_max_masked_patches 4 --model.config.mim_min_block_patches 1"
+
+
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> tuple[Path, str]:
-    """The folder that the demo wrote, and what it printed."""
+def run_demo(tmp_path_factory):
+    """Runs the demo on one corpus; returns the folder that it wrote, and what it printed."""
     folder = tmp_path_factory.mktemp("demo")
-    corpus = [f"{name}={value}" for name, value in CORPUS.items()]
-    command = [sys.executable, ROOT / "examples/demo.py", "--output_dir", folder / "out", "--corpus_dir"]
-    command += [folder / "corpus", "--corpus", *corpus, "--", *PRETRAINING.split()]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=folder)
-    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
-    return folder / "out", process.stdout
+
+    def run(config: str, num_processes: int, pretraining: str = "") -> tuple[Path, str]:
+        output = folder / config.replace("/", "_")
+        command = [sys.executable, ROOT / "examples/demo.py", "--config", ROOT / f"examples/configs/{config}.yaml"]
+        command += ["--output_dir", output, "--corpus_dir", folder / "corpus", "--num_processes", str(num_processes)]
+        command += ["--corpus", *(f"{name}={value}" for name, value in CORPUS.items())]
+        command += ["--", *PRETRAINING.split(), *pretraining.split()]
+        process = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
+        assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
+        return output, process.stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def demo(run_demo) -> tuple[Path, str]:
+    """ViCHA, on two processes."""
+    return run_demo("vicha/tiny", 2)
+
+
+@pytest.fixture(scope="module", params=["vicha/albef_tiny", "simla/tiny"])
+def demo_without_concepts(request, run_demo) -> tuple[str, Path, str]:
+    """The methods that take no concepts, on one process: name, folder, what was printed."""
+    simla = request.param.startswith("simla")
+    return "SIMLA" if simla else "ALBEF", *run_demo(request.param, 1, SIMLA if simla else "")
 
 
 def test_the_metrics_are_complete(demo):
@@ -76,7 +102,9 @@ def test_the_card_has_the_measured_numbers(demo):
 def test_the_report_shows_losses_results_and_pictures(demo):
     html = (demo[0] / "report.html").read_text()
     assert html.count('<svg class="chart"') == 6
-    assert html.count("<article") == 12
+    # Six captions, six pictures, and three captions whose words look somewhere.
+    assert html.count("<article") == 15
+    assert "Where words look" in html and "Words read off" not in html
     assert "miss_rate" in html and "OpenMoji" in html
 
 
@@ -84,3 +112,77 @@ def test_the_table_is_printed_last(demo):
     printed = demo[1]
     assert printed.index("accelerate launch") < printed.index("re-ranked")
     assert "Unseen compositions, without concepts" in printed
+
+
+def test_two_processes_share_the_batch(demo):
+    trained = json.loads((demo[0] / "pretraining/metrics.json").read_text())
+    assert trained["num_processes"] == 2 and trained["samples_per_step"] == 8
+    assert json.loads((demo[0] / "metrics.json").read_text())["train_processes"] == 2
+    html = (demo[0] / "report.html").read_text()
+    assert "<dt>processes</dt><dd>2</dd>" in html and "<dt>batch of all processes</dt><dd>8</dd>" in html
+    assert "--num_processes 2" in demo[1]
+
+
+def test_methods_without_concepts_say_nothing_about_concepts(demo_without_concepts):
+    method, folder, printed = demo_without_concepts
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics["conditions"]) == {"test_without_concepts", "test_compositional_without_concepts"}
+    assert metrics["r1_i2t"] == metrics["conditions"]["test_without_concepts"]["r1_i2t"]
+    assert metrics["train_processes"] == 1
+    card = ModelCard.load(folder / "model" / "README.md")
+    assert card.data.model_name == f"{method.lower()}-tiny"
+    assert "concepts=" not in card.text and "visual concepts as" not in card.text
+    html = (folder / "report.html").read_text()
+    assert f"<h1>{method} on the demo corpus</h1>" in html and "noisy visual concepts" not in html
+    assert html.count("<article") == 15 and "concepts: " not in html
+    assert "with visual concepts" not in printed + html
+
+
+def test_a_keyword_head_shows_the_words_that_it_reads(demo_without_concepts):
+    method, folder, printed = demo_without_concepts
+    html = (folder / "report.html").read_text()
+    has_keywords = method == "SIMLA"
+    assert ("Words read off pictures" in html) == has_keywords == ("16 visual codes fitted" in printed)
+    # Six words for each of six pictures.
+    assert len(re.findall(r"<span class='word[ ']", html)) == (36 if has_keywords else 0)
+
+
+def load_demo_script():
+    spec = importlib.util.spec_from_file_location("demo_script", ROOT / "examples/demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_batch_of_the_recipe_is_that_of_all_processes(tmp_path):
+    demo = load_demo_script()
+    arguments = demo.parse_arguments(["--config", str(ROOT / "examples/configs/simla/tiny.yaml"), "--", "--seed", "7"])
+    recipe = yaml.safe_load(arguments.config.read_text())
+    corpus = demo.DemoCorpus(tmp_path / "corpus", {})
+
+    def options_for(num_processes):
+        return demo.pretraining_options(arguments, corpus, tmp_path / "run", num_processes)
+
+    options = options_for(2)
+    assert options[options.index("--per_device_batch_size") + 1] == str(recipe["per_device_batch_size"] // 2)
+    # The codes of the recipe belong to another corpus.
+    assert options[options.index("--data.visual_tokenizer") + 1] == str(tmp_path / "corpus/visual_tokenizer")
+    assert options[-2:] == ["--seed", "7"]
+    with pytest.raises(ValueError, match="cannot be shared by 5 processes"):
+        options_for(5)
+
+
+def test_small_machines_and_wishes_decide_how_many_processes_train(monkeypatch):
+    demo = load_demo_script()
+    monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: False)
+    for cores, wish, expected in (
+        (1, None, ("cpu", 1, 1)),
+        (2, None, ("cpu_two_processes", 2, 1)),
+        (8, None, ("cpu_two_processes", 2, 4)),
+        (8, 1, ("cpu", 1, 8)),
+        (2, 3, ("cpu_two_processes", 3, 1)),
+    ):
+        monkeypatch.setattr(demo, "available_cores", lambda cores=cores: cores)
+        assert demo.launch_topology(wish) == expected
+    monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: True)
+    assert demo.launch_topology()[:2] == ("single_gpu", 1)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from vicha_hf import SimlaConfig, ViChaConfig
 from vicha_hf.evaluation.retrieval import RetrievalScores
-from vicha_hf.reporting.model_card import build_model_card
+from vicha_hf.reporting.model_card import build_model_card, method_name
 from vicha_hf.reporting.result import Result
 
 
@@ -81,3 +82,23 @@ def test_the_base_card_is_what_its_script_writes(tmp_path):
     command = ["--config", str(config), "--model_id", "org/vicha-base", "--summary", summary]
     script.main([*command, "--output", str(tmp_path / "card.md")])
     assert ModelCard.load(tmp_path / "card.md").content == committed.content
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        (ViChaConfig(), "ViCHA"),
+        (ViChaConfig(use_concepts=False, hierarchical_itc_weight=0, mim_weight=0), "ALBEF"),
+        (ViChaConfig(use_concepts=False, hierarchical_itc_weight=0), "ViCHA"),
+        (SimlaConfig(), "SIMLA"),
+    ],
+)
+def test_a_configuration_is_called_what_papers_call_it(config, method):
+    assert method_name(config) == method
+
+
+def test_albefs_card_cites_albef_and_gives_no_concepts():
+    options = {"architecture": {}, "training": {"steps": 1}, "family": "albef"}
+    card = build_model_card(TEMPLATE, model_id="org/albef-tiny", summary="A summary.", **options)
+    assert "arXiv:2107.07651" in card.text and "albef" in card.data.tags
+    assert "concepts" not in card.text and "2208.13628" not in card.text and "2203.14395" not in card.text

@@ -8,10 +8,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from simla_models import simla_model
+from tiny_model_folder import tiny_processor
+from tiny_models import spread_weights, tiny_config
+from tiny_tokenizer import build_tiny_tokenizer
 
+from vicha_hf import (
+    SimlaForGrounding,
+    SimlaForPreTraining,
+    SimlaForRetrieval,
+    SimlaImageProcessor,
+    SimlaProcessor,
+    ViChaForGrounding,
+)
 from vicha_hf.models.image_heatmap import overlay_heatmap
-from vicha_hf.reporting.attention_strip import AttentionStrip, attention_section_html
-from vicha_hf.reporting.keyword_table import KeywordPrediction, keyword_section_html
+from vicha_hf.reporting.attention_strip import AttentionStrip, attend_words, attention_section_html
+from vicha_hf.reporting.keyword_table import (
+    KeywordPrediction,
+    has_keyword_head,
+    keyword_section_html,
+    predict_keywords,
+)
 from vicha_hf.reporting.run_report import RunReport
 
 
@@ -100,3 +117,54 @@ def test_sections_stand_in_the_page():
     section = keyword_section_html([KeywordPrediction(PICTURE, ["dog"], [("dog", 0.5)])])
     html = RunReport(title="t", summary="s", tiles=[], results=[], log=[], sections=[section]).to_html()
     assert section in html
+
+
+def tiny_vicha() -> ViChaForGrounding:
+    torch.manual_seed(0)
+    model = ViChaForGrounding(tiny_config())
+    spread_weights(model)
+    return model.eval()
+
+
+class TestFromModels:
+    @pytest.fixture
+    def pictures(self):
+        generator = np.random.default_rng(0)
+        return [Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)) for _ in range(2)]
+
+    @pytest.fixture
+    def simla_processor(self, tmp_path):
+        image_processor = SimlaImageProcessor(size={"height": 32, "width": 32})
+        return SimlaProcessor(image_processor, build_tiny_tokenizer(tmp_path), max_text_length=12)
+
+    def test_keywords_are_the_models_beside_what_is_shown(self, pictures, simla_processor):
+        model = simla_model(SimlaForPreTraining)
+        rows = predict_keywords(model, simla_processor, pictures, [["dog"], []], top_k=3)
+        for picture, row, shown in zip(pictures, rows, (["dog"], []), strict=True):
+            inputs = simla_processor(images=picture, return_tensors="pt")
+            (expected,) = simla_processor.decode_keywords(model.predict_keywords(**inputs, top_k=3))
+            assert row.picture is picture and row.concepts == shown
+            assert [word for word, _ in row.words] == [word for word, _ in expected]
+            assert [value for _, value in row.words] == pytest.approx([value for _, value in expected], abs=1e-5)
+
+    def test_who_has_a_keyword_head(self):
+        assert has_keyword_head(simla_model(SimlaForPreTraining))
+        assert not has_keyword_head(simla_model(SimlaForPreTraining, psl_weight=0))
+        assert not has_keyword_head(simla_model(SimlaForRetrieval))
+        assert not has_keyword_head(tiny_vicha())
+
+    def test_words_look_the_same_alone_and_beside_a_longer_caption(self, pictures, simla_processor):
+        model, captions = simla_model(SimlaForGrounding), ["dogs", "a dog playing in the snow"]
+        strips = attend_words(model, simla_processor, pictures, captions)
+        assert [strip.words for strip in strips] == [["dogs"], captions[1].split()]
+        (alone,) = attend_words(model, simla_processor, pictures[:1], captions[:1])
+        np.testing.assert_allclose(strips[0].heatmaps, alone.heatmaps, atol=1e-6)
+        assert alone.heatmaps.any()
+
+    def test_concepts_go_in_with_the_picture(self, pictures, tmp_path):
+        model, processor = tiny_vicha(), tiny_processor(tmp_path)
+        captions, concepts = ["a dog", "two dogs"], [["dog", "snow"], []]
+        without = attend_words(model, processor, pictures, captions)
+        with_concepts = attend_words(model, processor, pictures, captions, concepts)
+        assert not np.allclose(without[0].heatmaps, with_concepts[0].heatmaps, atol=1e-9)
+        np.testing.assert_allclose(without[1].heatmaps, with_concepts[1].heatmaps, atol=1e-6)

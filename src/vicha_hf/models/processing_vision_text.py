@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from transformers.processing_utils import ProcessorMixin
 
 from .image_heatmap import draw_word_heatmaps, merge_word_pieces, overlay_heatmap
@@ -66,6 +67,19 @@ class VisionTextProcessor(ProcessorMixin):
         """
         return overlay_heatmap(picture, heatmap, opacity)
 
+    def decode_word_heatmaps(self, input_ids, word_heatmaps) -> tuple[list[str], np.ndarray]:
+        """
+        The words of a caption and their heat maps [W, h, w]; padding and special tokens are left out, word pieces joined.
+
+        Args:
+            input_ids: [T], the caption's tokens.
+            word_heatmaps: [T, h, w], the picture's row of a grounding head's `word_heatmaps`.
+        """
+        ids = [int(value) for value in input_ids]
+        kept = [position for position, value in enumerate(ids) if value not in self.tokenizer.all_special_ids]
+        tokens = self.tokenizer.convert_ids_to_tokens([ids[position] for position in kept])
+        return merge_word_pieces(tokens, word_heatmaps[kept])
+
     def draw_word_heatmaps(self, picture, input_ids, word_heatmaps, opacity: float = 0.7):
         """
         Where each word of a caption looks: a strip of the picture, once for each word with the word's heat map over it.
@@ -76,11 +90,7 @@ class VisionTextProcessor(ProcessorMixin):
             word_heatmaps: [T, h, w], the picture's row of a grounding head's `word_heatmaps`.
             opacity: of the hottest place.
         """
-        ids = [int(value) for value in input_ids]
-        kept = [position for position, value in enumerate(ids) if value not in self.tokenizer.all_special_ids]
-        tokens = self.tokenizer.convert_ids_to_tokens([ids[position] for position in kept])
-        words, maps = merge_word_pieces(tokens, word_heatmaps[kept])
-        return draw_word_heatmaps(picture, words, maps, opacity)
+        return draw_word_heatmaps(picture, *self.decode_word_heatmaps(input_ids, word_heatmaps), opacity)
 
     @property
     def model_input_names(self) -> list[str]:

@@ -38,6 +38,31 @@ class AttentionStrip:
         self.heatmaps = maps
 
 
+def attend_words(
+    model,
+    processor,
+    pictures: Sequence[Image.Image],
+    captions: Sequence[str],
+    concepts: Sequence[Sequence[str]] | None = None,
+) -> list[AttentionStrip]:
+    """
+    Where a model looks for each word of each picture's caption.
+
+    Args:
+        model: a grounding head, in evaluation mode.
+        processor: the model's.
+        pictures, captions: n pairs.
+        concepts: for each picture the visual concepts that go in with it; None for a model that takes none.
+    """
+    options = {} if concepts is None else {"concepts": [list(row) for row in concepts]}
+    inputs = processor(images=list(pictures), text=list(captions), return_tensors="pt", **options).to(model.device)
+    heatmaps = model(**inputs).word_heatmaps
+    return [
+        AttentionStrip(picture, *processor.decode_word_heatmaps(input_ids, maps))
+        for picture, input_ids, maps in zip(pictures, inputs["input_ids"], heatmaps, strict=True)
+    ]
+
+
 def attention_section_html(strips: Sequence[AttentionStrip]) -> str:
     """
     A section of a report: for each caption its picture followed by the picture under each word's heat map; "" without

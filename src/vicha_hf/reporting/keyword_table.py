@@ -9,6 +9,9 @@ from PIL import Image
 from .gallery import picture_tag
 
 
+TOP_K = 6
+
+
 @dataclass
 class KeywordPrediction:
     """A picture and the words that a model finds in it.
@@ -33,6 +36,29 @@ class KeywordPrediction:
         return word.lower() in " ".join(self.concepts).lower().split()
 
 
+def has_keyword_head(model) -> bool:
+    """Whether a model can say which words a picture contains (a pretraining head of SIMLA with `psl_weight` above 0)."""
+    return getattr(model, "psl", None) is not None
+
+
+def predict_keywords(
+    model, processor, pictures: Sequence[Image.Image], concepts: Sequence[Sequence[str]], top_k: int = TOP_K
+) -> list[KeywordPrediction]:
+    """
+    The words that a model finds in each picture.
+
+    Args:
+        model: with a keyword head, see [`has_keyword_head`].
+        processor: the model's.
+        pictures: n of them.
+        concepts: for each picture what is known to be in it.
+        top_k: words per picture.
+    """
+    inputs = processor(images=list(pictures), return_tensors="pt").to(model.device)
+    words = processor.decode_keywords(model.predict_keywords(**inputs, top_k=top_k))
+    return [KeywordPrediction(*row) for row in zip(pictures, concepts, words, strict=True)]
+
+
 def keyword_section_html(predictions: Sequence[KeywordPrediction]) -> str:
     """
     A section of a report: one row for each picture, right words marked; "" without predictions.
@@ -52,8 +78,8 @@ def keyword_section_html(predictions: Sequence[KeywordPrediction]) -> str:
     )
     return (
         "<h2>Words read off pictures</h2><p class=note>What the keyword head finds in a picture alone, with its "
-        f"probability. {num_right} of {num_words} words are among the picture&#39;s concepts (marked).</p>"
-        "<div class=scroll><table class=keywords><thead><tr><th class=row>Picture</th><th class=row>Concepts</th>"
+        f"probability. {num_right} of {num_words} words name something that is known to be shown (marked).</p>"
+        "<div class=scroll><table class=keywords><thead><tr><th class=row>Picture</th><th class=row>Shown</th>"
         f"<th class=row>Predicted words</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 

@@ -38,7 +38,7 @@ def build_model_card(
         dataset_type: identifier of the evaluation's dataset, for the metadata.
         dataset_name: its name for readers.
         results: evaluations; each becomes a block of the table and entries of the metadata.
-        family: the model's `model_type`: which paper the card cites and how it says the model is used.
+        family: "vicha", "albef" or "simla": which paper the card cites and how it says the model is used.
 
     Raises:
         ValueError: results without a dataset, or of a model that was not trained.
@@ -69,6 +69,13 @@ def build_model_card(
         cutoffs=CUTOFFS,
         family=family,
     )
+
+
+def method_name(config: VisionTextConfig) -> str:
+    """What papers call a configuration: "ViCHA", "ALBEF" (a ViCHA without all that ViCHA adds) or "SIMLA"."""
+    if config.model_type == "simla":
+        return "SIMLA"
+    return "ViCHA" if config.use_concepts or config.hierarchical_itc_weight or config.mim_weight else "ALBEF"
 
 
 # Weight of an objective, by the field of the configuration.

@@ -31,11 +31,14 @@ GENERATOR_VERSION = 2
 SPLITS = ("train", "validation", "test", "test_compositional")
 _DESCRIPTION_FILE = "corpus.json"
 _ATTRIBUTION_FILE = "ATTRIBUTION.txt"
+# Put there by whoever fits one to these pictures; it goes when they do.
+_VISUAL_TOKENIZER = "visual_tokenizer"
 _ENTRIES = {
     _DESCRIPTION_FILE,
     _ATTRIBUTION_FILE,
     "images",
     "tokenizer",
+    _VISUAL_TOKENIZER,
     *(f"{split}.json" for split in SPLITS),
     *TASK_FILES,
 }
@@ -90,6 +93,11 @@ class DemoCorpus:
     def tokenizer(self) -> Path:
         """Folder for `AutoTokenizer.from_pretrained`."""
         return self.root / "tokenizer"
+
+    @property
+    def visual_tokenizer(self) -> Path:
+        """Where a visual tokenizer that was fitted to this corpus belongs; the corpus comes without."""
+        return self.root / _VISUAL_TOKENIZER
 
     def is_complete(self) -> bool:
         """Whether every file is there, and every one but the pictures has the content that it was written with."""

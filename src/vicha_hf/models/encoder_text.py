@@ -1,5 +1,6 @@
 """The text encoder: BERT layers of which the upper ones also attend to image tokens (ALBEF section 3.1)."""
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vision_text import TextConfig
 from .encoder_attention import attention_function, cross_attention_implementation, expand_key_mask, split_heads
+from .encoder_recomputation import recomputed
 
 
 # Module names follow BERT's, so that a BERT checkpoint loads without translation.
@@ -125,21 +127,31 @@ class CrossAttention(nn.Module):
         value: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         index: torch.Tensor | None = None,
+        checkpointed: bool = False,
         **kwargs,
     ):
+        """`index` [B]: which keys and values [N, H, S, d] each text attends to; `checkpointed`: see [`recomputed`]."""
+        query, selected = split_heads(self.query(hidden_states), self.head_dim), []
         if index is not None:
+            # A copy for each text of what is kept once: it is made again for the backward pass.
+            shared = key.detach(), value.detach()
             key, value = key.index_select(0, index), value.index_select(0, index)
+            selected = [
+                (tensor, partial(source.index_select, 0, index))
+                for tensor, source in zip((key, value), shared, strict=True)
+            ]
         implementation = cross_attention_implementation(self.config._attn_implementation)
-        context, probabilities = attention_function(self, implementation)(
-            self,
-            split_heads(self.query(hidden_states), self.head_dim),
-            key,
-            value,
-            attention_mask,
-            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        with recomputed(*selected, checkpointed=checkpointed or not selected):
+            context, probabilities = attention_function(self, implementation)(
+                self,
+                query,
+                key,
+                value,
+                attention_mask,
+                dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+                scaling=self.scaling,
+                **kwargs,
+            )
         return context.flatten(2), probabilities
 
 
@@ -209,7 +221,13 @@ class TextLayer(GradientCheckpointingLayer):
             hidden_states = self.attention(wanted, attention_mask, attended_states=hidden_states, **kwargs)
         if encoder_key is not None:
             hidden_states = self.crossattention(
-                hidden_states, encoder_key, encoder_value, encoder_attention_mask, encoder_index, **kwargs
+                hidden_states,
+                encoder_key,
+                encoder_value,
+                encoder_attention_mask,
+                encoder_index,
+                checkpointed=self.training and self.gradient_checkpointing,
+                **kwargs,
             )
         return self.output(self.intermediate(hidden_states), hidden_states)
 

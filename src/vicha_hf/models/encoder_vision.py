@@ -12,6 +12,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_vision_text import VisionConfig
 from .encoder_attention import attention_function, split_heads
+from .encoder_recomputation import recomputed_input
 
 
 class VisionEmbeddings(nn.Module):
@@ -102,8 +103,8 @@ class VisionMLP(nn.Module):
         self.activation = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation(self.fc1(hidden_states)))
+    def forward(self, hidden_states: torch.Tensor, checkpointed: bool = False) -> torch.Tensor:
+        return recomputed_input(self.activation, self.fc1(hidden_states), self.fc2, checkpointed)
 
 
 class VisionLayer(GradientCheckpointingLayer):
@@ -120,7 +121,8 @@ class VisionLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
         attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        checkpointed = self.training and self.gradient_checkpointing
+        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states), checkpointed))
 
 
 class VisionEncoder(PreTrainedModel):

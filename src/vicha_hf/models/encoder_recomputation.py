@@ -1,0 +1,60 @@
+"""What the backward pass needs and is cheap to compute is computed again there instead of kept."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+
+class _Recomputed(torch.autograd.graph.saved_tensors_hooks):
+    def __init__(self, sources: dict[tuple[int, int], Callable[[], torch.Tensor]]):
+        def pack(tensor: torch.Tensor):
+            source = sources.get((tensor.data_ptr(), tensor.numel()))
+            return tensor if source is None or not tensor.is_contiguous() else (source, tensor.shape)
+
+        def unpack(packed) -> torch.Tensor:
+            if isinstance(packed, torch.Tensor):
+                return packed
+            source, shape = packed
+            with torch.no_grad():
+                return source().view(shape)
+
+        super().__init__(pack, unpack)
+
+
+def recomputed(
+    *tensors: tuple[torch.Tensor, Callable[[], torch.Tensor]], checkpointed: bool = False
+) -> AbstractContextManager:
+    """
+    Inside, operations that save one of the tensors for their backward pass save how to get it instead.
+
+    Args:
+        tensors: contiguous ones, each with the function that computes it again. The function should hold on to nothing
+            that is not kept anyway.
+        checkpointed: whether everything here is computed again anyway.
+    """
+    # A compiler chooses by itself what to keep.
+    if checkpointed or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return nullcontext()
+    return _Recomputed({(tensor.data_ptr(), tensor.numel()): function for tensor, function in tensors})
+
+
+def recomputed_input(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    states: torch.Tensor,
+    linear: nn.Module,
+    checkpointed: bool = False,
+) -> torch.Tensor:
+    """
+    `linear(function(states))` for an elementwise function or a norm, which needs `states` for its own gradient: what it
+    returns, as large again, is not kept for `linear`. Computing it twice costs little beside the matrix product.
+
+    Args:
+        checkpointed: whether everything here is computed again anyway.
+    """
+    result, states = function(states), states.detach()
+    # ZeRO-3 gathers weights for as long as nothing else holds on to them.
+    checkpointed = checkpointed or hasattr(getattr(linear, "weight", None), "ds_tensor")
+    with recomputed((result, lambda: function(states)), checkpointed=checkpointed):
+        return linear(result)

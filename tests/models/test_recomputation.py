@@ -1,0 +1,184 @@
+"""What is computed again instead of kept changes nothing but the memory."""
+
+import weakref
+
+import pytest
+import torch
+from tiny_models import gradients, predict_positions, tiny_batch, tiny_pretraining_model
+from torch import nn
+
+from vicha_hf.models.encoder_recomputation import recomputed_input
+from vicha_hf.models.encoder_vision import VisionLayer
+
+
+class Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Elements of the storages that are kept for the backward pass, the given ones left out."""
+
+    def __init__(self, *left_out):
+        self.storages = {}
+        left_out = {tensor.untyped_storage().data_ptr() for tensor in left_out}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in left_out:
+                self.storages[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
+            return tensor
+
+        super().__init__(pack, lambda tensor: tensor)
+
+
+def step(function, states, linear):
+    states = states.clone().requires_grad_()
+    for parameter in linear.parameters():
+        parameter.grad = None
+    output = function(states)
+    output.square().sum().backward()
+    return [output, states.grad, *(parameter.grad for parameter in linear.parameters())]
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (2, 7, 12), (2, 3, 7, 12)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_output_and_gradients_are_those_of_the_plain_layer(shape, bias):
+    torch.manual_seed(0)
+    linear, states = nn.Linear(12, 5, bias=bias), torch.randn(shape)
+    expected = step(lambda states: linear(nn.functional.gelu(states)), states, linear)
+    observed = step(lambda states: recomputed_input(nn.functional.gelu, states, linear), states, linear)
+    for ours, plain in zip(observed, expected, strict=True):
+        assert torch.equal(ours, plain)
+
+
+def test_under_autocast():
+    torch.manual_seed(0)
+    linear, states = nn.Linear(12, 5), torch.randn(2, 7, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = step(lambda states: linear(nn.functional.gelu(states)), states, linear)
+        observed = step(lambda states: recomputed_input(nn.functional.gelu, states, linear), states, linear)
+    for ours, plain in zip(observed, expected, strict=True):
+        assert torch.equal(ours, plain)
+
+
+def test_what_is_read_by_others_stays():
+    """A wrapper (LoRA) reads the activated states too."""
+    torch.manual_seed(0)
+    linear, other, states = nn.Linear(12, 5), nn.Linear(12, 5), torch.randn(2, 7, 12)
+    both = nn.ModuleList([linear, other])
+    both.forward = lambda activated: linear(activated) + other(activated)
+    expected = step(lambda states: both(nn.functional.gelu(states)), states, both)
+    observed = step(lambda states: recomputed_input(nn.functional.gelu, states, both), states, both)
+    for ours, plain in zip(observed, expected, strict=True):
+        assert torch.equal(ours, plain)
+
+
+def test_the_activated_states_are_not_kept():
+    """What is alive before the backward pass, seen from outside: a weak reference to what the activation returned."""
+    alive = []
+
+    def activation(states):
+        result = nn.functional.gelu(states)
+        alive.append(weakref.ref(result.untyped_storage()))
+        return result
+
+    linear, states = nn.Linear(64, 16), torch.randn(2, 3, 64, requires_grad=True)
+    output = recomputed_input(activation, states, linear)
+    assert len(alive) == 1 and alive[0]() is None
+    output.sum().backward()
+    assert len(alive) == 2
+
+
+def test_without_gradient_or_when_checkpointed_nothing_is_computed_twice():
+    calls = []
+
+    def activation(states):
+        calls.append(torch.is_grad_enabled())
+        return nn.functional.gelu(states)
+
+    linear, states = nn.Linear(12, 5), torch.randn(2, 12, requires_grad=True)
+    with torch.no_grad():
+        recomputed_input(activation, states, linear)
+    recomputed_input(activation, states, linear, checkpointed=True).sum().backward()
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_vision_layer_keeps_less(checkpointing):
+    """Layer norms and their inputs, queries, keys, values, context and the wide states, all once; checkpointed: its input."""
+    torch.manual_seed(0)
+    model = tiny_pretraining_model()
+    model.train()
+    layer = model.vicha.vision_model.layers[0]
+    assert isinstance(layer, VisionLayer)
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    config = model.config.vision_config
+    states = torch.randn(2, 17, config.hidden_size, requires_grad=True)
+    kept = Kept(*layer.parameters())
+    with kept:
+        output = layer(states)
+    narrow, wide = states.numel(), 2 * 17 * config.intermediate_size
+    total = sum(kept.storages.values())
+    if checkpointing:
+        assert total <= narrow
+    else:
+        # Besides: statistics of the norms and of the softmax. The wide states, behind the hook, are kept by the activation.
+        assert 8 * narrow + wide <= total < 8 * narrow + wide + narrow
+    output.sum().backward()
+    assert states.grad.isfinite().all()
+
+
+def test_a_whole_step_is_the_same_with_and_without_checkpointing():
+    observed = []
+    for checkpointing in (False, True):
+        model = tiny_pretraining_model()
+        model.add_training_state()
+        model.train()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        batch = tiny_batch(4)
+        batch |= predict_positions(batch, [[1], [2], [1, 2], []])
+        torch.manual_seed(0)
+        model(**batch).loss.backward()
+        observed.append(gradients(model))
+    for name, value in observed[0].items():
+        torch.testing.assert_close(observed[1][name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
+def test_pictures_taken_by_index_get_the_gradients_of_copied_ones(attn_implementation):
+    torch.manual_seed(0)
+    model = tiny_pretraining_model(attn_implementation=attn_implementation)
+    attention = model.vicha.text_model.encoder.layer[-1].crossattention.self
+    pictures, texts, index = torch.randn(2, 9, 32), torch.randn(5, 3, 32), torch.tensor([0, 1, 1, 0, 1])
+    observed = []
+    for copied in (False, True):
+        inputs = [pictures.clone().requires_grad_(), texts.clone().requires_grad_()]
+        key, value = attention.project(inputs[0])
+        if copied:
+            context, _ = attention(inputs[1], key.index_select(0, index), value.index_select(0, index))
+        else:
+            context, _ = attention(inputs[1], key, value, index=index)
+        attention.zero_grad()
+        context.square().sum().backward()
+        observed.append([context, *(tensor.grad for tensor in (*inputs, *attention.parameters()))])
+    for ours, plain in zip(*observed, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-6, atol=1e-6)
+        assert plain.abs().max() > 0 or plain.dim() == 1
+
+
+def test_copies_of_keys_and_values_are_not_kept(monkeypatch):
+    """Fused attention saves the very tensors that it is given."""
+    alive, select = [], torch.Tensor.index_select
+
+    def watched(self, *args):
+        result = select(self, *args)
+        alive.append(weakref.ref(result.untyped_storage()))
+        return result
+
+    model = tiny_pretraining_model()
+    attention = model.vicha.text_model.encoder.layer[-1].crossattention.self
+    key, value = attention.project(torch.randn(2, 9, 32, requires_grad=True))
+    monkeypatch.setattr(torch.Tensor, "index_select", watched)
+    context, _ = attention(torch.randn(5, 3, 32), key, value, index=torch.tensor([0, 1, 1, 0, 1]))
+    assert len(alive) == 2 and all(reference() is None for reference in alive)
+    context.sum().backward()
+    # Made again, and gone again.
+    assert all(reference() is None for reference in alive)

@@ -20,13 +20,12 @@ from unittest import mock
 import published_inference
 import torch
 from measuring import matmul_gflops, peak_rss_gib, timed
+from random_inputs import CLS, FIRST_WORD, PAD, SEP, TEXT_TOKENS, random_texts
 
 from vicha_hf import ViChaConfig, ViChaForRetrieval, ViChaForVQA
 from vicha_hf.models.decoder_answer import QuestionEncoding
 
 
-CLS, SEP, PAD, FIRST_WORD = 101, 102, 0, 1000
-TEXT_TOKENS = 25
 ANSWER_LENGTHS = (0.62, 0.21, 0.13, 0.03, 0.007, 0.003)
 
 
@@ -126,16 +125,6 @@ def build_config(setting: Setting) -> ViChaConfig:
         mim_weight=0.0,
         hierarchical_itc_weight=0.0,
     )
-
-
-def random_texts(lengths: torch.Tensor, vocab_size: int) -> dict[str, torch.Tensor]:
-    """Random words between [CLS] and [SEP], padded to the longest."""
-    ids = torch.randint(FIRST_WORD, vocab_size, (len(lengths), int(lengths.max())))
-    place = torch.arange(ids.shape[1])
-    ids[:, 0] = CLS
-    ids[place == lengths[:, None] - 1] = SEP
-    mask = (place < lengths[:, None]).long()
-    return {"input_ids": ids.masked_fill(mask == 0, PAD), "attention_mask": mask}
 
 
 def caption_lengths(number: int, real: bool) -> torch.Tensor:

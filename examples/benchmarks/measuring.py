@@ -3,25 +3,36 @@
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
     """The shortest of some runs, seconds, and what the function returned."""
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = now()
         result = function()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now() - start)
     return min(seconds), result
 
 
-def matmul_gflops(size: int = 2048, repeats: int = 5) -> float:
-    """GFLOP/s of a square fp32 matrix product with as many threads as torch uses here."""
-    left, right = torch.randn(2, size, size)
+def now() -> float:
+    """Seconds on a clock, once a GPU has done what it was asked to."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matmul_gflops(
+    size: int = 2048, repeats: int = 5, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> float:
+    """GFLOP/s of a square matrix product, on the CPU with as many threads as torch uses here."""
+    left, right = torch.randn(2, size, size, device=device).to(dtype)
+    left @ right
     seconds, _ = timed(lambda: left @ right, repeats)
     return 2 * size**3 / seconds / 1e9
 
@@ -30,3 +41,39 @@ def peak_rss_gib() -> float:
     """The most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**30 if sys.platform == "darwin" else peak / 2**20
+
+
+def peak_allocated_gib(function: Callable[[], Any], device: str = "cpu") -> float:
+    """
+    How much a function has allocated at most at one time, beyond what was allocated before. On the CPU it is summed up
+    from torch's own record of every allocation: exact, temporary tensors included, and free of what the C library keeps
+    for later, which the resident memory of the process is not.
+    """
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        return (torch.cuda.max_memory_allocated() - before) / 2**30
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        function()
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    allocated = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        allocated += event.nbytes()
+        peak = max(peak, allocated)
+    return peak / 2**30
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A Markdown table, the first column to the left and the others to the right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    aligned = [
+        " | ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+    rule = "|".join("-" * (width + 1) + ("-" if column == 0 else ":") for column, width in enumerate(widths))
+    for line in (f"| {aligned[0]} |", f"|{rule}|", *(f"| {line} |" for line in aligned[1:])):
+        print(line)

@@ -1,0 +1,200 @@
+"""Time and memory of a pretraining step, in all and by optimisation, against the published way, on this machine.
+
+    python examples/benchmarks/training.py --size base --json training.json
+
+Random weights, pictures and token ids, the sizes of the recipes in `examples/configs`, captions of 25 and concepts of 15
+tokens, dropout as configured, a full queue. Times are medians over rounds, in each of which every way of doing the step
+has its turn. FLOPs are counted, not estimated. Memory is measured in a process of its own for each way: `activation` is
+what the tensors of a step take at most at one time beyond parameters, gradients, optimiser, teacher and queue.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from measuring import print_table
+from published_training import OPTIMISATIONS
+from training_step import FAMILIES, GPU_VARIANTS, PARTS, device
+
+
+MEMORY_VARIANTS = ("ours", "checkpointed", "published")
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=("tiny", "small", "base"), default="small", help="default: %(default)s")
+    parser.add_argument("--family", choices=FAMILIES, nargs="+", default=FAMILIES, help="default: all")
+    parser.add_argument("--batch_size", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--rounds", type=int, default=3, help="timed steps of each way; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    arguments = parser.parse_args(argv)
+    if arguments.batch_size < 2:
+        parser.error("--batch_size: matching needs another picture for its negatives; use 2 or more.")
+
+    result = {
+        "size": arguments.size,
+        "batch_size": arguments.batch_size,
+        "rounds": arguments.rounds,
+        "threads": arguments.threads,
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device() == "cuda" else "cpu",
+        "families": {},
+    }
+    for family in arguments.family:
+        setting = {
+            "family": family,
+            "size": arguments.size,
+            "batch_size": arguments.batch_size,
+            "threads": arguments.threads,
+        }
+        result["families"][family] = figures = measure(setting, arguments.rounds)
+        report(family, figures)
+        if arguments.json is not None:
+            # After every family: a run at base size takes long.
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def run_apart(job: str, **arguments) -> dict:
+    """A job of `training_step.py` in a process of its own, whose peak memory is the job's."""
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("training_step.py")),
+        json.dumps({"job": job, **arguments}),
+    ]
+    threads = str(arguments["threads"])
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    if finished.returncode != 0:
+        raise RuntimeError(f"{job} of {arguments} ended with {finished.returncode}; its own message stands above.")
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+def measure(setting: dict, rounds: int) -> dict:
+    """All figures of one family."""
+    agreement = run_apart("agreement", **setting)
+    memory = {variant: run_apart("memory", variant=variant, **setting) for variant in MEMORY_VARIANTS}
+    time = run_apart("time", rounds=rounds, **setting)
+    ways = {name: _seconds(steps) for name, steps in time["seconds"].items()}
+    ours, published = ways["ours"]["all"], ways["published"]["all"]
+    gflops, flops = median(time["matmul_gflops"]), time["flops"]["ours"]
+    figures = {
+        "seconds_per_step": ours,
+        "samples_per_second": setting["batch_size"] / ours,
+        "seconds_by_part": {part: ways["ours"][part] for part in PARTS},
+        "flops_per_step": flops,
+        "matmul_gflops": gflops,
+        "matmul_share": flops / ours / gflops / 1e9,
+        "seconds_per_step_in_matmul_units": ours * gflops,
+        "peak_rss_gib": memory["ours"]["peak_rss_gib"],
+        "state_gib": memory["ours"]["state_gib"],
+        "activation_gib": memory["ours"]["activation_gib"],
+        "activation_gib_checkpointed": memory["checkpointed"]["activation_gib"],
+        "peak_rss_gib_checkpointed": memory["checkpointed"]["peak_rss_gib"],
+        "seconds_per_step_checkpointed": ways["checkpointed"]["all"],
+        "trained_parameters": time["parameters"],
+        "optimisations": {
+            name: {
+                "seconds_per_step": ways[f"without_{name}"]["all"],
+                "flops_per_step": time["flops"][f"without_{name}"],
+                "speedup_without": ways[f"without_{name}"]["all"] / ours,
+            }
+            for name in OPTIMISATIONS
+        },
+        "published": {
+            "seconds_per_step": published,
+            "seconds_by_part": {part: ways["published"][part] for part in PARTS},
+            "flops_per_step": time["flops"]["published"],
+            "matmul_share": time["flops"]["published"] / published / gflops / 1e9,
+            "peak_rss_gib": memory["published"]["peak_rss_gib"],
+            "activation_gib": memory["published"]["activation_gib"],
+        },
+        "speedup": published / ours,
+        "memory": memory,
+        "agreement": agreement,
+        "rounds": time["seconds"],
+        "matmul_gflops_of_rounds": time["matmul_gflops"],
+    }
+    figures["activation_ratio"] = figures["activation_gib"] / figures["published"]["activation_gib"]
+    figures["activation_ratio_checkpointed"] = (
+        figures["activation_gib_checkpointed"] / figures["published"]["activation_gib"]
+    )
+    if "matmul_gflops_bf16" in time:
+        figures["gpu"] = {
+            "matmul_gflops_bf16": time["matmul_gflops_bf16"],
+            "unavailable": time["unavailable"],
+            **{name: {"seconds_per_step": ways[name]["all"]} for name in GPU_VARIANTS if name in ways},
+        }
+    return figures
+
+
+def _seconds(steps: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Medians over the rounds, of each part and of the whole."""
+    return {part: median(step[part] for step in steps) for part in PARTS} | {
+        "all": median(sum(step.values()) for step in steps)
+    }
+
+
+def report(family: str, figures: dict) -> None:
+    published, agreement = figures["published"], figures["agreement"]
+    print(
+        f"\n{family}: matmul {figures['matmul_gflops']:.0f} GFLOP/s, {figures['trained_parameters'] / 1e6:.0f} M parameters"
+    )
+    rows = []
+    for name, way in (("this package", figures), ("published way", published)):
+        parts = [f"{way['seconds_by_part'][part]:.3f}" for part in PARTS]
+        rows.append(
+            [
+                name,
+                f"{way['seconds_per_step']:.3f}",
+                *parts,
+                f"{way['flops_per_step'] / 1e9:.0f}",
+                f"{way['matmul_share']:.0%}",
+                f"{way['peak_rss_gib']:.2f}",
+                f"{way['activation_gib']:.2f}",
+            ]
+        )
+    print_table(["", "s / step", *PARTS, "GFLOP", "of matmul rate", "peak GiB", "activation GiB"], rows)
+    print(
+        f"ratio {figures['speedup']:.2f}; {figures['samples_per_second']:.2f} samples / s; activation memory "
+        f"{figures['activation_ratio']:.2f} of the published way's, with checkpointing "
+        f"{figures['activation_ratio_checkpointed']:.2f} ({figures['activation_gib_checkpointed']:.2f} GiB, "
+        f"{figures['seconds_per_step_checkpointed']:.3f} s / step)"
+    )
+    print(
+        f"losses differ by {agreement['loss_difference_published']:.1e}, gradients by "
+        f"{agreement['gradient_difference_published']:.1e}, with checkpointing by "
+        f"{agreement['gradient_difference_checkpointed']:.1e} (the largest gradient is {agreement['largest_gradient']:.1e})"
+    )
+    print_table(
+        ["without", "s / step", "GFLOP", "ratio"],
+        [
+            [
+                OPTIMISATIONS[name][0],
+                f"{way['seconds_per_step']:.3f}",
+                f"{way['flops_per_step'] / 1e9:.0f}",
+                f"{way['speedup_without']:.3f}",
+            ]
+            for name, way in figures["optimisations"].items()
+        ],
+    )
+    for name, way in figures.get("gpu", {}).items():
+        if name in GPU_VARIANTS:
+            seconds = way["seconds_per_step"]
+            print(f"{name}: {seconds:.3f} s / step, ratio {figures['seconds_per_step'] / seconds:.2f}")
+    for name, reason in figures.get("gpu", {}).get("unavailable", {}).items():
+        print(f"{name}: not measured, {reason}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The training benchmark at toy size: the figures that others rely on, and that every slow way gives the same results."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from vicha_hf.models.encoder_text import CrossAttention, TextEncoder
+from vicha_hf.models.momentum import TrainingState
+from vicha_hf.models.task_pretraining import PretrainingTask
+
+
+FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    sys.path.insert(0, str(FOLDER))
+    try:
+        spec = importlib.util.spec_from_file_location("training_benchmark", FOLDER / "training.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def jobs(benchmark):
+    """What the benchmark runs in processes of their own."""
+    return sys.modules["training_step"]
+
+
+@pytest.fixture(scope="module")
+def steps(jobs):
+    made = {}
+    return lambda family: made.setdefault(family, jobs.TrainingStep(family, "tiny", 2, dropout=False))
+
+
+@pytest.mark.parametrize("family", ["vicha", pytest.param("simla", marks=pytest.mark.slow)])
+def test_the_figures(benchmark, jobs, monkeypatch, tmp_path, capsys, family):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(benchmark, "run_apart", jobs.run_job)
+    path = tmp_path / "out" / "training.json"
+    options = ["--family", family, "--batch_size", "2", "--rounds", "1", "--threads", str(threads)]
+    result = benchmark.main(["--size", "tiny", *options, "--json", str(path)])
+    assert json.loads(path.read_text()) == result
+    figures = result["families"][family]
+    promised = {"seconds_per_step", "samples_per_second", "flops_per_step", "matmul_gflops", "matmul_share"}
+    promised |= {"peak_rss_gib", "activation_gib", "activation_gib_checkpointed"}
+    assert promised <= figures.keys() and all(figures[name] > 0 for name in promised)
+    assert figures["optimisations"].keys() == benchmark.OPTIMISATIONS.keys()
+    assert all(way["speedup_without"] > 0 for way in figures["optimisations"].values())
+    # What is switched off shows in what is counted.
+    published = figures["published"]
+    for name in ("shared_key_values", "wanted_rows", "predicted_logits"):
+        saved = figures["optimisations"][name]["flops_per_step"] - figures["flops_per_step"]
+        assert 0 < saved < published["flops_per_step"] - figures["flops_per_step"]
+    assert figures["activation_gib_checkpointed"] < figures["activation_gib"] < published["activation_gib"]
+    agreement = figures["agreement"]
+    assert agreement["loss_difference_published"] < 1e-4
+    assert agreement["gradient_difference_checkpointed"] < 1e-5 < agreement["largest_gradient"]
+    assert sum(figures["seconds_by_part"].values()) == pytest.approx(figures["seconds_per_step"])
+    printed = capsys.readouterr().out
+    assert all(title in printed for title, _ in benchmark.OPTIMISATIONS.values())
+
+
+@pytest.mark.slow
+def test_in_processes_of_their_own(benchmark):
+    result = benchmark.main(["--size", "tiny", "--family", "albef", "--batch_size", "2", "--rounds", "1"])
+    figures = result["families"]["albef"]
+    assert figures["peak_rss_gib"] > figures["state_gib"] > 0
+
+
+@pytest.mark.parametrize("family", ["vicha", "albef", "simla"])
+def test_every_slow_way_gives_the_same_losses_and_gradients(benchmark, jobs, steps, family):
+    step = steps(family)
+    own = torch.arange(2)
+    given = {"negative_image_indices": own.flip(0), "negative_text_indices": own.flip(0)}
+    losses, gradients = step.gradients(jobs.Variant(), **given)
+    assert all(value.isfinite().all() for value in gradients.values())
+    ways = [jobs.Variant(without=(name,)) for name in benchmark.OPTIMISATIONS]
+    for variant in [*ways, jobs.CPU_VARIANTS["published"], jobs.CPU_VARIANTS["checkpointed"]]:
+        other_losses, other_gradients = step.gradients(variant, **given)
+        assert other_losses == pytest.approx(losses, abs=1e-5), variant
+        assert other_gradients.keys() == gradients.keys()
+        for name, value in gradients.items():
+            torch.testing.assert_close(other_gradients[name], value, rtol=1e-4, atol=1e-5, msg=f"{variant}: {name}")
+
+
+def test_the_slow_ways_are_slow(jobs, steps):
+    step = steps("vicha")
+
+    def counted(*without) -> dict[str, int]:
+        counts = dict.fromkeys(("projected pictures", "fused attention", "logits"), 0)
+
+        def project(self, states):
+            counts["projected pictures"] += len(states)
+            return original_project(self, states)
+
+        def attend(*args, **kwargs):
+            counts["fused attention"] += 1
+            return original_attend(*args, **kwargs)
+
+        def speak(module, args, output):
+            counts["logits"] += output.numel() // output.shape[-1]
+
+        original_project = CrossAttention.project
+        original_attend = torch.nn.functional.scaled_dot_product_attention
+        listener = step.model.mlm_head.register_forward_hook(speak)
+        with (
+            mock.patch.object(CrossAttention, "project", project),
+            mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attend),
+        ):
+            step.gradients(jobs.Variant(without=without))
+        listener.remove()
+        return counts
+
+    ours = counted()
+    layers = sum(layer.crossattention is not None for layer in step.model.base_model.text_model.encoder.layer)
+    # Two pictures, for the model and for its teacher.
+    assert ours["projected pictures"] == 2 * 2 * layers
+    # Matching projects six instead of the two that MLM shares with it.
+    assert counted("shared_key_values")["projected pictures"] == (6 + 2 + 2) * layers
+    assert ours["fused attention"] > 0 == counted("fused_attention")["fused attention"]
+    predicted = (step.batch["mlm_labels"] != -100).sum().item()
+    assert ours["logits"] == predicted
+    assert counted("predicted_logits")["logits"] == step.batch["mlm_labels"].numel() > predicted
+    assert counted() == ours
+
+
+def test_what_was_switched_off_is_on_again(benchmark, jobs, steps):
+    step = steps("vicha")
+    patched = [(TextEncoder, "forward"), (TextEncoder, "project_keys_values"), (TrainingState, "update_teacher")]
+    patched.append((PretrainingTask, "_language_step"))
+    before = [getattr(owner, name) for owner, name in patched]
+    with step.doing(jobs.CPU_VARIANTS["published"]):
+        assert all(getattr(*place) is not value for place, value in zip(patched, before, strict=True))
+        assert not any(group["fused"] for group in step.optimizer.param_groups)
+    assert [getattr(*place) for place in patched] == before
+    assert all(group["fused"] for group in step.optimizer.param_groups)
+
+
+def test_teacher_and_optimizer_move_alike_one_by_one(jobs):
+    moved = []
+    for without in ((), ("foreach_teacher", "fused_optimizer")):
+        step = jobs.TrainingStep("albef", "tiny", 2, dropout=False)
+        for _ in range(2):
+            torch.manual_seed(3)
+            step.run(jobs.Variant(without=without))
+        moved.append({name: value for name, value in step.model.state_dict().items() if value.is_floating_point()})
+    for name, value in moved[0].items():
+        torch.testing.assert_close(moved[1][name], value, rtol=1e-4, atol=2e-6, msg=name)
+
+
+def test_allocated_memory_is_counted_exactly(benchmark):
+    measuring = sys.modules["measuring"]
+
+    def allocate():
+        first = torch.ones(1000)
+        second = torch.ones(500)
+        del first
+        third = torch.ones(250)
+        return second, third
+
+    assert measuring.peak_allocated_gib(allocate) * 2**30 == pytest.approx(6000, abs=100)
+
+
+def test_a_single_pair_has_no_negatives(benchmark, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--batch_size", "1"])
+    assert "use 2 or more" in capsys.readouterr().err

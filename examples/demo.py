@@ -137,9 +137,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model_id", help="repository named in the model card (default: org/METHOD-tiny, such as org/vicha-tiny)"
     )
-    parser.add_argument(
-        "--num_processes", type=int, help="that train together (default: two on a CPU of several cores, otherwise one)"
-    )
+    parser.add_argument("--num_processes", type=int, default=1, help="that train together (default: %(default)s)")
     parser.add_argument(
         "--corpus", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of build_demo_corpus"
     )
@@ -179,15 +177,15 @@ def pretrain(arguments: argparse.Namespace, corpus: DemoCorpus) -> Path:
     return run
 
 
-def launch_topology(num_processes: int | None = None) -> tuple[str, int, int]:
-    """The file in accelerate_configs/ that suits this machine, its processes, and the threads of each."""
+def launch_topology(num_processes: int = 1) -> tuple[str, int, int]:
+    """The file in accelerate_configs/ that suits this machine and so many processes, and the threads of each."""
     if torch.cuda.is_available():
-        num_processes = num_processes or 1
         return "single_gpu" if num_processes == 1 else "multi_gpu", num_processes, torch.get_num_threads()
-    cores = available_cores()
-    # A model this small keeps one thread busy, not several: two processes see more samples in the same time.
-    num_processes = num_processes or min(cores, 2)
-    return "cpu" if num_processes == 1 else "cpu_two_processes", num_processes, max(cores // num_processes, 1)
+    return (
+        "cpu" if num_processes == 1 else "cpu_two_processes",
+        num_processes,
+        max(available_cores() // num_processes, 1),
+    )
 
 
 def available_cores() -> int:

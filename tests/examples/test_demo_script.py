@@ -172,17 +172,16 @@ def test_the_batch_of_the_recipe_is_that_of_all_processes(tmp_path):
         options_for(5)
 
 
-def test_small_machines_and_wishes_decide_how_many_processes_train(monkeypatch):
+def test_processes_share_the_cores(monkeypatch):
     demo = load_demo_script()
     monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: False)
-    for cores, wish, expected in (
-        (1, None, ("cpu", 1, 1)),
-        (2, None, ("cpu_two_processes", 2, 1)),
-        (8, None, ("cpu_two_processes", 2, 4)),
+    for cores, processes, expected in (
+        (1, 1, ("cpu", 1, 1)),
         (8, 1, ("cpu", 1, 8)),
+        (8, 2, ("cpu_two_processes", 2, 4)),
         (2, 3, ("cpu_two_processes", 3, 1)),
     ):
         monkeypatch.setattr(demo, "available_cores", lambda cores=cores: cores)
-        assert demo.launch_topology(wish) == expected
+        assert demo.launch_topology(processes) == expected
     monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: True)
     assert demo.launch_topology()[:2] == ("single_gpu", 1)

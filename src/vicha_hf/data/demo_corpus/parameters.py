@@ -65,12 +65,12 @@ class CaptionParameters(_Bounded):
     """How captions are worded."""
 
     colour_probability: float = _probability(
-        0.5, "chance that a known colour is said (always said where the noun alone would be ambiguous)"
+        0.85, "chance that a known colour is said (always said where the noun alone would be ambiguous)"
     )
     relation_probability: float = _probability(0.65, "chance that positions or sizes are said beside the things")
     background_probability: float = _probability(0.3, "chance that the background is said")
     max_caption_words: int = _parameter(
-        20, "longest caption, as long as naming everything in the picture allows it", 1
+        13, "longest caption, as long as naming everything in the picture allows it", 1
     )
 
 
@@ -95,7 +95,7 @@ class DemoCorpusParameters(_Bounded):
     """
 
     seed: int = _parameter(0, "seed of all random choices")
-    num_train: int = _parameter(4000, "training scenes", 1)
+    num_train: int = _parameter(8000, "training scenes", 1)
     num_validation: int = _parameter(200, "validation scenes")
     num_test: int = _parameter(200, "test scenes")
     num_compositional_test: int = _parameter(

@@ -224,7 +224,8 @@ def stands(first: SceneObject, relation: str, second: SceneObject) -> bool:
 
 @pytest.fixture(scope="module")
 def captioned(scenes):
-    writer, rng = CaptionWriter(CaptionParameters()), random.Random(5)
+    # Long enough for every turn of phrase.
+    writer, rng = CaptionWriter(CaptionParameters(max_caption_words=20)), random.Random(5)
     return [(scene, writer.write(scene, rng)) for scene in scenes for _ in range(4)]
 
 

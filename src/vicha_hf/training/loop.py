@@ -159,8 +159,8 @@ class TrainingLoop:
             model.activation_checkpointing_enable()
         # Between two steps every weight is where it is kept, also where it is split over the processes.
         self._moves_teacher_in_forward = not hasattr(model, "update_teacher")
-        prepare_for_gathering(model, accelerator)
         self._guard = NonFiniteGuard(model, arguments, accelerator, self._describe)
+        prepare_for_gathering(model, accelerator)
         self._statistics = BatchStatistics(model)
         optimizer = create_optimizer(
             model,

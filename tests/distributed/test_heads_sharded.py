@@ -9,6 +9,9 @@ import pytest
 import torch
 
 
+# Minutes of two processes: `make test-slow`.
+pytestmark = pytest.mark.slow
+
 HEADS = ("single stream", "retrieval", "entailment", "reasoning", "text-assignment", "vqa")
 TOPOLOGIES = ("multi_gpu", "deepspeed_zero3", "fsdp2")
 

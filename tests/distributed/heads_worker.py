@@ -25,7 +25,7 @@ from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
 
 BATCH = 3
-HEADS = ("single stream", "retrieval", "entailment", "reasoning", "text-assignment", "vqa")
+HEADS = ("single stream", "retrieval", "entailment", "reasoning", "vqa")
 
 
 def build(head):
@@ -55,8 +55,6 @@ def batch_of(head, rank):
             batch["bool_masked_pos"] = torch.arange(BATCH * 16).reshape(BATCH, 16) % 3 == rank
         return batch
     batch = step_inputs(head, batch_size=BATCH, seed=rank)
-    if head == "text-assignment":
-        batch["pair_indices"] = torch.tensor([[0, 1], [2, 1], [0, 1]])
     return batch
 
 

@@ -26,8 +26,17 @@ def prepare_for_gathering(model: nn.Module, accelerator: Accelerator) -> None:
     Args:
         model: unwrapped, before `accelerator.prepare`.
         accelerator: of the run.
+
+    Raises:
+        ValueError: a model whose training was seen to fail with split weights.
     """
-    if accelerator.distributed_type != DistributedType.DEEPSPEED or _zero_stage(accelerator) != 3:
+    zero3 = accelerator.distributed_type == DistributedType.DEEPSPEED and _zero_stage(accelerator) == 3
+    if (zero3 or accelerator.is_fsdp2) and not getattr(model, "trains_with_split_weights", True):
+        raise ValueError(
+            f"{type(model).__name__} does not train under ZeRO-3 or FSDP2: launch with multi_gpu, deepspeed_zero1 or "
+            "deepspeed_zero2 instead."
+        )
+    if not zero3:
         return
     from deepspeed.runtime.zero import register_external_parameter
 

@@ -25,7 +25,7 @@ from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
 
 BATCH = 3
-HEADS = ("single stream", "retrieval", "entailment", "vqa", "reasoning")
+HEADS = ("single stream", "retrieval", "entailment", "vqa")
 
 
 def build(head):

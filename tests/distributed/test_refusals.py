@@ -61,8 +61,9 @@ def test_the_optimiser_keeps_the_temperature_within_its_bounds(quirks):
     assert (model.vicha.temperature.item() > 5) == bool(quirks)
 
 
-def test_text_assignment_with_split_weights():
+@pytest.mark.parametrize("head", ["reasoning", "text-assignment"])
+def test_two_pictures_with_split_weights(head):
     accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=True)
-    with pytest.raises(ValueError, match=r"ViChaForTextAssignment does not train under ZeRO-3 or FSDP2: launch with"):
-        prepare_for_gathering(tiny_head("text-assignment"), accelerator)
+    with pytest.raises(ValueError, match="does not train under ZeRO-3 or FSDP2: launch with"):
+        prepare_for_gathering(tiny_head(head), accelerator)
     prepare_for_gathering(tiny_head("vqa"), accelerator)

@@ -18,8 +18,6 @@ class TextAssignmentTask(ImagePairTask):
     """
 
     CLASSES = ("first", "second", "neither")
-    # Its steps were seen to break off where the weights are split over processes (ZeRO-3, FSDP2).
-    trains_with_split_weights = False
 
     def __init__(self, config):
         super().__init__(config)

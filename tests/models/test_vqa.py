@@ -160,6 +160,35 @@ def test_a_list_prepared_once_and_one_with_the_same_answer_twice():
         assert scores[7] == scores[0] and scores[8] == scores[1]
 
 
+def test_lists_of_one_answer_and_answers_that_begin_others():
+    model, inputs = tiny_head("vqa"), inference_inputs("vqa")
+    only = model.rank_answers(**inputs, answers=torch.tensor([[CLS, 9, SEP]]), top_k=5)
+    assert only.answer_indices.tolist() == [[0]] * 3 and only.probabilities.tolist() == [[1.0]] * 3
+    # Without [SEP] a whole answer is the beginning of another.
+    nested = torch.tensor([[CLS, 9, PAD, PAD], [CLS, 9, 10, PAD], [CLS, 9, 10, 11], [CLS, 12, PAD, PAD]])
+    for exact in (False, True):
+        ranking = model.rank_answers(**inputs, answers=nested, top_k=None, exact=exact)
+        for row in range(3):
+            for index, score in zip(ranking.answer_indices[row].tolist(), ranking.scores[row], strict=True):
+                answer = nested[index][nested[index] != PAD]
+                tokens = _token_log_likelihoods(model, inputs, row, answer)[torch.arange(len(answer) - 1), answer[1:]]
+                torch.testing.assert_close(score, tokens.sum(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_ranking_in_lower_precision(exact):
+    model, inputs = tiny_head("vqa"), inference_inputs("vqa")
+    expected = model.rank_answers(**inputs, answers=ANSWERS, top_k=None, exact=exact)
+    with torch.autocast("cpu", torch.bfloat16):
+        automatic = model.rank_answers(**inputs, answers=ANSWERS, top_k=None, exact=exact)
+    whole = model.bfloat16().rank_answers(**inputs, answers=ANSWERS, top_k=None, exact=exact)
+    for ranking in (automatic, whole):
+        scores = torch.empty_like(expected.scores).scatter_(1, ranking.answer_indices, ranking.scores)
+        torch.testing.assert_close(
+            scores, torch.empty_like(scores).scatter_(1, expected.answer_indices, expected.scores), rtol=0.05, atol=0.2
+        )
+
+
 @pytest.mark.parametrize("quirks", [[], ["vqa_alpha_unused"]])
 def test_distilled_loss_against_a_loop(quirks):
     alpha, model = 0.3, tiny_head("vqa", momentum=0.7, reference_quirks=quirks).train()

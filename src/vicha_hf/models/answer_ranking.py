@@ -51,8 +51,9 @@ class PrefixLikelihoods:
         self._slots_per_question = int(has_grandchildren.sum())
         layers, width = len(decoder.encoder.layer), decoder.config.hidden_size
         slots = num_questions * self._slots_per_question
-        # Zeros: what lies beyond a prefix has no weight, and no weight times NaN would still be NaN.
-        kept = question.hidden_states.new_zeros(2, layers, slots, width)
+        # Zeros: what lies beyond a prefix has no weight, and no weight times NaN would still be NaN. Under autocast
+        # projections are of lower precision than states.
+        kept = question.key_values[0][0].new_zeros(2, layers, slots, width)
         self._keys, self._values = kept[0], kept[1]
         every = torch.arange(num_questions, device=device)
         self.first_token_logits = self.decode(every, torch.zeros_like(every))

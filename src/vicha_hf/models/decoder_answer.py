@@ -106,9 +106,8 @@ class AnswerDecoder(PreTrainedModel, GenerationMixin):
             head: turns hidden states into logits; given, the logits after the last token are returned too.
         """
         hidden_states = self.embeddings(input_ids)
-        self_attention_mask = create_causal_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask, past_key_values=None
-        )
+        # No cache; by position, for transformers 5.24 gave this argument another name.
+        self_attention_mask = create_causal_mask(self.config, hidden_states, attention_mask, None)
         question_mask = question.attention_mask
         if question_mask is not None and question_index is not None:
             question_mask = question_mask.index_select(0, question_index)

@@ -31,3 +31,12 @@ def test_a_task_is_trained_from_a_simla_folder(name, task_files, pretrained, scr
         assert primary in json.loads((tmp_path / "metrics.json").read_text())
     assert type(load_finetuned(task, tmp_path / "model")) is HEADS["simla"][task]
     assert type(AutoProcessor.from_pretrained(tmp_path / "model")) is SimlaProcessor
+
+
+def test_larger_pictures_have_more_patches_than_the_text_encoder_has_positions(
+    task_files, pretrained, script, tmp_path
+):
+    """As 384 pixels have: the recipes of the paper."""
+    overrides = [f"--model.from_pretrained={pretrained}", "--model.image_size=64", "--max_steps=1"]
+    script("finetune_entailment")(options(task_files, "finetune_entailment", tmp_path, *overrides))
+    assert load_finetuned("entailment", tmp_path / "model").config.vision_config.image_size == 64

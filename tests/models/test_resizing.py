@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tiny_models import (
     VOCAB_SIZE,
     assert_same,
@@ -93,6 +94,13 @@ def test_a_resized_model_is_saved(tmp_path):
     loaded = type(model).from_pretrained(tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(loaded(**batch).image_embeds, model(**batch).image_embeds)
+
+
+def test_a_size_without_a_patch_is_refused():
+    model = tiny_retrieval_model()
+    with pytest.raises(StrictDataclassError, match=r"vision_config\.image_size=7"):
+        model.resize_image_size(7)
+    assert model.config.vision_config.image_size == 32
 
 
 def test_image_modelling_keeps_its_picture_size():

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from head_checks import ANSWERS, inference_inputs, predict, step_inputs
+from huggingface_hub.errors import StrictDataclassError
 from simla_models import (
     GRID,
     SIMLA_HEADS,
@@ -297,6 +298,29 @@ def test_resizing():
     batch["visual_token_ids"] = torch.zeros(2, 6, 6).long()
     output = model.train()(**batch)
     assert output.loss.isfinite()
+
+
+@pytest.mark.parametrize("name", SIMLA_HEADS)
+def test_heads_take_more_patches_than_the_text_encoder_has_positions(name, tmp_path):
+    """At 384 pixels a base model has 577 image tokens and 512 text positions; only pretraining needs as many."""
+    simla_model(SimlaForPreTraining).save_pretrained(tmp_path / "pretrained")
+    head = SIMLA_HEADS[name].from_pretrained(tmp_path / "pretrained").eval()
+    assert head.config.mim_weight == 1
+    head.resize_image_size(48)
+    head.save_pretrained(tmp_path / "head")
+    loaded = SIMLA_HEADS[name].from_pretrained(tmp_path / "head").eval()
+    assert loaded.config.mim_weight == 0 and loaded.config.vision_config.image_size == 48
+    inputs = inference_inputs(name, 2, concepts=False)
+    inputs["pixel_values"] = torch.randn(*inputs["pixel_values"].shape[:-2], 48, 48)
+    torch.testing.assert_close(predict(name, loaded, inputs), predict(name, head, inputs))
+
+
+def test_a_size_that_reconstruction_cannot_have_is_refused_before_anything_changes():
+    model = simla_model(SimlaForPreTraining)
+    with pytest.raises(StrictDataclassError, match=r"text_config\.max_position_embeddings=24"):
+        model.resize_image_size(48)
+    assert model.config.vision_config.image_size == 32
+    assert model.train()(**simla_batch(2)).loss.isfinite()
 
 
 @pytest.mark.parametrize("name", SIMLA_HEADS)

@@ -36,6 +36,16 @@ class SimlaPreTrainedModel(VisionTextPreTrainedModel):
     def _new_base_model(self, add_projections: bool = True) -> "SimlaModel":
         return SimlaModel(self.config, add_projections)
 
+    def resize_image_size(self, image_size: int) -> None:
+        """
+        Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning. A model that
+        reconstructs no patches itself then says so in its configuration (`mim_weight=0`): the text encoder of the paper
+        has positions for the 257 image tokens of 256 pixels, and none for the 577 of 384.
+        """
+        if getattr(self, "mim", None) is None:
+            self.config.mim_weight = 0.0
+        super().resize_image_size(image_size)
+
 
 class SimlaModel(VisionTextModel, SimlaPreTrainedModel):
     """

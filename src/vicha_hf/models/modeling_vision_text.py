@@ -1,5 +1,7 @@
 """What the models of every family are: a vision encoder and a text encoder with a joint space, and fusion (ALBEF, arXiv 2107.07651)."""
 
+import copy
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -62,9 +64,20 @@ class VisionTextPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedMo
         return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     def resize_image_size(self, image_size: int) -> None:
-        """Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning."""
+        """
+        Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning.
+
+        Raises:
+            StrictDataclassError: a size that the configuration cannot have.
+            ValueError: a model with training state.
+        """
         if getattr(self, "training_state", None) is not None:
             raise ValueError("Resize the image size before `add_training_state`: the teacher copies the sizes.")
+        # On a copy: a folder that could not be loaded again must not come to be.
+        resized = copy.deepcopy(self.config)
+        resized.vision_config.image_size = image_size
+        resized.vision_config.validate()
+        resized.validate()
         self.base_model.vision_model.resize_positions(image_size)
 
     def no_weight_decay(self) -> set[str]:

@@ -88,20 +88,20 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
     assert all(torch.equal(tensor, resumed[key]) for key, tensor in final.items())
 
 
-# Learning rate, its end, epochs, batch per GPU: the recipes of the papers.
+# Learning rate, its end, epochs, batch per GPU and picture size of ViCHA, then of SIMLA: the recipes of the papers.
 RECIPES = {
-    "retrieval_flickr30k": (1e-5, 1e-6, 10, 16),
-    "retrieval_coco": (1e-5, 1e-6, 5, 16),
-    "grounding_refcoco_plus": (1e-5, 1e-6, 5, 16),
-    "vqa_v2": (2e-5, 1e-6, 8, 16),
-    "entailment_snli_ve": (2e-5, 1e-6, 5, 16),
-    "reasoning_nlvr2": (2e-5, 1e-6, 10, 8),
-    "text_assignment": (2e-5, 1e-5, 1, 32),
+    "retrieval_flickr30k": (1e-5, 1e-6, 10, (16, 380), (32, 384)),
+    "retrieval_coco": (1e-5, 1e-6, 5, (16, 380), (32, 384)),
+    "grounding_refcoco_plus": (1e-5, 1e-6, 5, (16, 380), (32, 384)),
+    "vqa_v2": (2e-5, 1e-6, 8, (16, 384), (32, 384)),
+    "entailment_snli_ve": (2e-5, 1e-6, 5, (16, 380), (32, 384)),
+    "reasoning_nlvr2": (2e-5, 1e-6, 10, (8, 384), (8, 384)),
+    "text_assignment": (2e-5, 1e-5, 1, (32, None), (64, None)),
 }
+CANDIDATES = {"retrieval_flickr30k": 128, "retrieval_coco": 256, "vqa_v2": 128}
 
 
-@pytest.mark.parametrize("config", [*RECIPES, "easy_vqa", "retrieval_tiny", "vqa_tiny", "text_assignment_tiny"])
-def test_every_recipe_is_understood_by_its_script(config, script):
+def read_recipe(config, script, family="vicha"):
     task = "vqa" if config == "easy_vqa" else config.split("_")[0]
     main = script("pretrain_text_assignment" if task == "text" else f"finetune_{task}")
     classes = [value for value in main.__globals__.values() if isinstance(value, type)]
@@ -109,13 +109,33 @@ def test_every_recipe_is_understood_by_its_script(config, script):
     own = max(
         (value for value in classes if issubclass(value, FinetuningArguments)), key=lambda value: len(value.__mro__)
     )
-    arguments, _ = parse_arguments(own, [f"--config={CONFIGS / config}.yaml", "--output_dir=out"])
-    if config in RECIPES:
-        learning_rates = (arguments.learning_rate, arguments.min_learning_rate)
-        assert (*learning_rates, arguments.num_epochs, arguments.per_device_batch_size) == RECIPES[config]
-        assert arguments.lr_schedule == "published" and arguments.weight_decay == 0.02
-        assert arguments.ramp_distillation_alpha == (config != "entailment_snli_ve")
-        assert (arguments.data.crop_scale is None) == (config == "grounding_refcoco_plus")
+    return parse_arguments(own, [f"--config={CONFIGS.parent / family / config}.yaml", "--output_dir=out"])[0]
+
+
+@pytest.mark.parametrize("config", ["easy_vqa", "retrieval_tiny", "vqa_tiny", "text_assignment_tiny"])
+def test_every_recipe_is_understood_by_its_script(config, script):
+    read_recipe(config, script)
+
+
+@pytest.mark.parametrize("family", ["vicha", "simla"])
+@pytest.mark.parametrize("config", RECIPES)
+def test_the_papers_recipes(config, family, script):
+    arguments = read_recipe(config, script, family)
+    *shared, vicha, simla = RECIPES[config]
+    assert [arguments.learning_rate, arguments.min_learning_rate, arguments.num_epochs] == shared
+    own = (arguments.per_device_batch_size, arguments.model.image_size)
+    assert own == (simla if family == "simla" else vicha)
+    assert arguments.lr_schedule == "published" and arguments.weight_decay == 0.02
+    assert arguments.warmup_learning_rate == 1e-5 and arguments.warmup_steps == (400 if config == "vqa_v2" else 100)
+    assert arguments.ramp_distillation_alpha == (config != "entailment_snli_ve")
+    data = arguments.data
+    crop = {"grounding_refcoco_plus": None, "text_assignment": (0.2, 1.0)}.get(config, (0.5, 1.0))
+    assert data.crop_scale == crop and data.randaugment and data.hflip
+    if config in CANDIDATES:
+        assert data.rerank_k == CANDIDATES[config]
+    # Of captions SIMLA keeps more tokens; questions are cut at 25 by both. Null is the folder's limit: 25 by default.
+    longest = {"vqa_v2": 25}.get(config, 30 if family == "simla" and config.startswith("retrieval") else None)
+    assert data.max_text_length == longest
 
 
 def test_the_answers_stand_beside_the_model_and_the_predictions_are_the_servers(task_files, script, tmp_path):

@@ -17,6 +17,14 @@ ABSOLUTE_TOLERANCE = 1e-5
 ROUNDING_FACTOR = 4
 CANCELLING_GRADIENTS = re.compile(r"grad\..*\.key\.weight")
 
+# `hyper` of case.json -> field of the configuration; alpha is an argument of the step, the temperature a tensor.
+HYPERPARAMETERS = {
+    "momentum": "momentum",
+    "mask_ratio": "mim_mask_ratio",
+    "num_concepts_per_head": "psl_votes_per_head",
+    "kept_positions": "psl_num_keywords",
+}
+
 
 @dataclass
 class GoldenCase:
@@ -42,7 +50,7 @@ class GoldenCase:
 
     @property
     def config_overrides(self) -> dict:
-        """What tensors cannot tell: heads, token ids and dropout."""
+        """What tensors cannot tell: heads, token ids, dropout, and the hyper-parameters of the step."""
         sizes, tokenizer = self.description["sizes"], self.description["tokenizer"]
         tokens = ("pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
         overrides = {
@@ -61,8 +69,8 @@ class GoldenCase:
         if sizes.get("decoder_heads"):
             overrides["mim_decoder_heads"] = sizes["decoder_heads"]
         hyper = self.description.get("hyper", {})
-        for golden, ours in (("num_concepts_per_head", "psl_votes_per_head"), ("kept_positions", "psl_num_keywords")):
-            if golden in hyper:
+        for golden, ours in HYPERPARAMETERS.items():
+            if hyper.get(golden) is not None:
                 overrides[ours] = hyper[golden]
         return overrides
 

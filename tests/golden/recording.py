@@ -106,6 +106,7 @@ def observed_step(recorder: Recorder, model, teacher) -> dict[str, torch.Tensor]
         observed[f"sim_{direction}_targets"] = itc.output[f"targets_{direction}"]
         observed[f"loss_{direction}"] = itc.output[f"loss_{direction}"]
         observed[f"weights_{direction}"] = recorder.first("negative_sampler").output[f"weights_{direction}"]
+    observed["sim_targets"] = _positives(itc)
     observed["loss_ita_main"] = itc.output.loss
 
     pairs = recorder.first("text", lambda arguments: arguments.get("encoder_index") is not None)
@@ -126,6 +127,12 @@ def observed_step(recorder: Recorder, model, teacher) -> dict[str, torch.Tensor]
         observed |= _image_tokens(recorder, model, teacher, mim) if is_simla else _image_modelling(mim)
     observed |= _keywords(recorder.first("psl"))
     return observed
+
+
+def _positives(itc: Call) -> torch.Tensor:
+    """The targets without the teacher's share."""
+    alpha = itc.arguments["alpha"]
+    return (itc.output.targets_i2t - alpha * itc.output.sim_i2t_teacher.softmax(dim=1)) / (1 - alpha)
 
 
 def _image_tokens(recorder: Recorder, model, teacher, call: Call) -> dict[str, torch.Tensor]:

@@ -22,11 +22,13 @@ def runner_of(case: GoldenCase):
     tensors = torch.load(case.checkpoint, weights_only=True)["model"]
     heads = detect_head(tensors)
     several_processes = any(name.startswith("rank0.") for name in case.inputs)
+    run = compare_step_across_processes if several_processes else compare_step
     if heads == ("pretraining",):
-        run = compare_step_across_processes if several_processes else compare_step
         return lambda: run(case, "pretraining")
-    if "retrieval" in heads and "idx" in case.inputs:
-        return lambda: compare_step(case, "retrieval")
+    if "retrieval" in heads and any(name in case.inputs for name in ("idx", "rank0.idx")):
+        return lambda: run(case, "retrieval")
+    if several_processes:
+        return None
     if "grounding" in heads and "blocks" in case.description:
         return lambda: compare_grounding(case)
     if heads in (("entailment",), ("reasoning",), ("text-assignment",)):

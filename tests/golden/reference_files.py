@@ -112,7 +112,7 @@ def retrieval_recalls(path: Path) -> Comparison:
         names = {"txt_r1": "r1_i2t", "txt_r5": "r5_i2t", "txt_r10": "r10_i2t"}
         names |= {"img_r1": "r1_t2i", "img_r5": "r5_t2i", "img_r10": "r10_t2i"}
         names |= {"txt_r_mean": "r_mean_i2t", "img_r_mean": "r_mean_t2i", "r_mean": "r_mean"}
-        comparison.equal(f"names in case {index}", sorted(names), sorted(case["result"]))
+        comparison.equal(f"names in case {index}", sorted(case["result"]), sorted(names))
         if case["tie_sensitive"]:
             # R@10 and the means over it are not defined there: numpy's sort decides ties among unscored pairs.
             names = {golden: ours for golden, ours in names.items() if golden[-2:] in ("r1", "r5")}
@@ -134,7 +134,7 @@ def vqa_metrics(path: Path) -> Comparison:
     predictions = {question: result["answer"] for question, result in golden["input"]["results"].items()}
     observed = vqa.vqa_accuracy(predictions, golden["input"]["questions"])
     names = {"overall": "overall", "perQuestionType": "per_question_type", "perAnswerType": "per_answer_type"}
-    comparison.equal("names of accuracies", sorted(names), sorted(golden["accuracy"]))
+    comparison.equal("names of accuracies", sorted(golden["accuracy"]), sorted(names))
     for name, ours in names.items():
         comparison.equal(name, golden["accuracy"][name], observed[ours])
     comparison.equal("per_question", golden["per_question"], observed["per_question"])

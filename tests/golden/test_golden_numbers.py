@@ -54,5 +54,5 @@ def test_golden_numbers(golden, tally):
     comparison = compare(golden)
     tally["cases"] += 1
     tally["tensors"] += comparison.compared
-    tally["within_rounding"] += comparison.within_rounding
+    tally["within_rounding"] += [f"{golden.name}: {name}" for name in comparison.within_rounding]
     comparison.check()

@@ -1,6 +1,7 @@
 """Every fine-tuning script from a pretraining folder to a folder that loads, at toy size."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -221,22 +222,26 @@ def bad_record(task_files, task, **fields):
     [
         ("finetune_retrieval", {"caption": " "}, "caption"),
         ("finetune_vqa", {"answer": []}, "answer"),
+        ("finetune_vqa", {"image": None}, "image"),
         ("finetune_entailment", {"label": "perhaps"}, "label"),
         ("finetune_reasoning", {"images": ["0.png"]}, "images"),
         ("finetune_grounding", {"bbox": [4, 4, 0, 20]}, "bbox"),
+        ("finetune_grounding", {"boxes": [[5, 5, 20, 20], [30, 10, 40, 20]]}, "boxes"),
+        ("pretrain_text_assignment", {"image": "nowhere.png"}, "image"),
     ],
 )
 def test_a_bad_record_stops_before_training_or_is_skipped_and_counted(
-    name, fields, message, task_files, script, tmp_path
+    name, fields, message, task_files, script, tmp_path, caplog
 ):
-    path = bad_record(task_files, SCRIPTS[name][0], **fields)
-    arguments = options(
-        task_files, name, tmp_path, f"--data.train={path}", f"--data.validation={path}", "--max_steps=1"
-    )
-    with pytest.raises(AnnotationError, match=rf"(?s)bad_.*5.*'{message}'"):
+    path = bad_record(task_files, SCRIPTS[name][1].removesuffix(".json"), **fields)
+    sources = [f"--data.train={path}", *([] if SCRIPTS[name][2] is None else [f"--data.validation={path}"])]
+    arguments = options(task_files, name, tmp_path, *sources, "--max_steps=1")
+    with pytest.raises(AnnotationError, match=rf"(?s)bad_.*record 5: field '{message}'"):
         script(name)(arguments)
     assert not (tmp_path / "log.jsonl").exists()
-    assert script(name)([*arguments, "--data.on_bad_record=skip"]).step == 1
+    with caplog.at_level(logging.WARNING):
+        assert script(name)([*arguments, "--data.on_bad_record=skip"]).step == 1
+    assert f"11 of 12 records usable, 1 not\n  1 x field '{message}'" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,18 @@ def test_a_missing_or_unknown_key_is_named(case, key, tmp_path):
         convert_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"momentun": 0.9}, "`momentun=0.9`: ViChaConfig has no such field"),
+        ({"text_config": {"num_heads": 4}}, "`text_config.num_heads=4`: ViChaTextConfig has no such field"),
+    ],
+)
+def test_a_misspelt_override_is_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        convert_checkpoint(path_of("vicha_ve"), **overrides)
+
+
 def test_retrieval_and_grounding_must_be_told_apart():
     with pytest.raises(CheckpointError, match="say which"):
         convert_checkpoint(path_of("vicha_grounding"))

@@ -1,6 +1,7 @@
 """The command line: help, evaluation and conversion as a user types them."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,3 +47,8 @@ def test_a_mistake_is_one_line_on_stderr(tmp_path, capsys):
     assert main(["convert", str(tmp_path / "strange.pth"), str(tmp_path / "out")]) == 1
     assert "strange.pth" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    golden = Path(__file__).parents[1] / "golden/data/vicha_ve/original.pth"
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": {"num_attention_heads": 5}}))
+    command = ["convert", str(golden), str(tmp_path / "out"), "--config", str(tmp_path / "config.json")]
+    assert main(command) == 1
+    assert "`text_config.num_attention_heads=5`" in capsys.readouterr().err

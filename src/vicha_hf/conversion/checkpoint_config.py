@@ -148,9 +148,14 @@ def infer_config(tensors: Tensors, options: Mapping, overrides: Mapping) -> Visi
         tensors: the state dict, under its published names.
         options: the checkpoint's own `config`.
         overrides: fields of the family's configuration that win over both; nested for `vision_config` and `text_config`.
+
+    Raises:
+        ValueError: an override that the family's configuration does not have.
     """
     layout = detect_layout(tensors, overrides)
     simla = layout.family == "simla"
+    config_class = SimlaConfig if simla else ViChaConfig
+    _require_known(overrides, config_class)
     fields = {
         "vision_config": _infer_vision(tensors, options),
         "text_config": _infer_text(tensors, layout),
@@ -162,7 +167,17 @@ def infer_config(tensors: Tensors, options: Mapping, overrides: Mapping) -> Visi
     if "image_queue" in tensors:
         fields["queue_size"] = tensors["image_queue"].shape[1]
     fields |= _simla_fields(tensors, fields["vision_config"]) if simla else _vicha_fields(tensors, layout)
-    return (SimlaConfig if simla else ViChaConfig)(**_merge(fields, overrides))
+    return config_class(**_merge(fields, overrides))
+
+
+def _require_known(overrides: Mapping, config_class: type, prefix: str = "") -> None:
+    """A configuration keeps any name that it is given: a misspelt one would change nothing."""
+    default = config_class()
+    for name, value in overrides.items():
+        if not hasattr(default, name):
+            raise ValueError(f"`{prefix}{name}={value!r}`: {config_class.__name__} has no such field.")
+        if name in config_class.sub_configs and isinstance(value, Mapping):
+            _require_known(value, config_class.sub_configs[name], f"{name}.")
 
 
 def _vicha_fields(tensors: Tensors, layout: Layout) -> dict:

@@ -38,6 +38,7 @@ def convert_checkpoint(
     Raises:
         CheckpointError: unreadable file, unknown head, or tensors that are missing, left over or of another shape,
             by name.
+        ValueError: an override that the family's configuration does not have.
     """
     tensors, options = _read(path)
     head = _resolve_head(path, tensors, head)

@@ -98,6 +98,20 @@ def test_classification(task, options, script, tmp_path):
     assert len({entry["record"] for entry in predictions}) == NUM_PICTURES
 
 
+@pytest.mark.parametrize("task", ["entailment", "reasoning"])
+def test_records_without_labels(task, options, task_files, script, tmp_path):
+    records = json.loads((task_files / f"{task}.json").read_text())
+    path = task_files / f"unlabelled_{task}.json"
+    del records[5]["label"]
+    path.write_text(json.dumps(records))
+    with pytest.raises(AnnotationError, match=r"unlabelled_.*record 5: field 'label': missing, as in 1 of 12"):
+        script("evaluate")(options(task, f"--data={path}"))
+    path.write_text(json.dumps([{name: record[name] for name in record if name != "label"} for record in records]))
+    script("evaluate")(options(task, f"--data={path}"))
+    metrics, predictions = written(tmp_path / "out")
+    assert "accuracy" not in metrics and [entry["reference"] for entry in predictions] == [None] * NUM_PICTURES
+
+
 def test_grounding_by_both_methods_beside_chance(options, script, tmp_path):
     script("evaluate")(options("grounding"))
     metrics, predictions = written(tmp_path / "out")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch.utils.data import Dataset
 
+from ..data.annotation_sources import AnnotationError
 from .sharded_prediction import predict_all
 from .task_result import TaskResult
 
@@ -66,9 +67,20 @@ def evaluate_classification(
         batch_size, num_workers, progress: see [`predict_all`].
 
     Returns:
-        Metrics of [`classification_accuracy`], empty where a record has no label; predictions: for each record what it
+        Metrics of [`classification_accuracy`], empty where no record has a label; predictions: for each record what it
         says, the predicted `label` and its `probability`, and the right one as `reference`.
+
+    Raises:
+        AnnotationError: some records have a label and some have none.
     """
+    records, classes = list(dataset.annotations), model.CLASSES
+    references = [record.label for record in records]
+    unknown = [record for record in records if record.label is None]
+    if 0 < len(unknown) < len(records):
+        raise AnnotationError(
+            f"{unknown[0].where}: field 'label': missing, as in {len(unknown)} of {len(records)} records; give all of them "
+            "one to have the accuracy, or none to have predictions alone"
+        )
 
     def predict(batch, indices):
         batch.pop("labels", None)
@@ -84,10 +96,8 @@ def evaluate_classification(
         num_workers=num_workers,
         progress=progress,
     )
-    records, classes = list(dataset.annotations), model.CLASSES
-    references = [record.label for record in records]
     metrics = {}
-    if None not in references:
+    if not unknown:
         metrics = classification_accuracy([label for label, _ in predicted], references, classes)
     predictions = [
         {

@@ -46,9 +46,9 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
     output.loss.backward()
     observed = {"total": output.loss, "text_output": output.last_hidden_state, "prediction": output.logits}
     observed |= {"pred": output.logits, "hidden_state": output.last_hidden_state[:, 0]}
-    observed |= _encodings(recorder)
+    observed |= _encodings(recorder, has_teacher=teacher is not None)
     if teacher is not None:
-        observed["prediction_m"] = recorder.first("teacher_classifier").output
+        observed["prediction_m"] = recorder.first(f"teacher_{model.CLASSIFIER}").output
     if model.base_model.vision_projection is not None:
         observed["image_feat"] = model.base_model.project_image(observed["image_embeds"])
         observed["weights"] = PicturePairSampler().weights(observed["image_feat"])
@@ -63,11 +63,11 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
     return comparison
 
 
-def _encodings(recorder: Recorder) -> dict[str, torch.Tensor]:
+def _encodings(recorder: Recorder, has_teacher: bool) -> dict[str, torch.Tensor]:
     """Pictures and concepts; of two pictures each, whether they were encoded together or one after the other."""
     online = [call.output.last_hidden_state for call in recorder.calls["vision"]]
     teacher = [call.output.last_hidden_state for call in recorder.calls["teacher_vision"]]
-    if recorder.calls["teacher_classifier"] and not teacher:
+    if has_teacher and not teacher:
         # Quirk `nlvr_online_teacher`: the online vision encoder ran a second time.
         online, teacher = online[: len(online) // 2], online[len(online) // 2 :]
     concepts = [call.output for call in recorder.calls["concepts"]]

@@ -77,7 +77,7 @@ def _listened(model, teacher):
             yield f"{prefix}concepts", getattr(base, "concept_projection", None)
             yield f"{prefix}vision", base.vision_model
             yield f"{prefix}text", base.text_model
-        for name in ("classifier", "answer_decoder"):
+        for name in ("entailment_classifier", "reasoning_classifier", "answer_decoder"):
             if name in modules:
                 yield f"{prefix}{name}", modules[name]
     for name in ("itc", "negative_sampler", "itm", "hierarchical_itc", "mim", "psl"):

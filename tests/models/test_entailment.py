@@ -22,15 +22,15 @@ def test_distilled_loss_against_its_formula():
     model, alpha = tiny_head("entailment", momentum=0.7).train(), 0.3
     model.add_training_state()
     with torch.no_grad():
-        for parameter in model.classifier.parameters():
+        for parameter in model.entailment_classifier.parameters():
             parameter.mul_(1.5)
     inputs = step_inputs("entailment")
     output = model(**inputs, distillation_alpha=alpha)
     teacher, expected = model.training_state.teacher, []
     with torch.no_grad():
         for row, label in enumerate(inputs["labels"]):
-            log_probabilities = _logits_by_hand(model.vicha, model.classifier, inputs, row).log_softmax(0)
-            soft = _logits_by_hand(teacher["vicha"], teacher["classifier"], inputs, row).softmax(0)
+            log_probabilities = _logits_by_hand(model.vicha, model.entailment_classifier, inputs, row).log_softmax(0)
+            soft = _logits_by_hand(teacher["vicha"], teacher["entailment_classifier"], inputs, row).softmax(0)
             expected.append(-(1 - alpha) * log_probabilities[label] - alpha * (soft * log_probabilities).sum())
     torch.testing.assert_close(output.loss, torch.stack(expected).mean())
     assert output.distillation_alpha == alpha

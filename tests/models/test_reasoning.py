@@ -74,7 +74,7 @@ def test_reasoning_goes_on_where_text_assignment_stopped(tmp_path):
     model = tiny_head("text-assignment")
     model.save_pretrained(tmp_path)
     reasoning, info = ViChaForVisualReasoning.from_pretrained(tmp_path, output_loading_info=True)
-    assert all(name.startswith("classifier.") for name in info["missing_keys"])
+    assert all(name.startswith("reasoning_classifier.") for name in info["missing_keys"])
     for name, value in model.image_pair_encoder.named_parameters():
         assert torch.equal(reasoning.image_pair_encoder.get_parameter(name), value), name
 

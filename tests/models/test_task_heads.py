@@ -106,7 +106,7 @@ def test_starts_from_a_pretraining_folder(name, pretrained, caplog):
         if f"vicha.{key}" in weights:
             assert torch.equal(weights[f"vicha.{key}"], value), key
     if name in ("entailment", "reasoning"):
-        assert "classifier.dense.weight" in caplog.text
+        assert f"{name}_classifier.dense.weight" in caplog.text
     if name in ("reasoning", "text-assignment"):
         for twin, layer in zip(model.image_pair_encoder.twins, text.encoder.layer[2:], strict=True):
             own = dict(layer.named_parameters())
@@ -124,6 +124,19 @@ def test_starts_from_a_pretraining_folder(name, pretrained, caplog):
     if name != "text-assignment":
         for key, value in model.training_state.teacher.named_parameters():
             assert torch.equal(value, weights[key]), key
+
+
+@every_head
+def test_starts_from_the_folder_of_any_other_task(name, tmp_path):
+    """What two tasks share is taken over; a classifier of other classes is not."""
+    source = tiny_head(name)
+    source.save_pretrained(tmp_path)
+    for other, head in HEADS.items():
+        model, info = head.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["unexpected_keys"] and not info["mismatched_keys"]
+        weights = dict(source.named_parameters())
+        assert all(torch.equal(value, weights[key]) for key, value in model.named_parameters() if key in weights)
+        assert bool(info["missing_keys"]) == (other != name)
 
 
 @every_head

@@ -87,8 +87,8 @@ _PROJECTIONS = (
     (r"text_proj\.(\w+)", r"{base}text_projection.\1"),
 )
 _CLASSIFIER = (
-    (r"cls_head\.0\.(\w+)", r"{head}classifier.dense.\1"),
-    (r"cls_head\.2\.(\w+)", r"{head}classifier.output.\1"),
+    (r"cls_head\.0\.(\w+)", r"{head}{classifier}.dense.\1"),
+    (r"cls_head\.2\.(\w+)", r"{head}{classifier}.output.\1"),
 )
 _DECODER = (
     (r"text_decoder\.bert\.embeddings\.position_ids", None),
@@ -157,6 +157,7 @@ def translate(name: str, layout: Layout = PLAIN) -> Target | None:
             "{head}": head,
             "{mae_proj}": "decoder.prediction" if layout.mim_mode == "unimodal" else "crossmodal_prediction",
             "{mask_token}": "mim.mask_token",
+            "{classifier}": "entailment_classifier" if layout.first_doubled_layer is None else "reasoning_classifier",
         }
         for part, value in parts.items():
             replacement = replacement.replace(part, value)

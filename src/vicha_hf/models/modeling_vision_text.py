@@ -34,7 +34,7 @@ class VisionTextPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedMo
     _supports_attention_backend = True
     # A folder holds heads and projections that another head has no use for.
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
-        r"^(mim|mlm_head|hierarchical_itc|psl|itm_head|classifier|assignment_head|image_pair_encoder|answer_decoder)\.",
+        r"^(mim|mlm_head|hierarchical_itc|psl|itm_head|\w+_classifier|assignment_head|image_pair_encoder|answer_decoder)\.",
         r"^(\w+\.)?(vision_projection|text_projection|temperature)\b",
     ]
     # The losses are means over all processes already; Trainer must not rescale them.

@@ -13,14 +13,19 @@ from .process_group import mean_over_processes
 
 class ClassificationTask:
     """
-    A head that owns a `classifier` over the first token of the fused text, and says how to fuse. To be mixed in before
+    A head that owns a classifier over the first token of the fused text, and says how to fuse. To be mixed in before
     a family's `PreTrainedModel`.
     """
 
     CLASSES: tuple[str, ...]
+    # The classifier's name, another for every task: a head that starts from another task's folder needs one of its own.
+    CLASSIFIER: str
+
+    def _add_classifier(self) -> None:
+        setattr(self, self.CLASSIFIER, ClassificationHead(self.config.text_config.hidden_size, len(self.CLASSES)))
 
     def _online_modules(self) -> dict[str, nn.Module]:
-        return {self.base_model_prefix: self.base_model, "classifier": self.classifier}
+        return {self.base_model_prefix: self.base_model, self.CLASSIFIER: getattr(self, self.CLASSIFIER)}
 
     def _fuse(self, modules: dict[str, nn.Module], **inputs) -> torch.Tensor:
         """The fused text [B, T, d_t], by the online modules or by the teacher's."""
@@ -32,8 +37,9 @@ class ClassificationTask:
         elif self.training:
             raise ValueError("Training needs `labels` [B]; call `model.eval()` to predict.")
         self._begin_training_step(update_teacher)
-        states = self._fuse(self._online_modules(), **inputs)
-        output = ClassificationOutput(logits=self.classifier(states[:, 0]), last_hidden_state=states)
+        online = self._online_modules()
+        states = self._fuse(online, **inputs)
+        output = ClassificationOutput(logits=online[self.CLASSIFIER](states[:, 0]), last_hidden_state=states)
         if labels is not None:
             teacher_logits = None
             if self.training:
@@ -46,18 +52,19 @@ class ClassificationTask:
     @torch.no_grad()
     def _teacher_logits(self, inputs: dict) -> torch.Tensor:
         teacher = self._teacher()
-        return teacher["classifier"](self._fuse(teacher, **inputs)[:, 0])
+        return teacher[self.CLASSIFIER](self._fuse(teacher, **inputs)[:, 0])
 
 
 class VisualEntailmentTask(ClassificationTask):
     """Does the picture entail the sentence? (ALBEF section 5, SNLI-VE)."""
 
     CLASSES = ("contradiction", "neutral", "entailment")
+    CLASSIFIER = "entailment_classifier"
 
     def __init__(self, config):
         super().__init__(config)
         self._add_base_model(add_projections=False)
-        self.classifier = ClassificationHead(config.text_config.hidden_size, len(self.CLASSES))
+        self._add_classifier()
         self.post_init()
 
     def _fuse(

@@ -5,7 +5,6 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
-from .head_classification import ClassificationHead
 from .input_checks import check_rows
 from .modeling_outputs import ClassificationOutput, ImageEncoding
 from .task_classification import ClassificationTask
@@ -21,13 +20,14 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask):
     """
 
     CLASSES = ("False", "True")
+    CLASSIFIER = "reasoning_classifier"
 
     def __init__(self, config):
         super().__init__(config)
         text = config.text_config
         self._add_base_model(add_projections=False)
         self.image_pair_encoder = ImagePairEncoder(text, text.first_doubled_layer)
-        self.classifier = ClassificationHead(text.hidden_size, len(self.CLASSES))
+        self._add_classifier()
         self.post_init()
 
     def _online_modules(self) -> dict[str, nn.Module]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from ..data.loader_processes import ignore_sigterm
 from ..models.retrieval_scoring import Candidates
 from .recall import chance_recall, recall_at_k
 
@@ -277,6 +278,7 @@ class _ShareOfImages:
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             collate_fn=self.collate,
+            worker_init_fn=ignore_sigterm,
         )
         for batch in loader:
             yield self.model.encode_images(**{name: tensor.to(self.device) for name, tensor in batch.items()})

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..data.loader_processes import ignore_sigterm
 from ..models.process_group import rank, world_size
 
 
@@ -50,7 +51,13 @@ def predict_all(
         raise ValueError("the dataset is empty: there is nothing to evaluate")
     own = range(rank(), len(dataset), world_size())
     batches = [list(own[start : start + batch_size]) for start in range(0, len(own), batch_size)]
-    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collator, num_workers=num_workers)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collator,
+        num_workers=num_workers,
+        worker_init_fn=ignore_sigterm,
+    )
     answers: dict[int, T] = {}
     bar = tqdm(loader, desc=description, unit="batch", disable=not progress)
     for indices, batch in zip(batches, bar, strict=True):

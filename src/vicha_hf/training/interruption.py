@@ -27,11 +27,3 @@ class SigtermNotice:
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.received = True
-
-
-def ignore_sigterm(worker: int) -> None:
-    """For the processes that load data (`worker_init_fn`): a cluster sends its signal to all processes of a job.
-
-    They would die of it before the training process has saved, and it would take that for an error. They end with it.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..data.loader_processes import ignore_sigterm
 from .arguments import TrainingArguments
 from .batch_statistics import BatchStatistics
 from .checkpoints import Progress, find_checkpoint, load_checkpoint, save_checkpoint, warn_of_little_space
 from .data_order import DataOrder
-from .interruption import SigtermNotice, ignore_sigterm
+from .interruption import SigtermNotice
 from .non_finite import NonFiniteGuard, Visit
 from .optimizer import create_optimizer
 from .random_state import preserved_random_state

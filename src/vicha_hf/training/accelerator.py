@@ -5,16 +5,18 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
     InitProcessGroupKwargs,
+    LoggerType,
     ProjectConfiguration,
 )
 
-from .arguments import TrainingArguments
+from .arguments import TrainingArguments, require
 
 
 def create_accelerator(arguments: TrainingArguments, find_unused_parameters: bool = False) -> Accelerator:
@@ -23,7 +25,11 @@ def create_accelerator(arguments: TrainingArguments, find_unused_parameters: boo
     Args:
         arguments: of the run.
         find_unused_parameters: needed only by a model that leaves trainable parameters out of some steps; costs time.
+
+    Raises:
+        ValueError: trackers that are not installed, or fp16 on a CPU. Accelerate goes on without them, and without a word.
     """
+    _require_trackers(arguments.trackers)
     handlers = [
         # The queues are equal on every process by construction: they hold what was gathered from all.
         DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
@@ -47,6 +53,12 @@ def create_accelerator(arguments: TrainingArguments, find_unused_parameters: boo
         ),
         kwargs_handlers=handlers,
     )
+    require(
+        accelerator.mixed_precision != "fp16" or accelerator.device.type != "cpu",
+        "mixed_precision",
+        "fp16",
+        "a CPU has no fp16 training; use bf16 or no.",
+    )
     if accelerator.distributed_type == DistributedType.MULTI_CPU and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         _shard_on_cpu(accelerator)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
@@ -56,6 +68,18 @@ def create_accelerator(arguments: TrainingArguments, find_unused_parameters: boo
         config["train_micro_batch_size_per_gpu"] = arguments.per_device_batch_size
         config["gradient_clipping"] = arguments.max_grad_norm or 0.0
     return accelerator
+
+
+def _require_trackers(names: list[str]) -> None:
+    known, installed = LoggerType.list(), [str(tracker) for tracker in get_available_trackers()]
+    for name in names:
+        require(name in known, "trackers", names, f"{name!r} is none of {', '.join(known)}; [] for no tracker.")
+        require(
+            name in (*installed, str(LoggerType.ALL)),
+            "trackers",
+            names,
+            f"the package of {name!r} is not installed. Installed are {', '.join(installed) or 'none'}; [] for no tracker.",
+        )
 
 
 def _shard_on_cpu(accelerator: Accelerator) -> None:

@@ -26,8 +26,12 @@ class RetrievalTask(ContrastAndMatch):
     def _online_modules(self) -> dict[str, nn.Module]:
         return {self.base_model_prefix: self.base_model}
 
+    @property
+    def _clamps_temperature(self) -> bool:
+        return "temperature_unclamped" not in self.config.reference_quirks
+
     def parameter_bounds(self) -> dict[str, tuple[float, float]]:
-        return {} if "temperature_unclamped" in self.config.reference_quirks else super().parameter_bounds()
+        return super().parameter_bounds() if self._clamps_temperature else {}
 
     @can_return_tuple
     def forward(
@@ -48,11 +52,11 @@ class RetrievalTask(ContrastAndMatch):
         The fine-tuning losses; arguments as in the family's pretraining head. Every pair of the same `image_ids`,
         in the batch or in the queue, is a positive.
         """
-        config, model = self.config, self.base_model
+        model = self.base_model
         check_rows(pixel_values=pixel_values, input_ids=input_ids, image_ids=image_ids)
         alpha = self._distillation_alpha(distillation_alpha)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if self.training and "temperature_unclamped" not in config.reference_quirks:
+        if self.training and self._clamps_temperature:
             model.clamp_temperature()
         self._begin_training_step(update_teacher)
         images = model.encode_images(pixel_values, concept_input_ids, concept_attention_mask)

@@ -394,7 +394,7 @@ class TrainingLoop:
     ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         """Losses, statistics and state of a step, averaged over the processes.
 
-        All together, for reading makes a GPU wait: this is the only time in a step. On the way, a stop that was asked of
+        All together, for reading makes a GPU wait: the loop does it once in a step. On the way, a stop that was asked of
         one process becomes a stop of all.
         """
         losses = {name: torch.stack([visit.losses[name] for visit in visits]).mean() for name in visits[0].losses}

@@ -83,7 +83,7 @@ def build_evaluation(arguments: PretrainingArguments, processor, use_concepts: b
             dataset,
             k=data.rerank_k,
             batch_size=data.evaluation_batch_size,
-            device=accelerator.device,
+            accelerator=accelerator,
             with_concepts=use_concepts,
             progress=accelerator.is_main_process,
             num_workers=arguments.num_workers,

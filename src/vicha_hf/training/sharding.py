@@ -26,17 +26,8 @@ def prepare_for_gathering(model: nn.Module, accelerator: Accelerator) -> None:
     Args:
         model: unwrapped, before `accelerator.prepare`.
         accelerator: of the run.
-
-    Raises:
-        ValueError: a model whose training was seen to fail with split weights.
     """
-    zero3 = accelerator.distributed_type == DistributedType.DEEPSPEED and _zero_stage(accelerator) == 3
-    if (zero3 or accelerator.is_fsdp2) and not getattr(model, "trains_with_split_weights", True):
-        raise ValueError(
-            f"{type(model).__name__} does not train under ZeRO-3 or FSDP2: launch with multi_gpu, deepspeed_zero1 or "
-            "deepspeed_zero2 instead."
-        )
-    if not zero3:
+    if accelerator.distributed_type != DistributedType.DEEPSPEED or _zero_stage(accelerator) != 3:
         return
     from deepspeed.runtime.zero import register_external_parameter
 
@@ -72,30 +63,37 @@ def embeddings_in_one_unit(model: nn.Module, accelerator: Accelerator) -> Iterat
 
 @contextmanager
 def whole_model(model: nn.Module) -> Iterator[nn.Module]:
-    """The model with whole weights on every process, so that methods other than `forward` can be called.
+    """The model with whole weights on every process, so that methods other than `forward` can be called, and by one
+    process more often than by another.
 
     Args:
         model: unwrapped, in evaluation mode.
 
     Returns:
-        The model itself, or under FSDP2 a copy: its weights are whole only within the forward of what was split.
+        The model itself, or where its weights are split a copy without training state: whatever runs a part of the model
+        itself would have all processes gather that part's weights together.
     """
     if isinstance(model, FSDPModule):
-        yield _plain_copy(model)
+        # FSDP2 derives the class of what it splits from FSDPModule and the class that it was.
+        _, plain_class = type(model).__bases__
+        yield _plain_copy(plain_class, model)
         return
-    partitioned = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_tensor")]
+    partitioned = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if hasattr(parameter, "ds_tensor") and not name.startswith(TRAINING_STATE_PREFIX)
+    ]
     if not partitioned:
         yield model
         return
     from deepspeed.runtime.zero import GatheredParameters
 
     with GatheredParameters(partitioned):
-        yield model
+        copy = _plain_copy(type(model), model)
+    yield copy
 
 
-def _plain_copy(model: nn.Module) -> nn.Module:
-    # FSDP2 derives the class of what it splits from FSDPModule and the class that it was.
-    _, plain_class = type(model).__bases__
+def _plain_copy(plain_class: type[nn.Module], model: nn.Module) -> nn.Module:
     copy = plain_class(model.config).eval()
     state = {
         name: value.full_tensor() if isinstance(value, DTensor) else value

@@ -14,7 +14,16 @@ from accelerate.state import AcceleratorState, GradientState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from head_checks import step_inputs, tiny_head
-from tiny_models import TEXT, VISION, predict_positions, spread_weights, tiny_batch, tiny_retrieval_model
+from tiny_models import (
+    NUM_PATCHES,
+    TEXT,
+    VISION,
+    predict_positions,
+    spread_weights,
+    tiny_batch,
+    tiny_pretraining_model,
+    tiny_retrieval_model,
+)
 from topologies import enter
 
 from vicha_hf import SimlaConfig, SimlaForPreTraining
@@ -25,7 +34,7 @@ from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
 
 BATCH = 3
-HEADS = ("single stream", "retrieval", "entailment", "vqa")
+HEADS = ("both reconstructions", "single stream", "retrieval", "entailment", "vqa", "reasoning", "text-assignment")
 
 
 def build(head):
@@ -36,6 +45,8 @@ def build(head):
         fields = {"projection_dim": 16, "visual_vocab_size": 11, "queue_size": 10}
         model = SimlaForPreTraining(SimlaConfig(vision_config=VISION, text_config=text, **fields, **masks))
         spread_weights(model)
+    elif head == "both reconstructions":
+        model = tiny_pretraining_model(mim_mode="both")
     elif head == "retrieval":
         model = tiny_retrieval_model(cross_process_negatives=True)
     else:
@@ -45,17 +56,19 @@ def build(head):
 
 
 def batch_of(head, rank):
-    if head in ("single stream", "retrieval"):
-        batch = tiny_batch(BATCH, seed=rank, concepts=head == "retrieval")
+    if head in ("both reconstructions", "single stream", "retrieval"):
+        batch = tiny_batch(BATCH, seed=rank, concepts=head != "single stream")
         batch["image_ids"] = torch.arange(BATCH) + BATCH * rank
         batch["negative_image_indices"], batch["negative_text_indices"] = torch.tensor([[1, 2, 0], [2, 0, 1]])
-        if head == "single stream":
+        if head != "retrieval":
             batch |= predict_positions(batch, [[1], [1, 2], [2]])
-            batch["visual_token_ids"] = torch.arange(BATCH * 16).reshape(BATCH, 16) % 11
-            batch["bool_masked_pos"] = torch.arange(BATCH * 16).reshape(BATCH, 16) % 3 == rank
+        if head == "both reconstructions":
+            batch["mim_noise"] = torch.rand(BATCH, NUM_PATCHES, generator=torch.Generator().manual_seed(rank))
+        if head == "single stream":
+            batch["visual_token_ids"] = torch.arange(BATCH * NUM_PATCHES).reshape(BATCH, NUM_PATCHES) % 11
+            batch["bool_masked_pos"] = torch.arange(BATCH * NUM_PATCHES).reshape(BATCH, NUM_PATCHES) % 3 == rank
         return batch
-    batch = step_inputs(head, batch_size=BATCH, seed=rank)
-    return batch
+    return step_inputs(head, batch_size=BATCH, seed=rank)
 
 
 def to_device(batch, device):

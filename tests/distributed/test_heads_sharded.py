@@ -12,7 +12,7 @@ import torch
 # Minutes of two processes: `make test-slow`.
 pytestmark = pytest.mark.slow
 
-HEADS = ("single stream", "retrieval", "entailment", "vqa")
+HEADS = ("both reconstructions", "single stream", "retrieval", "entailment", "vqa", "reasoning", "text-assignment")
 TOPOLOGIES = ("multi_gpu", "deepspeed_zero3", "fsdp2")
 
 

@@ -1,16 +1,11 @@
 """What would train wrongly is refused, with the way out in the message."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
-from accelerate.utils import DistributedType
-from head_checks import tiny_head
 from huggingface_hub.errors import StrictDataclassError
 from tiny_models import tiny_batch, tiny_config, tiny_retrieval_model
 
 from vicha_hf.training.optimizer import create_optimizer
-from vicha_hf.training.sharding import prepare_for_gathering
 
 
 def test_a_teacher_too_coarse_for_its_momentum():
@@ -59,11 +54,3 @@ def test_the_optimiser_keeps_the_temperature_within_its_bounds(quirks):
     optimizer.step()
     assert (model.vicha.temperature.item() == 0.5) == (not quirks)
     assert (model.vicha.temperature.item() > 5) == bool(quirks)
-
-
-@pytest.mark.parametrize("head", ["reasoning", "text-assignment"])
-def test_two_pictures_with_split_weights(head):
-    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=True)
-    with pytest.raises(ValueError, match="does not train under ZeRO-3 or FSDP2: launch with"):
-        prepare_for_gathering(tiny_head(head), accelerator)
-    prepare_for_gathering(tiny_head("vqa"), accelerator)

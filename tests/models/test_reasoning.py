@@ -63,6 +63,39 @@ def test_pairs_of_concepts_in_one_tensor_in_two_and_on_one_side():
     )
 
 
+@pytest.mark.parametrize("quirks", [[], ["unmasked_concepts"]])
+def test_processes_run_the_vision_encoder_equally_often(quirks):
+    """However long each one's concepts are: where weights are split, all processes gather them together."""
+    model, inputs = tiny_head("reasoning", reference_quirks=quirks), inference_inputs("reasoning", seed=1)
+    calls = []
+    model.vicha.vision_model.register_forward_hook(lambda *_: calls.append(1))
+    first, second = (
+        {key: inputs[key][side] for key in ("concept_input_ids", "concept_attention_mask")} for side in range(2)
+    )
+    assert first["concept_input_ids"].shape != second["concept_input_ids"].shape
+    counts = []
+    for pair in ((first, second), (first, first), (first, dict.fromkeys(first))):
+        calls.clear()
+        model(**inputs | {key: tuple(side[key] for side in pair) for key in first})
+        counts.append(len(calls))
+    assert counts == [2 if quirks else 1] * 3
+
+
+def test_with_the_quirk_each_picture_keeps_its_own_padding():
+    """A longer neighbour must not add padding that the concepts attend to."""
+    model, inputs = tiny_head("reasoning", reference_quirks=["unmasked_concepts"]), inference_inputs("reasoning")
+    longer = {
+        key: (inputs[key][0], torch.nn.functional.pad(inputs[key][1], (0, 9)))
+        for key in ("concept_input_ids", "concept_attention_mask")
+    }
+    calls = []
+    model.vicha.vision_model.register_forward_hook(lambda module, given, output: calls.append(output[0]))
+    model(**inputs)
+    model(**inputs | longer)
+    torch.testing.assert_close(calls[0], calls[2])
+    assert calls[1].shape[1] != calls[3].shape[1]
+
+
 def test_twins_have_no_keys_and_values_of_their_own():
     model = tiny_head("reasoning")
     names = {name for name, _ in model.image_pair_encoder.named_parameters()}

@@ -93,9 +93,6 @@ class ImagePairEncoder(nn.Module):
 class ImagePairTask:
     """A head that owns an `image_pair_encoder` beside its base model. To be mixed in before a family's base class."""
 
-    # A step of reasoning was seen to break off where the weights are split over processes (ZeRO-3, FSDP2).
-    trains_with_split_weights = False
-
     def _start_missing_weights(self, missing: set[str]) -> None:
         super()._start_missing_weights(missing)
         twins = {f"image_pair_encoder.{name}" for name, _ in self.image_pair_encoder.named_parameters()}

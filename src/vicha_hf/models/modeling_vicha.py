@@ -70,6 +70,11 @@ class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
         self.concept_model = ConceptEncoder(text, config.num_concept_layers) if config.use_concepts else None
         self.concept_projection = nn.Linear(text.hidden_size, vision.hidden_size) if config.use_concepts else None
 
+    @property
+    def reads_concept_padding(self) -> bool:
+        """Whether padded concept tokens are attended to, so that an encoding depends on how far it is padded."""
+        return "unmasked_concepts" in self.config.reference_quirks
+
     def embed_concepts(
         self, concept_input_ids: torch.Tensor | None, concept_attention_mask: torch.Tensor | None
     ) -> torch.Tensor | None:
@@ -85,7 +90,7 @@ class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
 
     def _concept_tokens(self, pixel_values, concept_input_ids, concept_attention_mask):
         concepts = self.embed_concepts(concept_input_ids, concept_attention_mask)
-        if concepts is None or "unmasked_concepts" in self.config.reference_quirks:
+        if concepts is None or self.reads_concept_padding:
             concept_attention_mask = None
         if concepts is None and self.concept_model is not None and self.training and torch.is_grad_enabled():
             concepts, concept_attention_mask = self._unread_concepts(pixel_values)

@@ -128,6 +128,11 @@ class VisionTextModel:
         self.training_state = None
         self.post_init()
 
+    @property
+    def reads_concept_padding(self) -> bool:
+        """Whether padded concept tokens are attended to, so that an encoding depends on how far it is padded."""
+        return False
+
     def _add_concepts(self) -> None:
         """The modules that turn visual concepts into tokens; none."""
 

@@ -37,22 +37,24 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask):
         """Pictures encoded by the online base model or the teacher's."""
         return base.encode_images(*inputs)
 
+    def _encode_both(self, base, pixel_values, concept_input_ids, concept_attention_mask) -> ImageEncoding:
+        """The left pictures, then the right ones: [2B, ...]."""
+        pictures = pixel_values.unbind(1)
+        ids, masks = _pair(concept_input_ids), _pair(concept_attention_mask)
+        if base.reads_concept_padding:
+            # Each side keeps its own.
+            sides = zip(pictures, ids, masks, strict=True)
+            return ImageEncoding.concatenate([self._encode_images(base, *side) for side in sides])
+        # One pass, whatever the lengths: processes that share the weights must run the encoder equally often.
+        return self._encode_images(base, torch.cat(pictures), *_one_batch(ids, masks))
+
     def _fuse(
         self, modules, pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
     ) -> torch.Tensor:
-        base, (first, second) = modules[self.base_model_prefix], pixel_values.unbind(1)
-        (ids_0, ids_1), (mask_0, mask_1) = _pair(concept_input_ids), _pair(concept_attention_mask)
-        if (None if ids_0 is None else ids_0.shape) == (None if ids_1 is None else ids_1.shape):
-            both = [None if one is None else torch.cat([one, two]) for one, two in ((ids_0, ids_1), (mask_0, mask_1))]
-            images = self._encode_images(base, torch.cat([first, second]), *both)
-        else:
-            encodings = [
-                self._encode_images(base, first, ids_0, mask_0),
-                self._encode_images(base, second, ids_1, mask_1),
-            ]
-            images = ImageEncoding.concatenate(encodings)
-        rows = torch.arange(len(first), device=first.device)
-        image_index = torch.stack([rows, rows + len(first)], dim=1)
+        base = modules[self.base_model_prefix]
+        images = self._encode_both(base, pixel_values, concept_input_ids, concept_attention_mask)
+        rows = torch.arange(len(pixel_values), device=pixel_values.device)
+        image_index = torch.stack([rows, rows + len(rows)], dim=1)
         return modules["image_pair_encoder"](base.text_model, input_ids, attention_mask, images, image_index)
 
     @can_return_tuple
@@ -125,3 +127,22 @@ def _pair(concepts: PairOfTensors | None, name: str = "concepts") -> tuple[torch
     if len(concepts) != 2:
         raise ValueError(f"`{name}` holds {len(concepts)} tensors; expected one for each of the two pictures.")
     return tuple(concepts)
+
+
+def _one_batch(
+    ids: tuple[torch.Tensor | None, torch.Tensor | None], masks: tuple[torch.Tensor | None, torch.Tensor | None]
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """([B, C1], [B, C2]), either of them possibly `None`, and their masks -> [2B, C] and its mask, 0 where padded."""
+    given = [side for side in ids if side is not None]
+    if not given:
+        return None, None
+    longest = max(side.shape[1] for side in given)
+    padded = []
+    for side, mask in zip(ids, masks, strict=True):
+        if side is None:
+            side, mask = torch.zeros_like(given[0]), torch.zeros_like(given[0])
+        elif mask is None:
+            mask = torch.ones_like(side)
+        missing = (0, longest - side.shape[1])
+        padded.append((nn.functional.pad(side, missing), nn.functional.pad(mask, missing)))
+    return tuple(map(torch.cat, zip(*padded, strict=True)))

@@ -25,6 +25,7 @@ from tiny_models import (
 from torch.nn.parallel import DistributedDataParallel
 
 from vicha_hf import SimlaConfig, SimlaForPreTraining
+from vicha_hf.models.patch_dropout import draw_kept_patches
 
 
 WORLD_SIZE, BATCH, STEPS = 2, 6, 2
@@ -61,6 +62,7 @@ SCENARIOS = {
     "pretraining, second process predicts nothing": Scenario(predicted=((1, 2), (1,), (), (), (), ())),
     "pretraining, second process without concepts": Scenario(without_concepts=(3, 4, 5)),
     "pretraining, no process with concepts": Scenario(without_concepts=(0, 1, 2, 3, 4, 5)),
+    "pretraining, half of the patches": Scenario(fields={"patch_dropout": 0.5}),
     "pretraining, without matching": Scenario(fields={"itm_weight": 0}),
     "pretraining, nothing fuses": Scenario(fields={"itm_weight": 0, "mlm_weight": 0}),
     "pretraining, negatives from everywhere": Scenario(**EVERYWHERE, negative_texts=(5, 0, 3, 4, 2, 0)),
@@ -128,6 +130,9 @@ def whole_batch(scenario, step):
         batch |= predict_positions(batch, scenario.predicted)
     if scenario.head == "pretraining":
         batch["mim_noise"] = torch.rand(BATCH, NUM_PATCHES, generator=generator)
+    if dropout := scenario.fields.get("patch_dropout"):
+        torch.manual_seed(step)
+        batch["patch_indices"] = draw_kept_patches(BATCH, NUM_PATCHES, dropout, torch.device("cpu"))
     if scenario.head == "simla":
         batch["visual_token_ids"] = torch.randint(11, (BATCH, NUM_PATCHES), generator=generator)
         batch["bool_masked_pos"] = torch.rand(BATCH, NUM_PATCHES, generator=generator) < 0.4

@@ -25,15 +25,15 @@ from vicha_hf.training.run_log import LOG_FILE, MACHINE_FIELDS, read_log
 ROOT = Path(__file__).parents[2]
 NUM_PICTURES = 40
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "black": (10, 10, 10)}
-# Everything that makes resuming hard: all objectives, a teacher, a queue longer than an epoch, dropout, augmentation,
-# workers, evaluations and checkpoints out of step with each other and with the epochs of 10 steps.
+# Everything that makes resuming hard: all objectives, a teacher, a queue longer than an epoch, dropout (of patches, too),
+# augmentation, workers, evaluations and checkpoints out of step with each other and with the epochs of 10 steps.
 SETTINGS = [
     "--model.vision_config={hidden_size: 32, intermediate_size: 48, num_hidden_layers: 3, num_attention_heads: 2, "
     "image_size: 32, patch_size: 8, initializer_range: 0.05}",
     "--model.text_config={hidden_size: 32, intermediate_size: 48, num_hidden_layers: 4, num_attention_heads: 2, "
     "fusion_layer: 2, max_position_embeddings: 64, hidden_dropout_prob: 0.1, attention_probs_dropout_prob: 0.1}",
     "--model.config={projection_dim: 16, num_concept_layers: 1, hierarchical_itc_levels: 2, queue_size: 48, "
-    "mim_decoder_hidden_size: 32, mim_decoder_layers: 1, mim_decoder_heads: 4, distillation_alpha: 0.4}",
+    "mim_decoder_hidden_size: 32, mim_decoder_layers: 1, mim_decoder_heads: 4, distillation_alpha: 0.4, patch_dropout: 0.25}",
     "--learning_rate=1e-3",
     "--min_learning_rate=1e-4",
     "--warmup_learning_rate=1e-4",

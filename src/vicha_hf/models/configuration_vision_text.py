@@ -5,6 +5,8 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
+from .patch_dropout import num_kept_patches
+
 
 ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
@@ -151,6 +153,9 @@ class VisionTextConfig(PreTrainedConfig):
         temperature_init (`float`, defaults to 0.07): initial softmax temperature, learned, kept in [0.001, 0.5].
         itc_weight, itm_weight, mlm_weight (`float`, default 1): image-text contrast, matching, masked language modelling.
         mlm_probability (`float`, defaults to 0.15): share of the tokens that is predicted.
+        patch_dropout (`float`, defaults to 0): share of each picture's patches that a pretraining step leaves out, drawn anew
+            each time (FLIP, arXiv 2212.00794; not of these papers). Contrast and fusion see the rest; the teacher and masked
+            image modelling, which has a mask of its own, see what they always see.
         cross_process_negatives (`bool`, defaults to `False`): draw the hard negatives of matching from the batch of all
             processes instead of the own one; the drawn pictures and texts travel, with their gradient.
         queue_size (`int`, defaults to 65536): teacher features of past samples that serve as negatives.
@@ -174,6 +179,7 @@ class VisionTextConfig(PreTrainedConfig):
     itm_weight: float | int = 1.0
     mlm_weight: float | int = 1.0
     mlm_probability: float = 0.15
+    patch_dropout: float | int = 0.0
     cross_process_negatives: bool = False
     queue_size: int = 65536
     queue_warmup_batches: int = 0
@@ -212,6 +218,12 @@ class VisionTextConfig(PreTrainedConfig):
             "cross_process_negatives",
             True,
             "with the quirk `itc_local_columns` no similarity with other processes is known; leave one of them out.",
+        )
+        require(
+            0 <= self.patch_dropout < 1 and num_kept_patches(vision.num_patches, self.patch_dropout) >= 1,
+            "patch_dropout",
+            self.patch_dropout,
+            f"it is the share of the {vision.num_patches} patches that is left out, at least 0, and one patch must stay.",
         )
         require(self.temperature_init > 0, "temperature_init", self.temperature_init, "a temperature is positive.")
         require(self.queue_size >= 0, "queue_size", self.queue_size, "use 0 for no queue.")

@@ -137,6 +137,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         mlm_labels: torch.Tensor | None = None,
         negative_image_indices: torch.Tensor | None = None,
         negative_text_indices: torch.Tensor | None = None,
+        patch_indices: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
         **kwargs,
@@ -155,6 +156,8 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
             mlm_input_ids, mlm_labels: [B, T], masked ids and labels (-100 = not predicted).
             negative_image_indices: [B], for each text the row of its negative image.
             negative_text_indices: [B], for each image the row of its negative text.
+            patch_indices: [B, K], the patches of each picture that contrast and fusion see; by default drawn as
+                `patch_dropout` says in training mode, and otherwise all.
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
 
@@ -167,7 +170,13 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
                 visual_token_ids = self._visual_tokens(pixel_values)
             visual_token_ids, bool_masked_pos = self.mim.check_tokens(pixel_values, visual_token_ids, bool_masked_pos)
         step = self._encode_step(
-            pixel_values, input_ids, attention_mask, image_ids, distillation_alpha, update_teacher
+            pixel_values,
+            input_ids,
+            attention_mask,
+            image_ids,
+            distillation_alpha,
+            update_teacher,
+            patch_indices=patch_indices,
         )
         contrast, match = self._contrast_step(step), MatchingOutput()
         losses = {"itc": contrast.loss}

@@ -141,6 +141,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         mim_noise: torch.Tensor | None = None,
         negative_image_indices: torch.Tensor | None = None,
         negative_text_indices: torch.Tensor | None = None,
+        patch_indices: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
         **kwargs,
@@ -158,6 +159,8 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             mim_noise: [B, P]; the patches with the smallest values stay.
             negative_image_indices: [B], for each text the row of its negative image.
             negative_text_indices: [B], for each image the row of its negative text.
+            patch_indices: [B, K], the patches of each picture that contrast and fusion see; by default drawn as
+                `patch_dropout` says in training mode, and otherwise all.
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
         """
@@ -171,6 +174,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             update_teacher,
             concept_input_ids,
             concept_attention_mask,
+            patch_indices,
             **({} if self.hierarchical_itc is None else {"output_hidden_states": True}),
         )
         contrast, match = self._contrast_step(step), MatchingOutput()

@@ -18,6 +18,7 @@ from .objective_mlm import (
     leading_positions,
     mask_tokens,
 )
+from .patch_dropout import draw_kept_patches
 from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
 from .task_contrast_and_match import ContrastAndMatch
 
@@ -104,17 +105,22 @@ class PretrainingTask(ContrastAndMatch):
         update_teacher,
         concept_input_ids=None,
         concept_attention_mask=None,
+        patch_indices=None,
         **record,
     ) -> EncodedStep:
         """Updates the teacher and encodes the batch; `record` goes to the online encoders."""
-        check_rows(pixel_values=pixel_values, input_ids=input_ids, image_ids=image_ids)
+        check_rows(pixel_values=pixel_values, input_ids=input_ids, image_ids=image_ids, patch_indices=patch_indices)
         model = self.base_model
         alpha = self._distillation_alpha(distillation_alpha)
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.training:
             model.clamp_temperature()
         self._begin_training_step(update_teacher)
-        images, vision_output = model._encode_images(pixel_values, concept_input_ids, concept_attention_mask, **record)
+        if patch_indices is None:
+            patch_indices = self._draw_kept_patches(pixel_values)
+        images, vision_output = model._encode_images(
+            pixel_values, concept_input_ids, concept_attention_mask, patch_indices=patch_indices, **record
+        )
         texts, text_output = model._encode_texts(input_ids, attention_mask, **record)
         teacher_images, teacher_texts = self._teacher_encodings(
             pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask
@@ -132,6 +138,14 @@ class PretrainingTask(ContrastAndMatch):
             vision_output=vision_output,
             text_output=text_output,
         )
+
+    def _draw_kept_patches(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
+        """[B, K], or `None` where every patch stays."""
+        dropout, patch = self.config.patch_dropout, self.config.vision_config.patch_size
+        if dropout == 0 or not self.training:
+            return None
+        num_patches = (pixel_values.shape[-2] // patch) * (pixel_values.shape[-1] // patch)
+        return draw_kept_patches(len(pixel_values), num_patches, dropout, pixel_values.device)
 
     def _contrast_step(self, step: EncodedStep) -> ContrastiveOutput:
         return self._contrast(

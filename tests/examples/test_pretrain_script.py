@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,30 @@ def launch(arguments, *launcher, **environment):
     )
     assert completed.returncode == 0, completed.stderr[-4000:]
     return completed
+
+
+def test_cached_micro_batches_contrast_as_one_batch(corpus, pretrain, tmp_path):
+    """What draws at random per forward pass is off: the contrasts are left, and dropout of none."""
+    contrast = [
+        # There is no matching head to re-rank with.
+        "--data.validation=null",
+        "--model.text_config.hidden_dropout_prob=0",
+        "--model.text_config.attention_probs_dropout_prob=0",
+        *(f"--model.config.{name}_weight=0" for name in ("itm", "mlm", "mim")),
+    ]
+    parts = [*contrast, "--per_device_batch_size=2", "--gradient_accumulation_steps=2"]
+    pretrain(options(corpus, tmp_path / "whole", *contrast))
+    pretrain(options(corpus, tmp_path / "cached", *parts, "--gradient_caching=true"))
+    shutil.rmtree(list_checkpoints(tmp_path / "cached")[-1])
+    pretrain(
+        options(corpus, tmp_path / "cached", *parts, "--gradient_caching=true", "--resume_from_checkpoint=latest")
+    )
+    whole, cached = (reproducible_log(tmp_path / name) for name in ("whole", "cached"))
+    for record, other in zip(whole, cached, strict=True):
+        assert other.keys() == record.keys() >= {"itc_loss", "hierarchical_itc_loss", "grad_norm"}
+        # How hard the hardest negative of a process's batch is depends on its size.
+        for name in record.keys() - {"hardest_negative_similarity", "contrast_accuracy"}:
+            assert other[name] == pytest.approx(record[name], rel=2e-5), (record["step"], name)
 
 
 def test_a_run_writes_everything_and_resuming_changes_nothing(corpus, pretrain, tmp_path):

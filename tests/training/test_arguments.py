@@ -32,6 +32,7 @@ def vicha_config(model: ModelArguments, **text_config):
         ({"max_grad_norm": 0.0}, r"max_grad_norm=0.0 .*null"),
         ({"lr_schedule": "published", "warmup_steps": 150}, r"warmup_steps=150.*lr_schedule=cosine"),
         ({"output_dir": ""}, r"output_dir='' .*folder"),
+        ({"gradient_caching": True}, r"gradient_caching=True .*gradient_accumulation_steps to 2 or more"),
     ],
 )
 def test_an_impossible_value_names_field_value_and_remedy(changes, message):

@@ -7,6 +7,7 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .configuration_simla import SimlaConfig
+from .contrast_parts import ContrastPart
 from .encoder_attention import recorded_attention
 from .input_checks import check_rows
 from .modeling_outputs import KeywordPredictionOutput, PreTrainingOutput
@@ -140,6 +141,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         patch_indices: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
+        contrast_part: ContrastPart | None = None,
         **kwargs,
     ) -> PreTrainingOutput:
         """
@@ -160,6 +162,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
                 `patch_dropout` says in training mode, and otherwise all.
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
+            contrast_part: the batch is a part of a larger one; from `cache_contrast`.
 
         Raises:
             ValueError: visual tokens that are missing, or whose grid is not the patches'.
@@ -177,6 +180,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
             distillation_alpha,
             update_teacher,
             patch_indices=patch_indices,
+            contrast_part=contrast_part,
         )
         contrast, match = self._contrast_step(step), MatchingOutput()
         losses = {"itc": contrast.loss}

@@ -7,6 +7,7 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .configuration_vicha import ViChaConfig
+from .contrast_parts import CachedLoss, ContrastPart, RandomState
 from .encoder_concept import ConceptEncoder
 from .input_checks import check_rows
 from .modeling_outputs import PreTrainingOutput
@@ -14,6 +15,7 @@ from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
 from .objective_hierarchical_itc import HierarchicalContrast, HierarchicalContrastiveOutput
 from .objective_itm import MatchingOutput
 from .objective_mim import MaskedImageModeling
+from .task_contrast_and_match import encoded_inputs
 from .task_pretraining import EncodedStep, PretrainingTask
 from .task_retrieval import RetrievalTask
 
@@ -92,7 +94,7 @@ class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
         concepts = self.embed_concepts(concept_input_ids, concept_attention_mask)
         if concepts is None or self.reads_concept_padding:
             concept_attention_mask = None
-        if concepts is None and self.concept_model is not None and self.training and torch.is_grad_enabled():
+        if concepts is None and self.concept_model is not None and self.training:
             concepts, concept_attention_mask = self._unread_concepts(pixel_values)
         return concepts, concept_attention_mask
 
@@ -144,6 +146,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         patch_indices: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
+        contrast_part: ContrastPart | None = None,
         **kwargs,
     ) -> PreTrainingOutput:
         """
@@ -163,6 +166,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
                 `patch_dropout` says in training mode, and otherwise all.
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
+            contrast_part: the batch is a part of a larger one; from `cache_contrast`.
         """
         check_rows(pixel_values=pixel_values, mim_noise=mim_noise)
         step = self._encode_step(
@@ -175,6 +179,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             concept_input_ids,
             concept_attention_mask,
             patch_indices,
+            contrast_part,
             **({} if self.hierarchical_itc is None else {"output_hidden_states": True}),
         )
         contrast, match = self._contrast_step(step), MatchingOutput()
@@ -199,11 +204,41 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         return self._weigh(losses, step, match)
 
     def _align_levels(self, step: EncodedStep) -> HierarchicalContrastiveOutput:
+        levels, temperature = self._levels(step.vision_output, step.text_output), self.vicha.temperature
+        if step.part is None:
+            return self.hierarchical_itc(*levels, temperature, step.image_ids)
+        image_embeds, text_embeds = self.hierarchical_itc.embed(*levels)
+        return HierarchicalContrastiveOutput(loss=step.part.levels.through([*image_embeds, *text_embeds, temperature]))
+
+    def _levels(self, vision_output, text_output) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """[CLS] of pictures [B, d_v] and texts [B, d_t] at each level below the top, the lowest first."""
         levels = slice(-(self.config.hierarchical_itc_levels + 1), -1)
         norm = self.vicha.vision_model.layernorm
-        image_levels = [norm(states[:, 0]) for states in step.vision_output.hidden_states[levels]]
-        text_levels = [states[:, 0] for states in step.text_output.hidden_states[levels]]
-        return self.hierarchical_itc(image_levels, text_levels, self.vicha.temperature, step.image_ids)
+        image_levels = [norm(states[:, 0]) for states in vision_output.hidden_states[levels]]
+        return image_levels, [states[:, 0] for states in text_output.hidden_states[levels]]
+
+    def _cache_levels(self, batches, image_ids) -> list[tuple[CachedLoss | None, RandomState | None]]:
+        if self.hierarchical_itc is None:
+            return super()._cache_levels(batches, image_ids)
+        random_states, embeds = [], []
+        for batch in batches:
+            random_states.append(RandomState(batch["pixel_values"].device))
+            _, vision_output, _, text_output = self._encode_online(
+                **encoded_inputs(batch), patch_indices=batch.get("patch_indices"), output_hidden_states=True
+            )
+            images, texts = self.hierarchical_itc.embed(*self._levels(vision_output, text_output))
+            embeds.append([*images, *texts])
+        leaves = [torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True)]
+        temperature = self.vicha.temperature.detach().clone().requires_grad_()
+        levels = len(leaves) // 2
+        with torch.enable_grad():
+            loss = self.hierarchical_itc.contrast(leaves[:levels], leaves[levels:], temperature, image_ids).loss
+            *gradients, of_temperature = torch.autograd.grad(loss, [*leaves, temperature])
+        parts = zip(*(gradient.chunk(len(batches)) for gradient in gradients), strict=True)
+        return [
+            (CachedLoss(loss.detach(), [*part, of_temperature / len(batches)], len(batches)), state)
+            for part, state in zip(parts, random_states, strict=True)
+        ]
 
 
 class ViChaForRetrieval(RetrievalTask, ViChaPreTrainedModel):

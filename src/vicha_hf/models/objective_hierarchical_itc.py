@@ -56,6 +56,21 @@ class HierarchicalContrast(nn.Module):
         self.level_weights = list(level_weights) if level_weights is not None else [1.0] * num_levels
         self.local_diagonal = local_diagonal
 
+    def embed(
+        self, image_levels: Sequence[torch.Tensor], text_levels: Sequence[torch.Tensor]
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """[CLS] of image [B, d_v] and text [B, d_t] per level -> L2-normalised embeddings [B, E] per level."""
+        return tuple(
+            [
+                nn.functional.normalize(projection(states), dim=-1)
+                for projection, states in zip(projections, levels, strict=True)
+            ]
+            for projections, levels in (
+                (self.vision_projections, image_levels),
+                (self.text_projections, text_levels),
+            )
+        )
+
     def forward(
         self,
         image_levels: Sequence[torch.Tensor],
@@ -70,21 +85,29 @@ class HierarchicalContrast(nn.Module):
             temperature: shared with the top level.
             image_ids: [B]; other samples of the same image leave the denominator.
         """
-        batch_size, device = image_levels[0].shape[0], image_levels[0].device
+        return self.contrast(*self.embed(image_levels, text_levels), temperature, image_ids)
+
+    def contrast(
+        self,
+        image_embeds: Sequence[torch.Tensor],
+        text_embeds: Sequence[torch.Tensor],
+        temperature: torch.Tensor,
+        image_ids: torch.Tensor | None = None,
+    ) -> HierarchicalContrastiveOutput:
+        """The same from the embeddings [B, E] of [`~HierarchicalContrast.embed`]."""
+        batch_size, device = image_embeds[0].shape[0], image_embeds[0].device
         start = 0 if self.local_diagonal else rank() * batch_size
         columns = world_size() * batch_size
         own_pair = torch.arange(batch_size, device=device) + start
-        targets = nn.functional.one_hot(own_pair, columns).to(image_levels[0].dtype)
+        targets = nn.functional.one_hot(own_pair, columns).to(image_embeds[0].dtype)
         excluded = None
         if image_ids is not None:
             excluded = (image_ids[:, None] == gather(image_ids)[None, :]) & (targets == 0)
         collect = gather if self.local_diagonal else gather_with_gradient
         losses, all_i2t, all_t2i = [], [], []
-        for level, (image_cls, text_cls) in enumerate(zip(image_levels, text_levels, strict=True)):
-            image_embeds = nn.functional.normalize(self.vision_projections[level](image_cls), dim=-1)
-            text_embeds = nn.functional.normalize(self.text_projections[level](text_cls), dim=-1)
-            sim_i2t = image_embeds @ collect(text_embeds).T / temperature
-            sim_t2i = text_embeds @ collect(image_embeds).T / temperature
+        for images, texts in zip(image_embeds, text_embeds, strict=True):
+            sim_i2t = images @ collect(texts).T / temperature
+            sim_t2i = texts @ collect(images).T / temperature
             if excluded is not None:
                 floor = torch.finfo(sim_i2t.dtype).min
                 sim_i2t, sim_t2i = sim_i2t.masked_fill(excluded, floor), sim_t2i.masked_fill(excluded, floor)

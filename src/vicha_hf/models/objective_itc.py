@@ -17,6 +17,19 @@ from .process_group import gather, rank
 
 
 @dataclass
+class ContrastColumns:
+    """
+    What the rows of a process are compared with, besides the queue: the teacher's features [N, E] and image ids [N] of the
+    batch of every process. `start`: the column of the first row's own pair; the others follow.
+    """
+
+    image_features: torch.Tensor
+    text_features: torch.Tensor
+    image_ids: torch.Tensor | None
+    start: int
+
+
+@dataclass
 class ContrastiveOutput(ModelOutput):
     """
     `loss` is the mean of `loss_i2t` and `loss_t2i`. Similarities and targets are [B, columns], columns = teacher
@@ -55,6 +68,21 @@ class ImageTextContrast(nn.Module):
         self.same_image = same_image
         self.local_columns = local_columns
 
+    def columns(
+        self,
+        teacher_image_embeds: torch.Tensor,
+        teacher_text_embeds: torch.Tensor,
+        image_ids: torch.Tensor | None = None,
+    ) -> ContrastColumns:
+        """Of a process's teacher features [B, E] and image ids [B]: those of all processes."""
+        collect = (lambda tensor: tensor) if self.local_columns else gather
+        return ContrastColumns(
+            image_features=collect(teacher_image_embeds),
+            text_features=collect(teacher_text_embeds),
+            image_ids=None if image_ids is None else collect(image_ids),
+            start=0 if self.local_columns else rank() * len(teacher_image_embeds),
+        )
+
     def forward(
         self,
         image_embeds: torch.Tensor,
@@ -65,6 +93,7 @@ class ImageTextContrast(nn.Module):
         alpha: float,
         queue: FeatureQueue | None = None,
         image_ids: torch.Tensor | None = None,
+        columns: ContrastColumns | None = None,
     ) -> ContrastiveOutput:
         """
         Args:
@@ -74,14 +103,14 @@ class ImageTextContrast(nn.Module):
             alpha: share of the teacher's soft targets.
             queue: past teacher features, not yet holding this batch.
             image_ids: [B], equal for the same image; `None` if every image is different.
+            columns: of a larger batch that these rows are a part of; by default those of the rows themselves.
         """
-        collect = (lambda tensor: tensor) if self.local_columns else gather
+        if columns is None:
+            columns = self.columns(teacher_image_embeds, teacher_text_embeds, image_ids)
         batch_size = image_embeds.shape[0]
-        batch_start = 0 if self.local_columns else rank() * batch_size
-        image_columns, text_columns = collect(teacher_image_embeds), collect(teacher_text_embeds)
+        image_columns, text_columns, column_ids = columns.image_features, columns.text_features, columns.image_ids
         num_batch_columns = image_columns.shape[0]
-        own_pair = torch.arange(batch_size, device=image_embeds.device) + batch_start
-        column_ids = None if image_ids is None else collect(image_ids)
+        own_pair = torch.arange(batch_size, device=image_embeds.device) + columns.start
         allowed = torch.ones(num_batch_columns, dtype=torch.bool, device=image_embeds.device)
         if queue is not None:
             image_columns = torch.cat([image_columns, queue.image_features.to(image_columns.dtype)])
@@ -118,7 +147,7 @@ class ImageTextContrast(nn.Module):
             sim_t2i_teacher=sim_t2i_teacher,
             targets_i2t=targets_i2t,
             targets_t2i=targets_t2i,
-            batch_start=batch_start,
+            batch_start=columns.start,
         )
 
 

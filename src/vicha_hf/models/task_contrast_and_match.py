@@ -1,7 +1,12 @@
 """The two objectives that pretraining, retrieval and grounding train with (ALBEF sections 3.2 and 3.3)."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
 import torch
 
+from .contrast_parts import CachedLoss, ContrastPart, RandomState
 from .feature_queue import FeatureQueue
 from .objective_itm import HardNegatives
 from .process_group import RowFetcher, gather, longest_of_all, require_equal_rows, world_size
@@ -18,7 +23,57 @@ class ContrastAndMatch(RetrievalScoring):
         config = self.config
         return FeatureQueue(config.queue_size, config.projection_dim, config.queue_warmup_batches)
 
-    def _contrast(self, images, texts, teacher_images, teacher_texts, alpha, image_ids):
+    @torch.no_grad()
+    def cache_contrast(self, batches: Sequence[Mapping[str, Any]]) -> list[ContrastPart]:
+        """
+        Prepares an optimiser step whose batch runs through `forward` in parts, each of which is then contrasted with all
+        of them: give `forward` every part with its own `contrast_part`, in this order, and average the losses. Loss and
+        gradients of the contrasts are those of the whole batch; the other objectives, hard negatives included, see their
+        part alone. The teacher does not move in such a step: call `update_teacher()` before.
+
+        Args:
+            batches: arguments of `forward` for each part, equally many rows in all of them.
+
+        Raises:
+            ValueError: parts of different sizes, or a model that draws its negatives from other processes.
+        """
+        rows = {len(batch["pixel_values"]) for batch in batches}
+        if len(rows) != 1:
+            raise ValueError(
+                f"the parts of a batch have {sorted(rows)} rows: their mean is the whole's only if all are equal."
+            )
+        if self.config.cross_process_negatives:
+            raise ValueError(
+                "`cross_process_negatives=True` is not possible with a batch in parts: negatives come from the own part."
+            )
+        self._begin_training_step(update_teacher=False)
+        if self.parameter_bounds():
+            self.base_model.clamp_temperature()
+        teacher = [self._teacher_encodings(**encoded_inputs(batch)) for batch in batches]
+        image_embeds, text_embeds = (torch.cat([pair[side].embeds for pair in teacher]) for side in (0, 1))
+        ids = [batch.get("image_ids") for batch in batches]
+        image_ids = None if ids[0] is None else torch.cat(ids)
+        require_equal_rows(image_embeds)
+        columns = self.itc.columns(image_embeds, text_embeds, image_ids)
+        levels = self._cache_levels(batches, image_ids)
+        (size,) = rows
+        return [
+            ContrastPart(
+                teacher_images=images,
+                teacher_texts=texts,
+                columns=replace(columns, start=columns.start + number * size),
+                enqueued=(image_embeds, text_embeds, image_ids) if number == len(batches) - 1 else None,
+                levels=cached,
+                random_state=random_state,
+            )
+            for number, ((images, texts), (cached, random_state)) in enumerate(zip(teacher, levels, strict=True))
+        ]
+
+    def _cache_levels(self, batches, image_ids) -> list[tuple[CachedLoss | None, RandomState | None]]:
+        """For each part a contrast whose columns have a gradient, and the random state of its encoding; none here."""
+        return [(None, None)] * len(batches)
+
+    def _contrast(self, images, texts, teacher_images, teacher_texts, alpha, image_ids, part=None):
         require_equal_rows(images.embeds)
         queue = None if self.training_state is None else self.training_state.queue
         contrast = self.itc(
@@ -30,9 +85,12 @@ class ContrastAndMatch(RetrievalScoring):
             alpha,
             queue=queue,
             image_ids=image_ids,
+            columns=None if part is None else part.columns,
         )
         if self.training and queue is not None:
-            queue.enqueue(teacher_images.embeds, teacher_texts.embeds, image_ids)
+            enqueued = (teacher_images.embeds, teacher_texts.embeds, image_ids) if part is None else part.enqueued
+            if enqueued is not None:
+                queue.enqueue(*enqueued)
         return contrast
 
     def _match(self, images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices):
@@ -115,10 +173,23 @@ class ContrastAndMatch(RetrievalScoring):
                 idle.requires_grad_(False)
 
     @torch.no_grad()
-    def _teacher_encodings(self, pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask):
+    def _teacher_encodings(
+        self, pixel_values, input_ids, attention_mask, concept_input_ids=None, concept_attention_mask=None
+    ):
         teacher = self._teacher()[self.base_model_prefix]
         images = teacher.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
         return images, teacher.encode_texts(input_ids, attention_mask)
+
+
+def encoded_inputs(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What the encoders read of `forward`'s arguments."""
+    mask = batch.get("attention_mask")
+    inputs = {
+        "pixel_values": batch["pixel_values"],
+        "input_ids": batch["input_ids"],
+        "attention_mask": torch.ones_like(batch["input_ids"]) if mask is None else mask,
+    }
+    return inputs | {name: batch.get(name) for name in ("concept_input_ids", "concept_attention_mask")}
 
 
 def _rows(value, index: torch.Tensor):

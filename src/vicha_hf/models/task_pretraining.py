@@ -1,10 +1,12 @@
 """What the pretraining heads of every family do: contrast, matching and masked language modelling (ALBEF section 3)."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from .contrast_parts import ContrastPart
 from .encoder_text import KeyValues
 from .head_language_modeling import LanguageModelingHead
 from .input_checks import check_rows, check_together
@@ -27,7 +29,7 @@ from .task_contrast_and_match import ContrastAndMatch
 class EncodedStep:
     """
     A batch of pairs on its way through a training step: encodings by the model and by its teacher, keys and values of
-    the pictures for every text layer, and what the encoders recorded.
+    the pictures for every text layer, what the encoders recorded, and what is known of the batch that it is a part of.
     """
 
     images: ImageEncoding
@@ -41,6 +43,7 @@ class EncodedStep:
     alpha: float
     vision_output: object
     text_output: object
+    part: ContrastPart | None
 
 
 class PretrainingTask(ContrastAndMatch):
@@ -106,6 +109,7 @@ class PretrainingTask(ContrastAndMatch):
         concept_input_ids=None,
         concept_attention_mask=None,
         patch_indices=None,
+        contrast_part=None,
         **record,
     ) -> EncodedStep:
         """Updates the teacher and encodes the batch; `record` goes to the online encoders."""
@@ -115,16 +119,15 @@ class PretrainingTask(ContrastAndMatch):
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.training:
             model.clamp_temperature()
-        self._begin_training_step(update_teacher)
-        if patch_indices is None:
-            patch_indices = self._draw_kept_patches(pixel_values)
-        images, vision_output = model._encode_images(
-            pixel_values, concept_input_ids, concept_attention_mask, patch_indices=patch_indices, **record
-        )
-        texts, text_output = model._encode_texts(input_ids, attention_mask, **record)
-        teacher_images, teacher_texts = self._teacher_encodings(
-            pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask
-        )
+        self._begin_training_step(update_teacher and contrast_part is None)
+        inputs = (pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask)
+        state = None if contrast_part is None else contrast_part.random_state
+        with nullcontext() if state is None else state.replayed():
+            images, vision_output, texts, text_output = self._encode_online(*inputs, patch_indices, **record)
+        if contrast_part is None:
+            teacher_images, teacher_texts = self._teacher_encodings(*inputs)
+        else:
+            teacher_images, teacher_texts = contrast_part.teacher_images, contrast_part.teacher_texts
         return EncodedStep(
             images=images,
             texts=texts,
@@ -137,7 +140,27 @@ class PretrainingTask(ContrastAndMatch):
             alpha=alpha,
             vision_output=vision_output,
             text_output=text_output,
+            part=contrast_part,
         )
+
+    def _encode_online(
+        self,
+        pixel_values,
+        input_ids,
+        attention_mask,
+        concept_input_ids=None,
+        concept_attention_mask=None,
+        patch_indices=None,
+        **record,
+    ):
+        """The encodings of pictures and texts, each followed by what its encoder recorded."""
+        if patch_indices is None:
+            patch_indices = self._draw_kept_patches(pixel_values)
+        images, vision_output = self.base_model._encode_images(
+            pixel_values, concept_input_ids, concept_attention_mask, patch_indices=patch_indices, **record
+        )
+        texts, text_output = self.base_model._encode_texts(input_ids, attention_mask, **record)
+        return images, vision_output, texts, text_output
 
     def _draw_kept_patches(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
         """[B, K], or `None` where every patch stays."""
@@ -149,7 +172,7 @@ class PretrainingTask(ContrastAndMatch):
 
     def _contrast_step(self, step: EncodedStep) -> ContrastiveOutput:
         return self._contrast(
-            step.images, step.texts, step.teacher_images, step.teacher_texts, step.alpha, step.image_ids
+            step.images, step.texts, step.teacher_images, step.teacher_texts, step.alpha, step.image_ids, step.part
         )
 
     def _match_step(

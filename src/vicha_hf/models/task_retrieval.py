@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from .contrast_parts import ContrastPart
 from .input_checks import check_rows
 from .modeling_outputs import RetrievalTrainingOutput
 from .objective_itc import ImageTextContrast
@@ -46,6 +47,7 @@ class RetrievalTask(ContrastAndMatch):
         negative_text_indices: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
+        contrast_part: ContrastPart | None = None,
         **kwargs,
     ) -> RetrievalTrainingOutput:
         """
@@ -58,13 +60,16 @@ class RetrievalTask(ContrastAndMatch):
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if self.training and self._clamps_temperature:
             model.clamp_temperature()
-        self._begin_training_step(update_teacher)
+        self._begin_training_step(update_teacher and contrast_part is None)
         images = model.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
         texts = model.encode_texts(input_ids, attention_mask)
-        teacher_images, teacher_texts = self._teacher_encodings(
-            pixel_values, concept_input_ids, concept_attention_mask, input_ids, attention_mask
-        )
-        contrast = self._contrast(images, texts, teacher_images, teacher_texts, alpha, image_ids)
+        if contrast_part is None:
+            teacher_images, teacher_texts = self._teacher_encodings(
+                pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
+            )
+        else:
+            teacher_images, teacher_texts = contrast_part.teacher_images, contrast_part.teacher_texts
+        contrast = self._contrast(images, texts, teacher_images, teacher_texts, alpha, image_ids, contrast_part)
         key_values = model.text_model.project_keys_values(images.hidden_states)
         match = self._match(
             images, key_values, texts, contrast, image_ids, negative_image_indices, negative_text_indices

@@ -29,6 +29,7 @@ class TrainingArguments:
         max_steps: Stop after so many optimiser steps even inside an epoch; null trains for all epochs.
         per_device_batch_size: Samples in one forward pass of one process.
         gradient_accumulation_steps: Forward passes of one optimiser step.
+        gradient_caching: Let these forward passes contrast with each other, as one large batch would (GradCache); without it each sees its own samples and the queue.
         learning_rate: Peak learning rate.
         min_learning_rate: Where the learning rate would end.
         warmup_learning_rate: Learning rate of the first step.
@@ -59,6 +60,7 @@ class TrainingArguments:
     max_steps: int | None = None
     per_device_batch_size: int = 32
     gradient_accumulation_steps: int = 1
+    gradient_caching: bool = False
     learning_rate: float = 1e-4
     min_learning_rate: float = 1e-5
     warmup_learning_rate: float = 1e-5
@@ -93,6 +95,12 @@ class TrainingArguments:
             "max_consecutive_skips",
         ):
             require(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1.")
+        require(
+            not self.gradient_caching or self.gradient_accumulation_steps > 1,
+            "gradient_caching",
+            self.gradient_caching,
+            "one forward pass contrasts all its samples anyway; set gradient_accumulation_steps to 2 or more.",
+        )
         for name in ("max_steps", "evaluation_steps", "checkpoint_steps"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "it must be at least 1, or null.")

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -21,10 +22,12 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data.loader_processes import ignore_sigterm
+from ..models.contrast_parts import ContrastPart
 from .arguments import TrainingArguments
 from .batch_statistics import BatchStatistics
 from .checkpoints import Progress, find_checkpoint, load_checkpoint, save_checkpoint, warn_of_little_space
 from .data_order import DataOrder
+from .gradient_caching import require_cacheable
 from .interruption import SigtermNotice
 from .non_finite import NonFiniteGuard, Visit
 from .optimizer import create_optimizer
@@ -156,6 +159,8 @@ class TrainingLoop:
         self._temperature = next(
             (value for name, value in model.named_parameters() if name.split(".")[-1] == "temperature"), None
         )
+        if arguments.gradient_caching:
+            require_cacheable(model, accelerator)
         if arguments.gradient_checkpointing:
             model.activation_checkpointing_enable()
         # Between two steps every weight is where it is kept, also where it is split over the processes.
@@ -324,12 +329,11 @@ class TrainingLoop:
         self._guard.begin_step()
         visits: list[Visit] = []
         grad_norm = None
-        for micro_step in range(self.arguments.gradient_accumulation_steps):
-            samples, batch = next(samples_and_batches)
-            self._require_known_arguments(batch)
-            batch = {name: _to_device(value, self.accelerator.device) for name, value in batch.items()}
+        for micro_step, (samples, batch, part) in enumerate(self._micro_batches(samples_and_batches)):
             if "update_teacher" in self._forward_arguments:
                 options["update_teacher"] = self._moves_teacher_in_forward and micro_step == 0
+            if part is not None:
+                options["contrast_part"] = part
             with self.accelerator.accumulate(self.model):
                 output = self.model(**batch, **options)
                 visits.append(Visit(samples, {name: loss.detach() for name, loss in _losses(output).items()}))
@@ -344,6 +348,25 @@ class TrainingLoop:
         self.optimizer.zero_grad()
         state |= {name: value for name, value in numbers.items() if math.isfinite(value)}
         return StepReport(losses, statistics, state, skipped=not allowed)
+
+    def _micro_batches(
+        self, samples_and_batches: Iterator[tuple[list[int], Batch]]
+    ) -> Iterator[tuple[list[int], Batch, ContrastPart | None]]:
+        """The forward passes of an optimiser step: dataset indices, the batch on the device, and what it knows of the others."""
+        own = islice(samples_and_batches, self.arguments.gradient_accumulation_steps)
+        moved = ((samples, self._moved(batch)) for samples, batch in own)
+        if not self.arguments.gradient_caching:
+            yield from ((*each, None) for each in moved)
+            return
+        all_samples, batches = zip(*moved, strict=True)
+        # Gradients flow to what is computed here, so it must be computed as in the forward pass.
+        with self.accelerator.autocast():
+            parts = self.unwrapped_model.cache_contrast(batches)
+        yield from zip(all_samples, batches, parts, strict=True)
+
+    def _moved(self, batch: Batch) -> Batch:
+        self._require_known_arguments(batch)
+        return {name: _to_device(value, self.accelerator.device) for name, value in batch.items()}
 
     def _alpha(self, epoch: int, step_in_epoch: int) -> float:
         alpha = self.unwrapped_model.config.distillation_alpha

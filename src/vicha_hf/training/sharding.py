@@ -10,10 +10,21 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from ..models.training_state import TRAINING_STATE_PREFIX
+from .arguments import require
 
 
 # Called to be used, whatever calls them: ZeRO-3 gathers their weights by itself.
 SELF_CONTAINED = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.Conv2d)
+
+
+def require_whole_weights(accelerator: Accelerator, name: str, value: object) -> None:
+    """Raise a `ValueError` where an option was chosen that nobody has tried with weights or optimiser split over processes."""
+    require(
+        accelerator.distributed_type != DistributedType.DEEPSPEED and not accelerator.is_fsdp2,
+        name,
+        value,
+        "it does not go together with DeepSpeed or FSDP2; launch with single_gpu, multi_gpu or multi_node.",
+    )
 
 
 def prepare_for_gathering(model: nn.Module, accelerator: Accelerator) -> None:

@@ -171,6 +171,17 @@ def test_larger_pictures_interpolate_the_positions_of_the_folder(task_files, scr
     assert AutoProcessor.from_pretrained(tmp_path / "model").image_processor.size == {"height": 48, "width": 48}
 
 
+@pytest.mark.parametrize("name", ["finetune_vqa", "finetune_grounding"])
+def test_frozen_pictures_and_adapters_in_the_text(name, task_files, script, tmp_path):
+    script(name)(options(task_files, name, tmp_path, "--model.freeze=[vision_model]", "--model.lora.r=4"))
+    start, final = (load_file(path / "model.safetensors") for path in (task_files / "pretrained", tmp_path / "model"))
+    load_finetuned(SCRIPTS[name][0], tmp_path / "model")
+    moved = {key for key in start.keys() & final.keys() if not torch.equal(start[key], final[key])}
+    layer = "vicha.text_model.encoder.layer.0.attention.self"
+    assert not any(".vision_model." in key for key in moved)
+    assert f"{layer}.query.weight" in moved and not {f"{layer}.key.weight", f"{layer}.query.bias"} & moved
+
+
 def test_text_only_sees_no_picture(task_files, script, tmp_path):
     records = json.loads((task_files / "entailment.json").read_text())
     for record in records:

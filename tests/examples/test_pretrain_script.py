@@ -134,6 +134,31 @@ def test_cached_micro_batches_contrast_as_one_batch(corpus, pretrain, tmp_path):
             assert other[name] == pytest.approx(record[name], rel=2e-5), (record["step"], name)
 
 
+@pytest.mark.parametrize(
+    "chosen",
+    [["--model.lora.r=4", "--model.lora.dropout=0.1", "--model.freeze=[concept_model]"], ["--optimizer=adamw_8bit"]],
+    ids=["adapters", "8 bit"],
+)
+def test_options_resume_as_if_never_stopped(corpus, pretrain, tmp_path, chosen):
+    large = "--model.text_config.intermediate_size=128"
+    given = [*chosen, large, "--learning_rate=1e-2", "--warmup_learning_rate=1e-2"]
+    pretrain(options(corpus, tmp_path, *given))
+    log, weights = reproducible_log(tmp_path), load_file(tmp_path / "model/model.safetensors")
+    state = load_file(tmp_path / "checkpoint-00000004/model.safetensors")
+    shutil.rmtree(tmp_path / "checkpoint-00000004")
+    pretrain(options(corpus, tmp_path, *given, "--resume_from_checkpoint=latest"))
+    assert reproducible_log(tmp_path) == log
+    for before, path in ((weights, "model"), (state, "checkpoint-00000004")):
+        after = load_file(tmp_path / path / "model.safetensors")
+        assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    _, info = AutoModelForPreTraining.from_pretrained(tmp_path / "model", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not any("lora" in name for name in weights)
+    if "--optimizer=adamw_8bit" in chosen:
+        moments = torch.load(tmp_path / "checkpoint-00000004/optimizer.bin", weights_only=True)["state"]
+        kinds = {each["__bnb_optimizer_quant_state__"]["state1"].dtype for each in moments.values()}
+        assert kinds == {torch.uint8, torch.float32}
+
+
 def test_a_run_writes_everything_and_resuming_changes_nothing(corpus, pretrain, tmp_path):
     result = pretrain(options(corpus, tmp_path))
     assert (result.step, result.interrupted) == (4, False)
@@ -209,3 +234,28 @@ def test_two_processes_pretrain_together(corpus, tmp_path):
     assert [record["step"] for record in records] == [1, 2]
     assert records[0].keys() >= LOSSES
     assert (tmp_path / "model/model.safetensors").is_file()
+
+
+def test_two_processes_with_every_option_beyond_the_papers(corpus, tmp_path):
+    arguments = options(
+        corpus,
+        tmp_path,
+        "--per_device_batch_size=2",
+        "--max_steps=2",
+        "--gradient_accumulation_steps=2",
+        "--gradient_caching=true",
+        "--model.lora.r=4",
+        "--model.freeze=[concept_model]",
+        "--model.config.patch_dropout=0.5",
+        "--optimizer=adamw_8bit",
+    )
+    launch(arguments, "--multi_gpu", "--num_processes=2", "--main_process_port=0", ACCELERATE_USE_CPU="true")
+    records = [record for record in read_log(tmp_path) if "evaluation" not in record]
+    assert [record["step"] for record in records] == [1, 2] and records[0].keys() >= LOSSES
+    # One optimiser step takes in two micro-batches of two processes, once.
+    state = load_file(list_checkpoints(tmp_path)[-1] / "model.safetensors")
+    assert (state["training_state.queue.num_batches"].item(), state["training_state.queue.num_filled"].item()) == (
+        2,
+        12,
+    )
+    assert any(name.startswith("training_state.teacher") and ".lora_A." in name for name in state)

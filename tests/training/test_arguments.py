@@ -61,6 +61,20 @@ def test_an_impossible_model_or_corpus_names_field_value_and_remedy(make, messag
         make()
 
 
+def test_without_bitsandbytes_the_remedy_is_named(monkeypatch):
+    monkeypatch.setattr("vicha_hf.training.arguments.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'optimizer=\'adamw_8bit\' .*pip install "vicha_hf\[8bit\]"'):
+        TrainingArguments(output_dir="out", optimizer="adamw_8bit")
+
+
+def test_adapters_from_the_command_line():
+    model = parse_config("tiny.yaml", "--model.freeze=[vision_model]", "--model.lora.r=4")[0].model
+    assert (model.freeze, model.lora.r, model.lora.alpha) == (["vision_model"], 4, 32.0)
+    resolved = parse_config("tiny.yaml", "--model.lora.target_modules=[query]")[1]
+    assert yaml.safe_load(resolved)["model"]["lora"]["target_modules"] == ["query"]
+    assert parse_config("tiny.yaml")[0].model.lora is None
+
+
 def test_defaults_are_the_papers():
     arguments = TrainingArguments(output_dir="out")
     assert (arguments.learning_rate, arguments.min_learning_rate, arguments.warmup_learning_rate) == (1e-4, 1e-5, 1e-5)

@@ -85,6 +85,41 @@ def test_optimizer_uses_the_published_constants():
     assert optimizer.defaults["fused"]
 
 
+def test_eight_bits_for_large_matrices_only():
+    """Bounds, groups and the temperature's rate are those of AdamW; what is small keeps full precision."""
+    model = Model()
+    model.wide = nn.Linear(64, 64, bias=False)
+    model.parameter_bounds = lambda: {"temperature": (0.001, 0.5)}
+    optimizer = create_optimizer(model, 10.0, 0.02, torch.device("cpu"), temperature_lr_scale=0.1, kind="adamw_8bit")
+    full = create_optimizer(model, 10.0, 0.02, torch.device("cpu"), temperature_lr_scale=0.1)
+    for group, other in zip(optimizer.param_groups, full.param_groups, strict=True):
+        shared = ("weight_decay", "lr_scale", "bounds", "lr", "betas", "eps")
+        assert {name: group[name] for name in shared} == {name: other[name] for name in shared}
+        assert [id(each) for each in group["params"]] == [id(each) for each in other["params"]]
+    for parameter in model.parameters():
+        parameter.grad = -torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    assert model.temperature.item() == 0.5
+    assert optimizer.state[model.wide.weight]["state1"].dtype == torch.uint8
+    assert optimizer.state[model.linear.weight]["state1"].dtype == torch.float32
+
+
+def test_eight_bits_descend_as_thirty_two():
+    found = []
+    for kind in ("adamw", "adamw_8bit"):
+        torch.manual_seed(0)
+        model = nn.Linear(64, 64)
+        inputs, targets = torch.randn(2, 32, 64)
+        optimizer = create_optimizer(model, 1e-2, 0.02, torch.device("cpu"), kind=kind)
+        for _ in range(30):
+            optimizer.zero_grad()
+            loss = (model(inputs) - targets).square().mean()
+            loss.backward()
+            optimizer.step()
+        found.append(loss.item())
+    assert found[1] == pytest.approx(found[0], rel=0.05) and found[0] < 0.6
+
+
 def test_the_temperature_can_learn_at_a_rate_of_its_own():
     model = Model()
     groups = {group["lr_scale"]: group for group in parameter_groups(model, 0.02, temperature_lr_scale=0.1)[1:]}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Literal, TypeVar
 
 import jsonargparse
@@ -36,6 +37,7 @@ class TrainingArguments:
         warmup_steps: Optimiser steps until the peak; 0 starts there.
         lr_schedule: "cosine" moves with every step; "published" moves as the paper's code did, in jumps of 100 steps and then once per epoch.
         temperature_lr_scale: What the temperature's learning rate is multiplied by. The temperature is one number near 0.07; at learning rates far above the paper's a step of the others' size would throw it about.
+        optimizer: "adamw", or "adamw_8bit", which keeps both running means of large matrices in 8 bits (bitsandbytes): a quarter of their memory.
         adam_beta1: Decay of AdamW's running mean of the gradient.
         adam_beta2: Decay of its running mean of the squared gradient; less than the paper's 0.999 suits runs of about a thousand steps.
         weight_decay: Of matrices; biases, norms, positions and single tokens are not decayed.
@@ -67,6 +69,7 @@ class TrainingArguments:
     warmup_steps: int = 2000
     lr_schedule: Literal["cosine", "published"] = "cosine"
     temperature_lr_scale: float = 1.0
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     weight_decay: float = 0.02
@@ -118,6 +121,12 @@ class TrainingArguments:
                 value,
                 f"it must lie between 0 and the peak, learning_rate={self.learning_rate!r}.",
             )
+        require(
+            self.optimizer == "adamw" or find_spec("bitsandbytes") is not None,
+            "optimizer",
+            self.optimizer,
+            'it needs the bitsandbytes library; install it with pip install "vicha_hf[8bit]".',
+        )
         require(
             self.max_grad_norm is None or self.max_grad_norm > 0,
             "max_grad_norm",

@@ -15,6 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanPicture, PretrainingTransform
 from ..evaluation.task_result import TaskResult
 from .accelerator import create_accelerator
+from .adapters import TrainedPartsArguments, choose_trained_parts
 from .arguments import TrainingArguments, require
 from .heads import PROCESSORS, head_class
 from .loop import EvaluationHook, TrainingLoop, TrainingResult
@@ -26,7 +27,7 @@ STOPPED_BY_SIGTERM = 143
 
 
 @dataclass(kw_only=True)
-class FinetuningModelArguments:
+class FinetuningModelArguments(TrainedPartsArguments):
     """What to fine-tune. The folder's configuration says which family it is.
 
     Args:
@@ -35,6 +36,8 @@ class FinetuningModelArguments:
         config: Fields of the configuration that differ from the folder's; of random weights all of them (`model_type` names the family, "vicha" by default).
         vision_config: The same for the vision encoder.
         text_config: The same for the text encoder, such as `hidden_dropout_prob`.
+        freeze: Parts of the model whose weights stay as they are: vision_model, text_model, concept_model, or parts of these with dots (text_model.embeddings).
+        lora: Train low-rank adapters in the encoders instead of their weights (peft); e.g. `--model.lora.r 16`. Encoders that are frozen get none. Saved models have the adapters merged into the weights.
     """
 
     from_pretrained: str | None = None
@@ -274,13 +277,14 @@ def build_model_and_processor(task: str, arguments: FinetuningArguments) -> tupl
     The teacher starts as a copy of the loaded weights, whatever teacher the folder may hold.
 
     Raises:
-        ValueError: a family without such a head, an unknown field, or a tokenizer that does not fit the model.
+        ValueError: a family without such a head, an unknown field or part, or a tokenizer that does not fit the model.
     """
     model = _build_model(task, arguments)
     processor = _build_processor(arguments, model.config)
     require_fitting_vocabulary(model.config, processor.tokenizer)
     limit, positions = processor.max_text_length, model.config.text_config.max_position_embeddings
     require(limit <= positions, "data.max_text_length", limit, f"the model has {positions} text positions.")
+    choose_trained_parts(model, arguments.model)
     model.add_training_state()
     return model, processor
 

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..data.loader_processes import ignore_sigterm
 from ..models.contrast_parts import ContrastPart
+from .adapters import merged_weights
 from .arguments import TrainingArguments
 from .batch_statistics import BatchStatistics
 from .checkpoints import Progress, find_checkpoint, load_checkpoint, save_checkpoint, warn_of_little_space
@@ -34,7 +35,7 @@ from .optimizer import create_optimizer
 from .random_state import preserved_random_state
 from .run_log import RunLog
 from .schedule import ramped_alpha
-from .sharding import embeddings_in_one_unit, prepare_for_gathering, whole_model
+from .sharding import embeddings_in_one_unit, prepare_for_gathering, require_whole_weights, whole_model
 from .whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 
 
@@ -161,6 +162,8 @@ class TrainingLoop:
         )
         if arguments.gradient_caching:
             require_cacheable(model, accelerator)
+        if arguments.optimizer != "adamw":
+            require_whole_weights(accelerator, "optimizer", arguments.optimizer)
         if arguments.gradient_checkpointing:
             model.activation_checkpointing_enable()
         # Between two steps every weight is where it is kept, also where it is split over the processes.
@@ -174,6 +177,7 @@ class TrainingLoop:
             arguments.weight_decay,
             accelerator.device,
             temperature_lr_scale=arguments.temperature_lr_scale,
+            kind=arguments.optimizer,
             betas=(arguments.adam_beta1, arguments.adam_beta2),
         )
         with warnings.catch_warnings(), embeddings_in_one_unit(model, accelerator):
@@ -234,7 +238,8 @@ class TrainingLoop:
         state_dict = self.accelerator.get_state_dict(self.model)
         with complete_folder(folder, self.accelerator) as unfinished:
             if self.accelerator.is_main_process:
-                self.unwrapped_model.save_pretrained(unfinished, state_dict=state_dict)
+                weights = merged_weights(self.unwrapped_model, state_dict)
+                self.unwrapped_model.save_pretrained(unfinished, state_dict=weights)
                 if self.processor is not None:
                     self.processor.save_pretrained(unfinished)
                 for name, content in (notes or {}).items():

@@ -11,6 +11,7 @@ from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.processing_vision_text import VisionTextProcessor
 from ..models.visual_tokenizer import VisualTokenizer, require_fitting_tokenizer
 from ..models.visual_tokenizer_loading import load_visual_tokenizer
+from .adapters import TrainedPartsArguments, choose_trained_parts
 from .arguments import TrainingArguments, require
 from .heads import HEADS, PROCESSORS, head_class
 
@@ -19,7 +20,7 @@ DEFAULT_FAMILY = "vicha"
 
 
 @dataclass(kw_only=True)
-class ModelArguments:
+class ModelArguments(TrainedPartsArguments):
     """What to train. One of three beginnings: a folder of this library, two separate encoders, or random weights.
 
     Args:
@@ -30,6 +31,8 @@ class ModelArguments:
         config: Fields of the family's configuration; with `from_pretrained` they override the folder's.
         vision_config: Fields of the family's vision configuration.
         text_config: Fields of the family's text configuration; vocabulary size (of a new encoder) and special tokens are copied from the tokenizer.
+        freeze: Parts of the model whose weights stay as they are: vision_model, text_model, concept_model, or parts of these with dots (text_model.embeddings).
+        lora: Train low-rank adapters in the encoders instead of their weights (peft); e.g. `--model.lora.r 16`. Encoders that are frozen get none. Saved models have the adapters merged into the weights.
     """
 
     family: str | None = None
@@ -167,7 +170,7 @@ def build_pretraining_model(
         visual_tokens: from [`load_visual_tokens`]; a new SIMLA model takes its visual vocabulary's size from them.
 
     Raises:
-        ValueError: an impossible configuration, or a tokenizer that does not fit the model.
+        ValueError: an impossible configuration, a tokenizer that does not fit the model, or parts that it does not have.
     """
     if arguments.from_pretrained is not None:
         family = AutoConfig.from_pretrained(arguments.from_pretrained).model_type
@@ -190,6 +193,7 @@ def build_pretraining_model(
             text_config = {"vocab_size": len(tokenizer)} | ids | arguments.text_config
             model = head(head.config_class(vision_config=arguments.vision_config, text_config=text_config, **fields))
     require_fitting_vocabulary(model.config, tokenizer)
+    choose_trained_parts(model, arguments)
     model.add_training_state()
     return model
 

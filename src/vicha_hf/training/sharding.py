@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from ..models.training_state import TRAINING_STATE_PREFIX
+from .adapters import has_adapters
 from .arguments import require
 
 
@@ -37,7 +38,12 @@ def prepare_for_gathering(model: nn.Module, accelerator: Accelerator) -> None:
     Args:
         model: unwrapped, before `accelerator.prepare`.
         accelerator: of the run.
+
+    Raises:
+        ValueError: a model with adapters, which nobody has tried there.
     """
+    if has_adapters(model):
+        require_whole_weights(accelerator, "model.lora", True)
     if accelerator.distributed_type != DistributedType.DEEPSPEED or _zero_stage(accelerator) != 3:
         return
     from deepspeed.runtime.zero import register_external_parameter

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 import yaml
+from beyond_papers import NONE, OPTIONS, Option
 from measuring import matmul_gflops, now, peak_allocated_gib, peak_rss_gib
 from published_training import OPTIMISATIONS
 from random_inputs import TEXT_TOKENS, random_texts
@@ -58,7 +58,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def build_model(family: str, size: str, dropout: bool = True):
+def build_model(family: str, size: str, dropout: bool = True, option: Option = OPTIONS[NONE]):
     """The family's pretraining head with the recipe's sizes, random weights, a teacher and a full queue."""
     recipe = yaml.safe_load((RECIPES / ("simla" if family == "simla" else "vicha") / f"{size}.yaml").read_text())
     head = SimlaForPreTraining if family == "simla" else ViChaForPreTraining
@@ -70,9 +70,11 @@ def build_model(family: str, size: str, dropout: bool = True):
         text |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     fields = recipe["model"]["config"] | (ALBEF if family == "albef" else {})
     # A recipe for small widths may prefer plain attention on a CPU; here both are compared.
-    fields |= {"queue_warmup_batches": 0, "attn_implementation": "sdpa"}
+    fields |= {"queue_warmup_batches": 0, "attn_implementation": "sdpa"} | option.fields
     config = head.config_class(vision_config=recipe["model"]["vision_config"], text_config=text, **fields)
-    model = head(config).to(device()).train()
+    model = head(config)
+    option.choose_trained_parts(model)
+    model.to(device()).train()
     model.add_training_state()
     queue = model.training_state.queue
     for features in (queue.image_features, queue.text_features):
@@ -104,12 +106,13 @@ def build_batch(model, batch_size: int) -> dict[str, torch.Tensor]:
 
 
 class TrainingStep:
-    """A model, its optimiser and a batch that every step sees again."""
+    """A model, its optimiser and a batch that every step sees again, whole or in the parts that an option cuts it into."""
 
-    def __init__(self, family: str, size: str, batch_size: int, dropout: bool = True):
+    def __init__(self, family: str, size: str, batch_size: int, dropout: bool = True, option: Option = OPTIONS[NONE]):
         torch.manual_seed(0)
-        self.model = build_model(family, size, dropout)
-        self.optimizer = create_optimizer(self.model, 1e-5, 0.02, torch.device(device()))
+        self.option = option
+        self.model = build_model(family, size, dropout, option)
+        self.optimizer = create_optimizer(self.model, 1e-5, 0.02, torch.device(device()), kind=option.optimizer)
         self.batch = build_batch(self.model, batch_size)
         self._compiled = None
 
@@ -134,28 +137,47 @@ class TrainingStep:
     def _forward(self, model, variant: Variant, extra: dict) -> dict:
         precision = torch.autocast("cuda", torch.bfloat16) if variant.bf16 else nullcontext()
         with precision:
-            return model(**self.batch, **extra, update_teacher=False)
+            return model(**(self.batch | extra), update_teacher=False)
+
+    def _inputs(self) -> Iterator[dict]:
+        """What each forward pass of a step is given in the place of the whole batch."""
+        parts = self.option.parts
+        batches = [
+            dict(zip(self.batch, values, strict=True))
+            for values in zip(*(value.chunk(parts) for value in self.batch.values()), strict=True)
+        ]
+        cached = self.model.cache_contrast(batches) if self.option.caching else [None] * parts
+        yield from (batch | {"contrast_part": part} for batch, part in zip(batches, cached, strict=True))
 
     def run(self, variant: Variant) -> dict[str, float]:
         """Seconds by part of one whole step."""
+        seconds = dict.fromkeys(PARTS, 0.0)
+
+        def timed(part: str, function: Callable):
+            start = now()
+            result = function()
+            seconds[part] += now() - start
+            return result
+
         with self.doing(variant) as forward:
-            times = [now()]
-            self.model.update_teacher()
-            times.append(now())
-            loss = forward().loss
-            times.append(now())
-            loss.backward()
-            times.append(now())
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            times.append(now())
-        return dict(zip(PARTS, (end - start for start, end in pairwise(times)), strict=True))
+            timed("teacher", self.model.update_teacher)
+            inputs = self._inputs()
+            for _ in range(self.option.parts):
+                loss = timed("forward", lambda: forward(**next(inputs)).loss)
+                timed("backward", (loss / self.option.parts).backward)
+            timed("optimizer", self._take_step)
+        return seconds
+
+    def _take_step(self) -> None:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def count_flops(self, variant: Variant) -> int:
         """Of forward and backward, with plain attention: what a fused kernel computes twice counts once."""
         with self.doing(variant) as forward, FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            forward().loss.backward()
+            for inputs in self._inputs():
+                forward(**inputs).loss.backward()
         self.optimizer.zero_grad()
         return counter.get_total_flops()
 
@@ -214,10 +236,28 @@ def measure_time(family: str, size: str, batch_size: int, rounds: int) -> dict:
     }
 
 
-def measure_memory(family: str, size: str, batch_size: int, variant: str) -> dict:
+def measure_option(family: str, size: str, batch_size: int, rounds: int, option: str) -> dict:
+    """Steps with an option and without it, in turn, after a first one of each that warms up and counts FLOPs."""
+    steps = {name: TrainingStep(family, size, batch_size, option=OPTIONS[name]) for name in (NONE, option)}
+    ours = CPU_VARIANTS["ours"]
+    flops = {}
+    for name, step in steps.items():
+        flops[name] = step.count_flops(ours)
+        step.run(ours)
+    return {
+        "rounds": [{name: step.run(ours) for name, step in steps.items()} for _ in range(rounds)],
+        "flops": flops,
+        "trained_parameters": {
+            name: sum(value.numel() for value in step.model.parameters() if value.requires_grad)
+            for name, step in steps.items()
+        },
+    }
+
+
+def measure_memory(family: str, size: str, batch_size: int, variant: str = "ours", option: str = NONE) -> dict:
     """Peak memory of the process over whole steps, then what a step allocates beyond what stays from step to step."""
     before = peak_rss_gib()
-    step = TrainingStep(family, size, batch_size)
+    step = TrainingStep(family, size, batch_size, option=OPTIONS[option])
     way = CPU_VARIANTS[variant]
     for _ in range(2):
         step.run(way)
@@ -266,7 +306,12 @@ def measure_agreement(family: str, size: str, batch_size: int) -> dict:
     return result
 
 
-JOBS = {"time": measure_time, "memory": measure_memory, "agreement": measure_agreement}
+JOBS = {
+    "time": measure_time,
+    "memory": measure_memory,
+    "agreement": measure_agreement,
+    "option": measure_option,
+}
 
 
 def run_job(job: str, threads: int | None = None, **arguments) -> dict:

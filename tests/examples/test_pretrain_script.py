@@ -122,11 +122,13 @@ def test_cached_micro_batches_contrast_as_one_batch(corpus, pretrain, tmp_path):
     parts = [*contrast, "--per_device_batch_size=2", "--gradient_accumulation_steps=2"]
     pretrain(options(corpus, tmp_path / "whole", *contrast))
     pretrain(options(corpus, tmp_path / "cached", *parts, "--gradient_caching=true"))
+    uninterrupted = reproducible_log(tmp_path / "cached")
     shutil.rmtree(list_checkpoints(tmp_path / "cached")[-1])
     pretrain(
         options(corpus, tmp_path / "cached", *parts, "--gradient_caching=true", "--resume_from_checkpoint=latest")
     )
     whole, cached = (reproducible_log(tmp_path / name) for name in ("whole", "cached"))
+    assert cached == uninterrupted
     for record, other in zip(whole, cached, strict=True):
         assert other.keys() == record.keys() >= {"itc_loss", "hierarchical_itc_loss", "grad_norm"}
         # How hard the hardest negative of a process's batch is depends on its size.

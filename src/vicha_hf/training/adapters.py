@@ -85,11 +85,9 @@ def choose_trained_parts(model: VisionTextPreTrainedModel, arguments: TrainedPar
         _part(model.base_model, name).requires_grad_(False)
     if arguments.lora is not None:
         _add_adapters(model, arguments.lora, frozen=arguments.freeze)
-    trained, every = (
-        sum(value.numel() for value in model.parameters() if value.requires_grad or not only_trained)
-        for only_trained in (True, False)
-    )
-    logger.info("%.2f of %.2f million weights are trained.", trained / 1e6, every / 1e6)
+    sizes = [(value.numel(), value.requires_grad) for value in model.parameters()]
+    trained = sum(size for size, trains in sizes if trains)
+    logger.info("%.2f of %.2f million weights are trained.", trained / 1e6, sum(size for size, _ in sizes) / 1e6)
 
 
 def has_adapters(model: nn.Module) -> bool:

@@ -16,11 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     known, demo_options = (argv[:1], argv[1:]) if argv[:1] == ["demo"] else (argv, [])
     arguments = parser.parse_args(known)
     arguments.demo_options = demo_options
+    from huggingface_hub.errors import StrictDataclassError
+
     from .data.image_files import ImageReadError
 
     try:
         return arguments.run(arguments) or 0
-    except (ValueError, OSError, ImageReadError) as error:
+    except (ValueError, OSError, ImageReadError, StrictDataclassError) as error:
         print(f"vicha-hf {arguments.command}: {error}", file=sys.stderr)
         return 1
 
@@ -44,8 +46,8 @@ def _add_convert(commands) -> None:
     parser = commands.add_parser(
         "convert",
         help="turn a published checkpoint (.pth) into a Hugging Face folder",
-        description="Turn a published ViCHA, SIMLA or ALBEF checkpoint into a folder for `from_pretrained`. Every tensor "
-        "must find its place: one that is missing or left over is an error that names it.",
+        description="Turn a published ViCHA, SIMLA or ALBEF checkpoint into a folder for `from_pretrained`. Every tensor must "
+        "find its place: one that is missing or left over is an error that names it.",
     )
     parser.add_argument("source", type=Path, metavar="SOURCE.pth")
     parser.add_argument("output", type=Path, metavar="OUT_DIR")

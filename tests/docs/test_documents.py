@@ -142,7 +142,16 @@ def test_links_lead_somewhere():
     for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)]+)\)", document.read_text(encoding="utf-8")):
             if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+                path, _, heading = target.partition("#")
+                linked = document.parent / path if path else document
+                assert linked.exists(), f"{document.name}: {target}"
+                assert not heading or heading in _anchors(linked), f"{document.name}: {target}"
+
+
+def _anchors(document):
+    """What GitHub calls a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_quirks_table_is_complete():

@@ -2,7 +2,7 @@
 
 heads_worker.py ROOT TOPOLOGIES
 
-Process 0 writes `ROOT/TOPOLOGY.pt`: for each head its log and its complete state dict.
+Process 0 writes `ROOT/TOPOLOGY.pt`: for each head its log, its complete state dict, and under DDP the gradients' sizes.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedType
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -92,6 +93,8 @@ def train(head, folder):
     # What a sample is does not matter: every step has the process's own batch.
     batch = batch_of(head, accelerator.process_index)
     loop = TrainingLoop(build(head), arguments, list(range(4 * BATCH)), lambda samples: batch, accelerator)
+    sharded = accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+    smallest = None if sharded else smallest_gradients(loop)
     loop.run()
     state = accelerator.get_state_dict(loop.model) or {}
     accelerator.wait_for_everyone()
@@ -99,7 +102,22 @@ def train(head, folder):
         {name: value for name, value in record.items() if name not in MACHINE_FIELDS} for record in read_log(folder)
     ]
     AcceleratorState._reset_state(reset_partial_state=True)
-    return {"log": log, "state": {name: value.detach().clone() for name, value in state.items()}}
+    state = {name: value.detach().clone() for name, value in state.items()}
+    return {"log": log, "state": state, "smallest gradients": smallest}
+
+
+def smallest_gradients(loop):
+    """For each weight, number by number, the least size that its gradient had in any step; filled as the loop runs."""
+    smallest = {}
+
+    def watch(optimizer, args, kwargs):
+        for name, parameter in loop.unwrapped_model.named_parameters(remove_duplicate=False):
+            if parameter.grad is not None:
+                size = parameter.grad.abs()
+                smallest[name] = torch.minimum(smallest.get(name, size), size)
+
+    loop.optimizer.optimizer.register_step_pre_hook(watch)
+    return smallest
 
 
 def main(root: Path, topologies: list[str]) -> None:

@@ -40,7 +40,15 @@ def test_equals_ddp(results, topology, head):
     for record, other in zip(observed["log"], expected["log"], strict=True):
         assert record == pytest.approx(other, rel=2e-5, abs=1e-6)
     assert observed["state"].keys() == expected["state"].keys()
-    # Biases of attention keys have no gradient but rounding noise.
-    names = [name for name in expected["state"] if not name.endswith(("key.bias", "k_proj.bias"))]
-    worst = {name: (observed["state"][name] - expected["state"][name]).abs().max().item() for name in names}
+    # Where a gradient is not well above AdamW's eps of 1e-8 it is rounding noise, which becomes a visible part of a step.
+    for name, size in expected["smallest gradients"].items():
+        noise = size < 1e-7
+        observed["state"][name][noise] = expected["state"][name][noise]
+    worst = {name: (observed["state"][name] - value).abs().max().item() for name, value in expected["state"].items()}
     assert max(worst.values()) < 2e-5, sorted(worst.items(), key=lambda item: -item[1])[:5]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_most_gradients_are_no_noise(results, head):
+    sizes = torch.cat([size.flatten() for size in results["multi_gpu"][head]["smallest gradients"].values()])
+    assert (sizes[sizes > 0] > 1e-7).float().mean() > 0.9

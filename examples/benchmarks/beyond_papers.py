@@ -56,6 +56,7 @@ OPTIONS = {
     ),
     "lora": Option("LoRA, r = 16, queries and values", lora_rank=16, needs="peft"),
     "adamw_8bit": Option("8-bit AdamW", optimizer="adamw_8bit", needs="bitsandbytes"),
+    "muon": Option("Muon", optimizer="muon"),
     "accumulation": Option("accumulation, 4 parts", parts=4),
     "gradient_caching": Option("gradient caching, 4 parts", parts=4, caching=True),
 }

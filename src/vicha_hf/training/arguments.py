@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 import jsonargparse
 
+from .optimizer import OptimizerKind
 from .schedule import LearningRateSchedule, PublishedSchedule, WarmupCosineSchedule
 
 
@@ -37,7 +38,8 @@ class TrainingArguments:
         warmup_steps: Optimiser steps until the peak; 0 starts there.
         lr_schedule: "cosine" moves with every step; "published" moves as the paper's code did, in jumps of 100 steps and then once per epoch.
         temperature_lr_scale: What the temperature's learning rate is multiplied by. The temperature is one number near 0.07; at learning rates far above the paper's a step of the others' size would throw it about.
-        optimizer: "adamw", or "adamw_8bit", which keeps both running means of large matrices in 8 bits (bitsandbytes): a quarter of their memory.
+        optimizer: "adamw", or "adamw_8bit", which keeps both running means of large matrices in 8 bits (bitsandbytes): a quarter of their memory, or "muon", which moves the matrices of hidden layers by orthogonalised momentum and the rest by AdamW.
+        muon_learning_rate: Peak learning rate of these matrices; it follows the schedule of the others.
         adam_beta1: Decay of AdamW's running mean of the gradient.
         adam_beta2: Decay of its running mean of the squared gradient; less than the paper's 0.999 suits runs of about a thousand steps.
         weight_decay: Of matrices; biases, norms, positions and single tokens are not decayed.
@@ -69,7 +71,8 @@ class TrainingArguments:
     warmup_steps: int = 2000
     lr_schedule: Literal["cosine", "published"] = "cosine"
     temperature_lr_scale: float = 1.0
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    optimizer: OptimizerKind = "adamw"
+    muon_learning_rate: float = 0.02
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     weight_decay: float = 0.02
@@ -111,7 +114,7 @@ class TrainingArguments:
             require(getattr(self, name) >= 0, name, getattr(self, name), "it must not be negative.")
         for name in ("adam_beta1", "adam_beta2"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "choose it within [0, 1).")
-        for name in ("learning_rate", "temperature_lr_scale"):
+        for name in ("learning_rate", "temperature_lr_scale", "muon_learning_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "it must be above 0.")
         for name in ("min_learning_rate", "warmup_learning_rate"):
             value = getattr(self, name)
@@ -122,7 +125,7 @@ class TrainingArguments:
                 f"it must lie between 0 and the peak, learning_rate={self.learning_rate!r}.",
             )
         require(
-            self.optimizer == "adamw" or find_spec("bitsandbytes") is not None,
+            self.optimizer != "adamw_8bit" or find_spec("bitsandbytes") is not None,
             "optimizer",
             self.optimizer,
             'it needs the bitsandbytes library; install it with pip install "vicha_hf[8bit]".',

@@ -179,6 +179,7 @@ class TrainingLoop:
             temperature_lr_scale=arguments.temperature_lr_scale,
             kind=arguments.optimizer,
             betas=(arguments.adam_beta1, arguments.adam_beta2),
+            matrix_lr_scale=arguments.muon_learning_rate / arguments.learning_rate,
         )
         with warnings.catch_warnings(), embeddings_in_one_unit(model, accelerator):
             # torch has renamed the option that Accelerate passes on.

@@ -297,6 +297,12 @@ def model_sections(folder: Path, processor: VisionTextProcessor, gallery: Galler
     return [*sections, attention_section_html(strips)]
 
 
+def optimizer_fact(settings: Mapping) -> str:
+    if settings["optimizer"] == "muon":
+        return f"Muon for the matrices of hidden layers (learning rate {settings['muon_learning_rate']:g}), else AdamW"
+    return {"adamw": "AdamW", "adamw_8bit": "8-bit AdamW"}[settings["optimizer"]]
+
+
 def facts_of_run(
     model: PreTrainedModel, settings: Mapping, corpus: DemoCorpus, run: Path
 ) -> dict[str, dict[str, object]]:
@@ -313,6 +319,7 @@ def facts_of_run(
             "samples per second (median)": sorted(record["samples_per_second"] for record in log)[len(log) // 2],
             "batch of all processes": trained["samples_per_step"],
             "processes": trained["num_processes"],
+            "optimizer": optimizer_fact(settings),
             "learning rate": f"{settings['learning_rate']:g} to {settings['min_learning_rate']:g}",
             "warm-up steps": settings["warmup_steps"],
             "weight decay": settings["weight_decay"],

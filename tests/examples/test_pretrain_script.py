@@ -138,7 +138,11 @@ def test_cached_micro_batches_contrast_as_one_batch(corpus, pretrain, tmp_path):
 
 @pytest.mark.parametrize(
     "chosen",
-    [["--model.lora.r=4", "--model.lora.dropout=0.1", "--model.freeze=[concept_model]"], ["--optimizer=adamw_8bit"], ["--optimizer=muon"]],
+    [
+        ["--model.lora.r=4", "--model.lora.dropout=0.1", "--model.freeze=[concept_model]"],
+        ["--optimizer=adamw_8bit"],
+        ["--optimizer=muon"],
+    ],
     ids=["adapters", "8 bit", "muon"],
 )
 def test_options_resume_as_if_never_stopped(corpus, pretrain, tmp_path, chosen):

@@ -62,7 +62,9 @@ def parameter_groups(
             "bounds": limits or None,
             "orthogonal": orthogonal,
         }
-        for (decay, scale, limits, orthogonal), parameters in sorted(grouped.items(), key=lambda item: item[0], reverse=True)
+        for (decay, scale, limits, orthogonal), parameters in sorted(
+            grouped.items(), key=lambda item: item[0], reverse=True
+        )
     ]
 
 
@@ -89,9 +91,7 @@ def create_optimizer(
             rest by AdamW ([`Muon`]).
         matrix_lr_scale: of "muon", see [`parameter_groups`].
     """
-    groups = parameter_groups(
-        model, weight_decay, temperature_lr_scale, matrix_lr_scale if kind == "muon" else None
-    )
+    groups = parameter_groups(model, weight_decay, temperature_lr_scale, matrix_lr_scale if kind == "muon" else None)
     if kind == "adamw_8bit":
         from bitsandbytes.optim import AdamW8bit
 

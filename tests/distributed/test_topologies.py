@@ -43,6 +43,8 @@ MODEL = [
     # Clamped from the first step on, where it is kept and not only where it is read.
     "--model.config.temperature_init=0.4999",
     "--temperature_lr_scale=1",
+    # Muon wants whole matrices.
+    "--optimizer=adamw",
 ]
 
 

@@ -24,7 +24,7 @@ SCRIPTS = {
     "finetune_vqa": ("vqa", "vqa.json", "accuracy"),
     "finetune_entailment": ("entailment", "entailment.json", "accuracy"),
     "finetune_reasoning": ("reasoning", "reasoning.json", "accuracy"),
-    "finetune_grounding": ("grounding", "grounding.json", "accuracy_itm"),
+    "finetune_grounding": ("grounding", "grounding.json", "accuracy_itc"),
     "pretrain_text_assignment": ("text-assignment", "retrieval.json", None),
 }
 
@@ -37,6 +37,7 @@ def options(task_files, name, output_dir, *overrides):
     validation = [] if primary is None else [f"--data.validation={task_files / data}"]
     return [
         f"--config={CONFIGS / task.replace('-', '_')}_tiny.yaml",
+        "--num_epochs=2",
         f"--output_dir={output_dir}",
         f"--data.train={task_files / data}",
         *validation,

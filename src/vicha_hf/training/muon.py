@@ -2,7 +2,7 @@
 
 Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
 (https://kellerjordan.github.io/posts/muon/). `torch.optim.Muon` takes one matrix after another, in bfloat16 wherever it runs,
-and knows no other parameters; a CPU without bfloat16 arithmetic needs 40 times as long for that. Here matrices of one shape
+and knows no other parameters; a CPU without bfloat16 arithmetic needs about 30 times as long for that. Here matrices of one shape
 go together, in float32 on a CPU, and one optimizer holds all parameters, as Accelerate and the checkpoints expect.
 """
 
@@ -20,7 +20,11 @@ _ROUNDS = 5
 
 
 def hidden_matrices(model: nn.Module) -> set[int]:
-    """The ids of the weights of all linear maps inside stacked layers: no embedding, no head, no projection between parts."""
+    """The ids of the weights of all linear maps inside lists of modules.
+
+    These are the stacked layers, and the projections of hierarchical ITC, one per level; not embeddings, heads and the projections
+    to the joint space.
+    """
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     return {id(m.weight) for stack in stacks for m in stack.modules() if isinstance(m, nn.Linear)}
 

@@ -14,9 +14,18 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 
-# The quintic iteration of the post: steepest at 0, so that five rounds bring every singular value to about 1 (0.7 to 1.2).
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_ROUNDS = 5
+# x -> a x + b x^3 + c x^5, one after the other: each brings the interval that the one before leaves as close to 1 as a quintic can
+# (N. Amsel et al., "The Polar Express", arXiv 2505.16932, section 3). Singular values from 0.003 to 1 end between 0.78 and 1.20, with
+# four rounds; five rounds of the post's one polynomial leave 0.68 to 1.20.
+_QUINTICS = (
+    (8.3837, -24.7659, 18.3571),
+    (4.0434, -3.0114, 0.5695),
+    (3.5056, -2.6267, 0.5257),
+    (2.4901, -1.8343, 0.4368),
+)
+# Beyond its interval a quintic grows fast: room for the rounding errors of bfloat16.
+_ROOM = 1.01
+
 
 
 def hidden_matrices(model: nn.Module) -> set[int]:
@@ -30,21 +39,22 @@ def hidden_matrices(model: nn.Module) -> set[int]:
 
 
 @torch.no_grad()
-def orthogonalise(matrices: Tensor) -> Tensor:
-    """About U V^T of each matrix U S V^T, by Newton-Schulz iteration.
+def orthogonalise(matrices: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """About U V^T of each matrix U S V^T, by polynomials of it.
 
     Args:
         matrices: `(number, rows, columns)`.
+        dtype: computed in; bfloat16 suffices.
 
     Returns:
-        The same shape and dtype.
+        The shape and dtype of `matrices`.
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.to(torch.bfloat16 if matrices.is_cuda else torch.float32)
+    x = matrices.to(dtype)
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    a, b, c = _COEFFICIENTS
-    for _ in range(_ROUNDS):
+    for a, b, c in _QUINTICS:
+        x = x / _ROOM
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices.dtype)
@@ -98,7 +108,8 @@ class Muon(Optimizer):
             gradients = [parameter.grad for parameter in alike]
             means = [self._state(parameter, "momentum_buffer")["momentum_buffer"] for parameter in alike]
             torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
-            updates = orthogonalise(torch.stack(torch._foreach_lerp(gradients, means, group["momentum"])))
+            nesterov = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
+            updates = orthogonalise(nesterov, torch.bfloat16 if nesterov.is_cuda else torch.float32)
             torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
             scale = max(1.0, rows / columns) ** 0.5
             torch._foreach_add_(alike, updates.unbind(), alpha=-group["lr"] * scale)

@@ -27,7 +27,6 @@ _QUINTICS = (
 _ROOM = 1.01
 
 
-
 def hidden_matrices(model: nn.Module) -> set[int]:
     """The ids of the weights of all linear maps inside lists of modules.
 

@@ -113,8 +113,10 @@ def launch(arguments, *launcher, **environment):
 def test_cached_micro_batches_contrast_as_one_batch(corpus, pretrain, tmp_path):
     """What draws at random per forward pass is off: the contrasts are left, and dropout of none."""
     contrast = [
-        # Muon makes every direction of a gradient equally long, those of rounding errors too.
+        # Muon makes every direction of a gradient equally long, those of rounding errors too. AdamW's first steps go as far
+        # wherever a gradient is nearly zero: they must be short.
         "--optimizer=adamw",
+        "--warmup_steps=100",
         # There is no matching head to re-rank with.
         "--data.validation=null",
         "--model.text_config.hidden_dropout_prob=0",

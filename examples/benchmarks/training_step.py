@@ -219,10 +219,11 @@ def measure_time(family: str, size: str, batch_size: int, rounds: int) -> dict:
             del variants[name]
             step.optimizer.zero_grad()
     seconds, gflops = {name: [] for name in variants}, []
-    for _ in range(rounds):
+    for index in range(rounds):
         gflops.append(matmul_gflops(device=device()))
-        for name, variant in variants.items():
-            seconds[name].append(step.run(variant))
+        # There and back: a machine that gets slower by the minute must not slow the same ways every time.
+        for name in list(variants) if index % 2 == 0 else reversed(variants):
+            seconds[name].append(step.run(variants[name]))
     gflops.append(matmul_gflops(device=device()))
     if device() == "cuda":
         bf16 = matmul_gflops(8192, device="cuda", dtype=torch.bfloat16)

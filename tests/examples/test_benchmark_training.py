@@ -157,6 +157,18 @@ def test_teacher_and_optimizer_move_alike_one_by_one(jobs):
         torch.testing.assert_close(moved[1][name], value, rtol=1e-4, atol=2e-6, msg=name)
 
 
+def test_rounds_go_there_and_back(jobs, monkeypatch):
+    """A machine that gets slower by the minute must not slow the same ways in every round."""
+    taken = []
+    step = mock.Mock(model=torch.nn.Linear(1, 1), run=lambda variant: taken.append(variant) or {"forward": 1.0})
+    monkeypatch.setattr(jobs, "TrainingStep", lambda *_: step)
+    monkeypatch.setattr(jobs, "device", lambda: "cpu")
+    found = jobs.measure_time("vicha", "tiny", 2, rounds=2)
+    there = list(jobs.CPU_VARIANTS.values())
+    assert taken == there + there + there[::-1]
+    assert all(len(seconds) == 2 for seconds in found["seconds"].values())
+
+
 def test_allocated_memory_is_counted_exactly(benchmark):
     measuring = sys.modules["measuring"]
 

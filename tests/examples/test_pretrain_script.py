@@ -113,9 +113,9 @@ def launch(arguments, *launcher, **environment):
 def test_cached_micro_batches_contrast_as_one_batch(corpus, pretrain, tmp_path):
     """What draws at random per forward pass is off: the contrasts are left, and dropout of none."""
     contrast = [
-        # Muon makes every direction of a gradient equally long, those of rounding errors too. AdamW's first steps go as far
-        # wherever a gradient is nearly zero: they must be short.
+        # Muon makes every direction of a gradient equally long, those of rounding errors too.
         "--optimizer=adamw",
+        # The similarity of pairs is nearly 0, where a relative bound is narrow: steps must be short.
         "--warmup_steps=100",
         # There is no matching head to re-rank with.
         "--data.validation=null",

@@ -115,8 +115,6 @@ def test_cached_micro_batches_contrast_as_one_batch(corpus, pretrain, tmp_path):
     contrast = [
         # Muon makes every direction of a gradient equally long, those of rounding errors too.
         "--optimizer=adamw",
-        # The similarity of pairs is nearly 0, where a relative bound is narrow: steps must be short.
-        "--warmup_steps=100",
         # There is no matching head to re-rank with.
         "--data.validation=null",
         "--model.text_config.hidden_dropout_prob=0",
@@ -137,7 +135,9 @@ def test_cached_micro_batches_contrast_as_one_batch(corpus, pretrain, tmp_path):
         assert other.keys() == record.keys() >= {"itc_loss", "hierarchical_itc_loss", "grad_norm"}
         # How hard the hardest negative of a process's batch is depends on its size.
         for name in record.keys() - {"hardest_negative_similarity", "contrast_accuracy"}:
-            assert other[name] == pytest.approx(record[name], rel=2e-5), (record["step"], name)
+            # A mean cosine of nearly 0 has the rounding of terms of size 1 (in float64 all fields agree to 1e-7).
+            rounding = 5e-6 if name == "positive_similarity" else None
+            assert other[name] == pytest.approx(record[name], rel=2e-5, abs=rounding), (record["step"], name)
 
 
 @pytest.mark.parametrize(

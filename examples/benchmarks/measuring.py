@@ -47,15 +47,18 @@ def peak_allocated_gib(function: Callable[[], Any], device: str = "cpu") -> floa
     """
     How much a function has allocated at most at one time, beyond what was allocated before. On the CPU it is summed up
     from torch's own record of every allocation: exact, temporary tensors included, and free of what the C library keeps
-    for later, which the resident memory of the process is not.
+    for later, which the resident memory of the process is not. It runs the function twice: the record leaves out the
+    release of what was allocated before recording began, and a tensor that the function puts in another's place would
+    count as an addition.
     """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         function()
         return (torch.cuda.max_memory_allocated() - before) / 2**30
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        function()
+    for _ in range(2):
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+            function()
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     allocated = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -4,8 +4,10 @@
 
 Random weights, pictures and token ids, the sizes of the recipes in `examples/configs`, captions of 25 and concepts of 15
 tokens, dropout as configured, a full queue. Times are medians over rounds, in each of which every way of doing the step
-has its turn. FLOPs are counted, not estimated. Memory is measured in a process of its own for each way: `activation` is
-what the tensors of a step take at most at one time beyond parameters, gradients, optimiser, teacher and queue.
+has its turn. FLOPs are counted, not estimated. Memory is measured in a process of its own for each way: what the tensors
+of a step take at most at one time beyond parameters, gradients, optimiser, teacher and queue. `beyond_state` is that of the
+step as the training loop does it, which clears the gradients first: activations may take their place before they are there.
+`activation` is that of a step whose gradients are there from the beginning, as in all but the first of accumulated batches.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from training_step import FAMILIES, GPU_VARIANTS, PARTS, device
 
 
 MEMORY_VARIANTS = ("ours", "checkpointed", "published")
+ALLOCATED = ("beyond_state_gib", "activation_gib")
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
@@ -88,6 +91,11 @@ def measure(setting: dict, rounds: int) -> dict:
     ways = {name: _seconds(steps) for name, steps in time["seconds"].items()}
     ours, published = ways["ours"]["all"], ways["published"]["all"]
     gflops, flops = median(time["matmul_gflops"]), time["flops"]["ours"]
+    allocated = {
+        f"{name}{suffix}": memory[variant][name]
+        for name in ALLOCATED
+        for suffix, variant in (("", "ours"), ("_checkpointed", "checkpointed"))
+    }
     figures = {
         "seconds_per_step": ours,
         "samples_per_second": setting["batch_size"] / ours,
@@ -98,8 +106,7 @@ def measure(setting: dict, rounds: int) -> dict:
         "seconds_per_step_in_matmul_units": ours * gflops,
         "peak_rss_gib": memory["ours"]["peak_rss_gib"],
         "state_gib": memory["ours"]["state_gib"],
-        "activation_gib": memory["ours"]["activation_gib"],
-        "activation_gib_checkpointed": memory["checkpointed"]["activation_gib"],
+        **allocated,
         "peak_rss_gib_checkpointed": memory["checkpointed"]["peak_rss_gib"],
         "seconds_per_step_checkpointed": ways["checkpointed"]["all"],
         "trained_parameters": time["parameters"],
@@ -117,7 +124,7 @@ def measure(setting: dict, rounds: int) -> dict:
             "flops_per_step": time["flops"]["published"],
             "matmul_share": time["flops"]["published"] / published / gflops / 1e9,
             "peak_rss_gib": memory["published"]["peak_rss_gib"],
-            "activation_gib": memory["published"]["activation_gib"],
+            **{name: memory["published"][name] for name in ALLOCATED},
         },
         "speedup": published / ours,
         "memory": memory,
@@ -125,10 +132,9 @@ def measure(setting: dict, rounds: int) -> dict:
         "rounds": time["seconds"],
         "matmul_gflops_of_rounds": time["matmul_gflops"],
     }
-    figures["activation_ratio"] = figures["activation_gib"] / figures["published"]["activation_gib"]
-    figures["activation_ratio_checkpointed"] = (
-        figures["activation_gib_checkpointed"] / figures["published"]["activation_gib"]
-    )
+    for name, value in allocated.items():
+        published_value = memory["published"][name.removesuffix("_checkpointed")]
+        figures[name.replace("_gib", "_ratio")] = value / published_value
     if "matmul_gflops_bf16" in time:
         figures["gpu"] = {
             "matmul_gflops_bf16": time["matmul_gflops_bf16"],
@@ -161,16 +167,19 @@ def report(family: str, figures: dict) -> None:
                 f"{way['flops_per_step'] / 1e9:.0f}",
                 f"{way['matmul_share']:.0%}",
                 f"{way['peak_rss_gib']:.2f}",
-                f"{way['activation_gib']:.2f}",
+                *(f"{way[name]:.2f}" for name in ALLOCATED),
             ]
         )
-    print_table(["", "s / step", *PARTS, "GFLOP", "of matmul rate", "peak GiB", "activation GiB"], rows)
+    print_table(["", "s / step", *PARTS, "GFLOP", "of matmul rate", "peak GiB", "beyond state GiB", "activation GiB"], rows)
     print(
-        f"ratio {figures['speedup']:.2f}; {figures['samples_per_second']:.2f} samples / s; activation memory "
-        f"{figures['activation_ratio']:.2f} of the published way's, with checkpointing "
-        f"{figures['activation_ratio_checkpointed']:.2f} ({figures['activation_gib_checkpointed']:.2f} GiB, "
-        f"{figures['seconds_per_step_checkpointed']:.3f} s / step)"
+        f"ratio {figures['speedup']:.2f}; {figures['samples_per_second']:.2f} samples / s; with checkpointing "
+        f"{figures['seconds_per_step_checkpointed']:.3f} s / step"
     )
+    for name, what in (("beyond_state", "beyond the state"), ("activation", "beside gradients of an earlier batch")):
+        print(
+            f"memory {what}: {figures[f'{name}_ratio']:.2f} of the published way's, with checkpointing "
+            f"{figures[f'{name}_ratio_checkpointed']:.2f} ({figures[f'{name}_gib_checkpointed']:.2f} GiB)"
+        )
     print(
         f"losses differ by {agreement['loss_difference_published']:.1e}, gradients by "
         f"{agreement['gradient_difference_published']:.1e}, with checkpointing by "

@@ -256,15 +256,18 @@ def measure_option(family: str, size: str, batch_size: int, rounds: int, option:
 
 
 def measure_memory(family: str, size: str, batch_size: int, variant: str = "ours", option: str = NONE) -> dict:
-    """Peak memory of the process over whole steps, then what a step allocates beyond what stays from step to step."""
+    """
+    Peak memory of the process over whole steps, then what a step allocates: once with the gradients cleared before it, as
+    the training loop does, and once with gradients that are there already, as in all but the first of accumulated batches.
+    """
     before = peak_rss_gib()
     step = TrainingStep(family, size, batch_size, option=OPTIONS[option])
     way = CPU_VARIANTS[variant]
     for _ in range(2):
         step.run(way)
     peak = peak_rss_gib()
+    cleared = peak_allocated_gib(lambda: step.run(way), device())
     kept = step.optimizer.zero_grad
-    # Gradients that are there already are no part of what a step allocates.
     for parameter in step.model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
@@ -274,8 +277,14 @@ def measure_memory(family: str, size: str, batch_size: int, variant: str = "ours
         "peak_rss_gib": peak if device() == "cpu" else torch.cuda.max_memory_allocated() / 2**30,
         "rss_before_gib": before,
         "activation_gib": peak_allocated_gib(lambda: step.run(way), device()),
+        "beyond_state_gib": cleared - _gradient_gib(step),
         "state_gib": _state_gib(step),
     }
+
+
+def _gradient_gib(step: TrainingStep) -> float:
+    gradients = [parameter.grad for parameter in step.model.parameters() if parameter.grad is not None]
+    return sum(gradient.numel() * gradient.element_size() for gradient in gradients) / 2**30
 
 
 def _state_gib(step: TrainingStep) -> float:

@@ -28,7 +28,7 @@ def _fuse_obviously(model, inputs, row, pictures):
             key, value = layer.crossattention.self.key(image), layer.crossattention.self.value(image)
             heads = [part.unflatten(-1, (4, -1)).transpose(1, 2) for part in (key, value)]
             states = step.crossattention(states, *heads)
-            states = step.output(step.intermediate(states), states)
+            states = step.feed_forward(states)
     return states[0]
 
 

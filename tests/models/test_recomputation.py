@@ -6,25 +6,18 @@ import pytest
 import torch
 from tiny_models import gradients, predict_positions, tiny_batch, tiny_pretraining_model
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from vicha_hf.models.encoder_recomputation import recomputed_input
 from vicha_hf.models.encoder_vision import VisionLayer
 
 
-class Kept(torch.autograd.graph.saved_tensors_hooks):
-    """Elements of the storages that are kept for the backward pass, the given ones left out."""
-
-    def __init__(self, *left_out):
-        self.storages = {}
-        left_out = {tensor.untyped_storage().data_ptr() for tensor in left_out}
-
-        def pack(tensor):
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in left_out:
-                self.storages[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
-            return tensor
-
-        super().__init__(pack, lambda tensor: tensor)
+def elements_kept(function):
+    """What a forward pass leaves allocated, its result included, in elements of float32; and the result."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        result = function()
+    events = recorded.profiler.kineto_results.events()
+    return sum(event.nbytes() for event in events if event.name() == "[memory]") / 4, result
 
 
 def step(function, states, linear):
@@ -101,7 +94,7 @@ def test_without_gradient_or_when_checkpointed_nothing_is_computed_twice():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_vision_layer_keeps_less(checkpointing):
-    """Layer norms and their inputs, queries, keys, values, context and the wide states, all once; checkpointed: its input."""
+    """The state between its halves, queries, keys, values, context, the wide states and its output; checkpointed: that."""
     torch.manual_seed(0)
     model = tiny_pretraining_model()
     model.train()
@@ -110,19 +103,28 @@ def test_a_vision_layer_keeps_less(checkpointing):
     if checkpointing:
         model.activation_checkpointing_enable()
     config = model.config.vision_config
-    states = torch.randn(2, 17, config.hidden_size, requires_grad=True)
-    kept = Kept(*layer.parameters())
-    with kept:
-        output = layer(states)
-    narrow, wide = states.numel(), 2 * 17 * config.intermediate_size
-    total = sum(kept.storages.values())
-    if checkpointing:
-        assert total <= narrow
-    else:
-        # Besides: statistics of the norms and of the softmax. The wide states, behind the hook, are kept by the activation.
-        assert 8 * narrow + wide <= total < 8 * narrow + wide + narrow
+    states = torch.randn(8, 17, config.hidden_size, requires_grad=True)
+    narrow, wide = states.numel(), 8 * 17 * config.intermediate_size
+    expected = narrow if checkpointing else 6 * narrow + wide
+    layer(states)
+    kept, output = elements_kept(lambda: layer(states))
+    # Besides: statistics of the norms and of the softmax, the state of the random generator.
+    assert expected <= kept < expected + narrow
     output.sum().backward()
     assert states.grad.isfinite().all()
+
+
+def test_a_text_layer_keeps_its_wide_states_once():
+    """Feed-forward: the wide states before the activation, what the norm reads, and the output."""
+    torch.manual_seed(0)
+    model = tiny_pretraining_model()
+    model.train()
+    layer, config = model.vicha.text_model.encoder.layer[0], model.config.text_config
+    states = torch.randn(2, 17, config.hidden_size, requires_grad=True)
+    expected = 2 * 17 * config.intermediate_size + 2 * states.numel()
+    layer.feed_forward(states)
+    kept, _ = elements_kept(lambda: layer.feed_forward(states))
+    assert expected <= kept < expected + states.numel()
 
 
 def test_a_whole_step_is_the_same_with_and_without_checkpointing():

@@ -82,7 +82,7 @@ def test_a_pair_is_scored_once_and_memory_is_bounded(scored, corpus, block_sizes
         lambda self, states, index: pairs.append(len(index)) or fuse(self, states, index),
     )
     layer = model.vicha.text_model.encoder.layer[-1]
-    hook = layer.intermediate.register_forward_pre_hook(lambda module, inputs: tokens.append(inputs[0].shape))
+    hook = layer.intermediate.dense.register_forward_pre_hook(lambda module, inputs: tokens.append(inputs[0].shape))
     key_values = layer.crossattention.self.key.register_forward_hook(lambda *call: tokens.append(None))
     scores = model.rerank(*encode(model, corpus), k=3)
     hook.remove()

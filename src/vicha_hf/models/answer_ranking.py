@@ -137,7 +137,7 @@ class PrefixLikelihoods:
             context = _attend_once(block.self.query(hidden), keys, values, beyond, block.self)
             hidden = block.output(context, hidden)
             hidden = self._read_question(number, layer.crossattention, hidden, groups)
-            hidden = layer.output(layer.intermediate(hidden), hidden)
+            hidden = layer.feed_forward(hidden)
         return hidden
 
     def _read_question(self, number: int, block: nn.Module, hidden: torch.Tensor, groups) -> torch.Tensor:

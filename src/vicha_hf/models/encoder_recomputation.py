@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+
+Result = TypeVar("Result")
 
 
 class _Recomputed(torch.autograd.graph.saved_tensors_hooks):
@@ -43,18 +47,24 @@ def recomputed(
 def recomputed_input(
     function: Callable[[torch.Tensor], torch.Tensor],
     states: torch.Tensor,
-    linear: nn.Module,
+    consumer: Callable[[torch.Tensor], Result],
     checkpointed: bool = False,
-) -> torch.Tensor:
+) -> Result:
     """
-    `linear(function(states))` for an elementwise function or a norm, which needs `states` for its own gradient: what it
-    returns, as large again, is not kept for `linear`. Computing it twice costs little beside the matrix product.
+    `consumer(function(states))` for an elementwise function or a norm, which needs `states` for its own gradient: what it
+    returns is not kept for the consumer's. Computing it twice costs little beside a matrix product.
 
     Args:
-        checkpointed: whether everything here is computed again anyway.
+        checkpointed: as [`recomputed`] has it.
     """
     result, states = function(states), states.detach()
-    # ZeRO-3 gathers weights for as long as nothing else holds on to them.
-    checkpointed = checkpointed or hasattr(getattr(linear, "weight", None), "ds_tensor")
     with recomputed((result, lambda: function(states)), checkpointed=checkpointed):
-        return linear(result)
+        return consumer(result)
+
+
+def keeps_all(layer: nn.Module) -> bool:
+    """
+    Whether a layer leaves nothing to be computed again by itself: checkpointing does so with all of it, and ZeRO-3
+    gathers weights only for as long as nothing else holds on to them.
+    """
+    return (layer.training and layer.gradient_checkpointing) or hasattr(next(layer.parameters()), "ds_tensor")

@@ -14,7 +14,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vision_text import TextConfig
 from .encoder_attention import attention_function, cross_attention_implementation, expand_key_mask, split_heads
-from .encoder_recomputation import recomputed
+from .encoder_recomputation import keeps_all, recomputed, recomputed_input
 
 
 # Module names follow BERT's, so that a BERT checkpoint loads without translation.
@@ -180,13 +180,12 @@ class AttentionBlock(nn.Module):
 
 
 class Intermediate(nn.Module):
+    """The first half of a feed-forward layer, under the name that BERT checkpoints use."""
+
     def __init__(self, config):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.dense(hidden_states))
 
 
 class TextLayer(GradientCheckpointingLayer):
@@ -229,7 +228,16 @@ class TextLayer(GradientCheckpointingLayer):
                 checkpointed=self.training and self.gradient_checkpointing,
                 **kwargs,
             )
-        return self.output(self.intermediate(hidden_states), hidden_states)
+        return self.feed_forward(hidden_states)
+
+    def feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """[B, T, d_t] -> [B, T, d_t]"""
+        return recomputed_input(
+            self.intermediate.activation,
+            self.intermediate.dense(hidden_states),
+            partial(self.output, residual=hidden_states),
+            checkpointed=keeps_all(self),
+        )
 
 
 class TextLayers(nn.Module):

@@ -1,5 +1,7 @@
 """The vision encoder: a ViT whose sequence is [CLS], patches, concept tokens (ViCHA section 3.2)."""
 
+from functools import partial
+
 import torch
 from torch import nn
 from transformers import initialization as init
@@ -12,7 +14,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_vision_text import VisionConfig
 from .encoder_attention import attention_function, split_heads
-from .encoder_recomputation import recomputed_input
+from .encoder_recomputation import keeps_all, recomputed_input
 
 
 class VisionEmbeddings(nn.Module):
@@ -119,10 +121,14 @@ class VisionLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        checkpointed = keeps_all(self)
+        attend = partial(self.attention, attention_mask=attention_mask, **kwargs)
+        attended, _ = recomputed_input(self.layernorm_before, hidden_states, attend, checkpointed)
         hidden_states = hidden_states + self.dropout(attended)
-        checkpointed = self.training and self.gradient_checkpointing
-        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states), checkpointed))
+        transform = partial(self.mlp, checkpointed=checkpointed)
+        return hidden_states + self.dropout(
+            recomputed_input(self.layernorm_after, hidden_states, transform, checkpointed)
+        )
 
 
 class VisionEncoder(PreTrainedModel):

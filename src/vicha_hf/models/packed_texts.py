@@ -85,7 +85,7 @@ class PackedTexts:
                 hidden = _attend_within_texts(layer.attention, hidden, groups)
                 if layer.crossattention is not None:
                     break
-                hidden = layer.output(layer.intermediate(hidden), hidden)
+                hidden = layer.feed_forward(hidden)
             self.tokens[start:stop] = hidden[0]
             start = stop
         while self.layers[0].crossattention is None:
@@ -114,7 +114,7 @@ class PackedTexts:
                 elif wanted is not None:
                     hidden = hidden[:, wanted]
                 hidden = layer.crossattention(hidden, key, value)
-                hidden = layer.output(layer.intermediate(hidden), hidden)
+                hidden = layer.feed_forward(hidden)
             fused[chunk] = hidden[0]
         return fused
 

@@ -9,13 +9,15 @@ The model lives on the meta device, where shapes are computed and nothing else: 
 
 import argparse
 import json
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicha_hf import ViChaConfig, ViChaForPreTraining
-from vicha_hf.models import encoder_concept, encoder_text, encoder_vision
+from vicha_hf.models import encoder_concept, encoder_recomputation, encoder_text, encoder_vision
 
 
 CAPTION_TOKENS, CONCEPT_TOKENS = 25, 15
@@ -23,27 +25,37 @@ CAPTION_TOKENS, CONCEPT_TOKENS = 25, 15
 MLM_COLUMNS, MLM_PREDICTED = 7, 3.6
 
 
-class StoredBytes(torch.autograd.graph.saved_tensors_hooks):
-    """Bytes of the storages that autograd keeps, each once, parameters left out."""
+class StoredBytes(ExitStack):
+    """Bytes of the storages that autograd keeps, each once; without parameters and what is computed again."""
 
     def __init__(self, model: torch.nn.Module):
+        super().__init__()
         self._kept = {}
-        self._left_out = {tensor.untyped_storage()._cdata for tensor in [*model.parameters(), *model.buffers()]}
-        super().__init__(self._keep, lambda tensor: tensor)
+        self._left_out = {}
+        self._leave_out(*((tensor, None) for tensor in [*model.parameters(), *model.buffers()]))
 
     def __enter__(self) -> "StoredBytes":
         super().__enter__()
+        self.enter_context(torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor))
+        # Its own hooks would hide from these what is kept beside that.
+        for module in (encoder_recomputation, encoder_text):
+            self.enter_context(mock.patch.object(module, "recomputed", self._leave_out))
         return self
+
+    def _leave_out(self, *tensors: tuple[torch.Tensor, object], checkpointed: bool = False) -> AbstractContextManager:
+        for tensor, _ in tensors:
+            storage = tensor.untyped_storage()
+            self._left_out[storage._cdata] = storage
+        return nullcontext()
 
     def _keep(self, tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._left_out:
-            self._kept[storage._cdata] = storage
+        self._kept[storage._cdata] = storage
         return tensor
 
     @property
     def total(self) -> int:
-        return sum(storage.nbytes() for storage in self._kept.values())
+        return sum(storage.nbytes() for name, storage in self._kept.items() if name not in self._left_out)
 
 
 def meta_model(**fields) -> ViChaForPreTraining:
@@ -152,7 +164,8 @@ def main() -> None:
     parser.add_argument("--utilisation", type=float, default=0.35, help="assumed share of the peak")
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
-    counted = count_step(batch=8)
+    # Large, so that what does not grow with the batch, the queue, is little of it.
+    counted = count_step(batch=64)
     result = {
         **counted,
         **plan(

@@ -170,7 +170,9 @@ def report(family: str, figures: dict) -> None:
                 *(f"{way[name]:.2f}" for name in ALLOCATED),
             ]
         )
-    print_table(["", "s / step", *PARTS, "GFLOP", "of matmul rate", "peak GiB", "beyond state GiB", "activation GiB"], rows)
+    print_table(
+        ["", "s / step", *PARTS, "GFLOP", "of matmul rate", "peak GiB", "beyond state GiB", "activation GiB"], rows
+    )
     print(
         f"ratio {figures['speedup']:.2f}; {figures['samples_per_second']:.2f} samples / s; with checkpointing "
         f"{figures['seconds_per_step_checkpointed']:.3f} s / step"

@@ -1,0 +1,48 @@
+"""What the paper plan counts without running the model, against what a real step keeps."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import tiny_pretraining_model
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+
+BENCHMARKS = Path(__file__).parents[2] / "examples/benchmarks"
+
+
+@pytest.fixture
+def plan(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("paper_plan", BENCHMARKS / "paper_plan.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    sys.modules.pop("paper_plan", None)
+
+
+def test_stored_bytes_are_those_of_a_plain_network(plan):
+    network = nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 4))
+    with plan.StoredBytes(network) as stored:
+        network(torch.randn(5, 8)).sum()
+    # Each layer's input; the activation's is the first layer's output.
+    assert stored.total == 4 * 5 * (8 + 16 + 16)
+
+
+def test_what_is_computed_again_is_not_counted_and_hides_nothing(plan):
+    torch.manual_seed(0)
+    model = tiny_pretraining_model()
+    model.train()
+    layer = model.vicha.vision_model.layers[0]
+    states = torch.randn(8, 17, model.config.vision_config.hidden_size, requires_grad=True)
+    with plan.StoredBytes(model) as stored:
+        layer(states)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        output = layer(states)
+    events = recorded.profiler.kineto_results.events()
+    allocated = sum(event.nbytes() for event in events if event.name() == "[memory]")
+    # The layer's input was there before, and nothing in it keeps its output.
+    assert stored.total - states.nbytes == allocated - output.nbytes

@@ -70,7 +70,24 @@ def recorded_attention(module: nn.Module) -> Iterator[AttentionRecord]:
 def attention_function(module: nn.Module, implementation: str) -> Callable:
     """The function that the configuration's `attn_implementation` names, or the record that listens to the module."""
     record = getattr(module, "attention_record", None)
-    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward) if record is None else record
+    if record is not None:
+        return record
+    if implementation == "sdpa" and _has_no_fused_kernel(module):
+        return _plain_attention
+    return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+
+
+def _has_no_fused_kernel(module: nn.Module) -> bool:
+    """
+    Whether SDPA would fall back to an attention that keeps scaled copies of queries and keys beside the probabilities:
+    on a CPU it has no kernel for dropout.
+    """
+    has_dropout = module.training and module.config.attention_probs_dropout_prob > 0
+    return has_dropout and not module.is_causal and next(module.parameters()).device.type == "cpu"
+
+
+def _plain_attention(module, query, key, value, attention_mask, **kwargs):
+    return eager_attention_forward(module, query, key, value, _additive_mask(attention_mask, query.dtype), **kwargs)
 
 
 def _additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

@@ -14,7 +14,8 @@ from unittest import mock
 import torch
 
 from vicha_hf.models import encoder_recomputation, encoder_text
-from vicha_hf.models.encoder_text import TextEncoder
+from vicha_hf.models.encoder_attention import split_heads
+from vicha_hf.models.encoder_text import CrossAttention, TextEncoder
 from vicha_hf.models.momentum import TrainingState
 from vicha_hf.models.objective_image_token_reconstruction import ImageTokenReconstruction
 from vicha_hf.models.objective_mlm import MaskedLanguageModelingOutput
@@ -30,8 +31,11 @@ class _Unprojected:
 
 @contextmanager
 def repeated_key_values(model, optimizer) -> Iterator[None]:
-    """Every text gets its own copy of the picture's tokens, which the pass projects again."""
+    """Every text gets its own copy of the picture's tokens, which the pass projects again; heads are views of that."""
     forward, project = TextEncoder.forward, TextEncoder.project_keys_values
+
+    def project_heads(self, states):
+        return tuple(split_heads(projection(states), self.head_dim) for projection in (self.key, self.value))
 
     def projecting(
         self,
@@ -56,6 +60,7 @@ def repeated_key_values(model, optimizer) -> Iterator[None]:
     with (
         mock.patch.object(TextEncoder, "project_keys_values", lambda self, states: _Unprojected(states)),
         mock.patch.object(TextEncoder, "forward", projecting),
+        mock.patch.object(CrossAttention, "project", project_heads),
     ):
         yield
 

@@ -15,14 +15,15 @@ class _Recomputed(torch.autograd.graph.saved_tensors_hooks):
     def __init__(self, sources: dict[tuple[int, int], Callable[[], torch.Tensor]]):
         def pack(tensor: torch.Tensor):
             source = sources.get((tensor.data_ptr(), tensor.numel()))
-            return tensor if source is None or not tensor.is_contiguous() else (source, tensor.shape)
+            return tensor if source is None else (source, tensor.shape, tensor.stride())
 
         def unpack(packed) -> torch.Tensor:
             if isinstance(packed, torch.Tensor):
                 return packed
-            source, shape = packed
+            source, shape, stride = packed
             with torch.no_grad():
-                return source().view(shape)
+                # What is saved may be a transposed view.
+                return source().as_strided(shape, stride)
 
         super().__init__(pack, unpack)
 

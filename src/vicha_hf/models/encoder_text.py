@@ -118,7 +118,8 @@ class CrossAttention(nn.Module):
     def project(self, encoder_hidden_states: torch.Tensor) -> KeyValues:
         """[N, S, d_enc] -> keys and values, each [N, H, S, d]."""
         key, value = self.key(encoder_hidden_states), self.value(encoder_hidden_states)
-        return split_heads(key, self.head_dim), split_heads(value, self.head_dim)
+        # Contiguous, or every pass that shares them would make a copy of its own for its matrix products, and keep it.
+        return split_heads(key, self.head_dim).contiguous(), split_heads(value, self.head_dim).contiguous()
 
     def forward(
         self,

@@ -102,9 +102,8 @@ def test_the_slow_ways_are_slow(jobs, steps):
     def counted(*without) -> dict[str, int]:
         counts = dict.fromkeys(("projected pictures", "fused attention", "logits"), 0)
 
-        def project(self, states):
-            counts["projected pictures"] += len(states)
-            return original_project(self, states)
+        def project(module, args):
+            counts["projected pictures"] += len(args[0])
 
         def attend(*args, **kwargs):
             counts["fused attention"] += 1
@@ -113,15 +112,15 @@ def test_the_slow_ways_are_slow(jobs, steps):
         def speak(module, args, output):
             counts["logits"] += output.numel() // output.shape[-1]
 
-        original_project = CrossAttention.project
         original_attend = torch.nn.functional.scaled_dot_product_attention
-        listener = step.model.mlm_head.register_forward_hook(speak)
-        with (
-            mock.patch.object(CrossAttention, "project", project),
-            mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attend),
-        ):
+        listeners = [step.model.mlm_head.register_forward_hook(speak)]
+        for module in step.model.modules():
+            if isinstance(module, CrossAttention):
+                listeners.append(module.key.register_forward_pre_hook(project))
+        with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attend):
             step.gradients(jobs.Variant(without=without))
-        listener.remove()
+        for listener in listeners:
+            listener.remove()
         return counts
 
     ours = counted()
@@ -140,7 +139,7 @@ def test_the_slow_ways_are_slow(jobs, steps):
 def test_what_was_switched_off_is_on_again(benchmark, jobs, steps):
     step = steps("vicha")
     patched = [(TextEncoder, "forward"), (TextEncoder, "project_keys_values"), (TrainingState, "update_teacher")]
-    patched.append((PretrainingTask, "_language_step"))
+    patched += [(CrossAttention, "project"), (PretrainingTask, "_language_step")]
     before = [getattr(owner, name) for owner, name in patched]
     with step.doing(jobs.CPU_VARIANTS["published"]):
         assert all(getattr(*place) is not value for place, value in zip(patched, before, strict=True))

@@ -28,7 +28,8 @@ def _fuse_obviously(model, inputs, row, pictures):
             key, value = layer.crossattention.self.key(image), layer.crossattention.self.value(image)
             heads = [part.unflatten(-1, (4, -1)).transpose(1, 2) for part in (key, value)]
             states = step.crossattention(states, *heads)
-            states = step.feed_forward(states)
+            wide = step.intermediate.activation(step.intermediate.dense(states))
+            states = step.output(wide, states)
     return states[0]
 
 

@@ -4,20 +4,12 @@ import weakref
 
 import pytest
 import torch
+from kept_memory import bytes_kept
 from tiny_models import gradients, predict_positions, tiny_batch, tiny_pretraining_model
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from vicha_hf.models.encoder_recomputation import recomputed_input
 from vicha_hf.models.encoder_vision import VisionLayer
-
-
-def elements_kept(function):
-    """What a forward pass leaves allocated, its result included, in elements of float32; and the result."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        result = function()
-    events = recorded.profiler.kineto_results.events()
-    return sum(event.nbytes() for event in events if event.name() == "[memory]") / 4, result
 
 
 def step(function, states, linear):
@@ -105,11 +97,11 @@ def test_a_vision_layer_keeps_less(checkpointing):
     config = model.config.vision_config
     states = torch.randn(8, 17, config.hidden_size, requires_grad=True)
     narrow, wide = states.numel(), 8 * 17 * config.intermediate_size
-    expected = narrow if checkpointing else 6 * narrow + wide
+    expected = 4 * (narrow if checkpointing else 6 * narrow + wide)
     layer(states)
-    kept, output = elements_kept(lambda: layer(states))
+    kept, output = bytes_kept(lambda: layer(states))
     # Besides: statistics of the norms and of the softmax, the state of the random generator.
-    assert expected <= kept < expected + narrow
+    assert expected <= kept < expected + 4 * narrow
     output.sum().backward()
     assert states.grad.isfinite().all()
 
@@ -121,10 +113,10 @@ def test_a_text_layer_keeps_its_wide_states_once():
     model.train()
     layer, config = model.vicha.text_model.encoder.layer[0], model.config.text_config
     states = torch.randn(2, 17, config.hidden_size, requires_grad=True)
-    expected = 2 * 17 * config.intermediate_size + 2 * states.numel()
+    expected = 4 * 2 * 17 * config.intermediate_size + 2 * states.nbytes
     layer.feed_forward(states)
-    kept, _ = elements_kept(lambda: layer.feed_forward(states))
-    assert expected <= kept < expected + states.numel()
+    kept, _ = bytes_kept(lambda: layer.feed_forward(states))
+    assert expected <= kept < expected + states.nbytes
 
 
 def test_a_whole_step_is_the_same_with_and_without_checkpointing():

@@ -37,7 +37,7 @@ def recomputed(
     Args:
         tensors: contiguous ones, each with the function that computes it again. The function should hold on to nothing
             that is not kept anyway.
-        checkpointed: whether everything here is computed again anyway.
+        checkpointed: whether everything here is computed again anyway; or, see [`keeps_all`], nothing may be.
     """
     # A compiler chooses by itself what to keep.
     if checkpointed or not torch.is_grad_enabled() or torch.compiler.is_compiling():

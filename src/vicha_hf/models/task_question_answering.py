@@ -1,6 +1,7 @@
 """Visual question answering by generating, or by ranking a list of answers (ALBEF section 5, VQA)."""
 
 from collections.abc import Mapping
+from itertools import chain
 
 import torch
 from torch import nn
@@ -36,6 +37,12 @@ class QuestionAnsweringTask:
         self.answer_decoder = AnswerDecoder(text, text.num_hidden_layers - text.first_doubled_layer)
         self.mlm_head = LanguageModelingHead(text)
         self.post_init()
+
+    def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True):
+        """A folder without a decoder is whole: transformers would call it corrupt, as if a tied weight had been lost."""
+        if missing_keys is not None and missing_keys.issuperset(chain(*self._tied_weights_keys.items())):
+            missing_keys = None
+        super().tie_weights(missing_keys, recompute_mapping)
 
     def get_output_embeddings(self):
         return self.mlm_head.decoder

@@ -174,11 +174,11 @@ class TrainingStep:
         self.optimizer.zero_grad()
 
     def count_flops(self, variant: Variant) -> int:
-        """Of forward and backward, with plain attention: what a fused kernel computes twice counts once."""
+        """Of a whole step, with plain attention: what a fused kernel computes twice counts once. AdamW has no products."""
         with self.doing(variant) as forward, FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             for inputs in self._inputs():
                 forward(**inputs).loss.backward()
-        self.optimizer.zero_grad()
+            self._take_step()
         return counter.get_total_flops()
 
     def gradients(self, variant: Variant, **given) -> tuple[dict[str, float], dict[str, torch.Tensor]]:

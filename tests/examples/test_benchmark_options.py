@@ -50,10 +50,12 @@ def measured(benchmark, jobs, monkeypatch, path, *arguments):
 
 
 def test_some_figures(benchmark, jobs, monkeypatch, tmp_path, capsys):
-    figures = measured(benchmark, jobs, monkeypatch, tmp_path / "out.json", "--option", "lora", "gradient_caching")
-    assert list(figures) == ["none", "lora", "gradient_caching"]
+    options = ["lora", "muon", "gradient_caching"]
+    figures = measured(benchmark, jobs, monkeypatch, tmp_path / "out.json", "--option", *options)
+    assert list(figures) == ["none", *options]
     lora, caching = figures["lora"], figures["gradient_caching"]
     assert lora["flops_ratio"] < 1 < caching["flops_ratio"] < 1.5
+    assert figures["muon"]["flops_ratio"] > 1.2  # products of the optimiser
     assert lora["state_ratio"] < 0.9 and lora["trained_parameters"] < lora["trained_parameters_without"] / 2
     assert caching["activation_ratio"] < 0.9 and caching["state_ratio"] == pytest.approx(1)
     printed = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from .captions import noun_phrase
 from .facts import Things
@@ -19,15 +20,6 @@ from .task_scene import (
 )
 
 
-# Question type -> items per text and answer: in training, in evaluation. Of a position: per text, each another answer.
-_LIMITS = {
-    "exists": (35, 4),
-    "colour": (40, 4),
-    "background": (120, 12),
-    "count": (20, 3),
-    "category": (25, 3),
-    "position": (8, 2),
-}
 # The word for a member of the category; household things have none that people use.
 _CATEGORY_WORDS = {
     "animal": "animal",
@@ -52,9 +44,9 @@ def make_questions(scenes: Sequence[TaskScene], rng: random.Random, *, is_traini
     count), nearly where the answer is a noun (category, position).
     """
     records = []
-    for question_type, ask in _ASKERS.items():
-        limit = _LIMITS[question_type][0 if is_training else 1]
-        for question, answer, shown in ask(scenes, limit, rng):
+    for kind in _KINDS:
+        limit = kind.training_limit if is_training else kind.evaluation_limit
+        for question, answer, shown in kind.ask(scenes, limit, rng):
             records.append(
                 {
                     "question_id": first_id + len(records),
@@ -62,8 +54,8 @@ def make_questions(scenes: Sequence[TaskScene], rng: random.Random, *, is_traini
                     "image": shown.image,
                     "answer": answer if is_training else [answer] * _NUM_ANNOTATORS,
                     "dataset": "vqa",
-                    "question_type": question_type,
-                    "answer_type": _ANSWER_TYPES.get(question_type, "other"),
+                    "question_type": kind.question_type,
+                    "answer_type": _ANSWER_TYPES.get(kind.question_type, "other"),
                     "concepts": shown.concepts,
                 }
             )
@@ -100,12 +92,15 @@ def _ask_count(scenes: Sequence[TaskScene], limit: int, rng: random.Random) -> I
         candidates = {str(n): [shown for shown in showing if shown.count(noun) == n] for n in (1, 2)}
         for answer, shown in sample_balanced(candidates, limit, rng):
             yield f"how many {PLURALS[noun]} are there?", answer, shown
+
+
+def _ask_total(scenes: Sequence[TaskScene], limit: int, rng: random.Random) -> Iterator[_Asked]:
     totals = Counter(len(shown.scene.objects) for shown in scenes)
     # Numbers that hardly occur would leave nothing to balance the others with.
     common = [number for number, count in sorted(totals.items()) if count >= len(scenes) / 10]
     candidates = {str(n): [shown for shown in scenes if len(shown.scene.objects) == n] for n in common}
     if len(candidates) > 1:
-        for answer, shown in sample_balanced(candidates, 5 * limit, rng):
+        for answer, shown in sample_balanced(candidates, limit, rng):
             yield "how many things are there?", answer, shown
 
 
@@ -134,11 +129,23 @@ def _ask_position(scenes: Sequence[TaskScene], limit: int, rng: random.Random) -
             yield question, answer, rng.choice(of_answer[answer])
 
 
-_ASKERS: dict[str, Callable[[Sequence[TaskScene], int, random.Random], Iterator[_Asked]]] = {
-    "exists": _ask_exists,
-    "colour": _ask_colour,
-    "background": _ask_background,
-    "count": _ask_count,
-    "category": _ask_category,
-    "position": _ask_position,
-}
+class _Kind(NamedTuple):
+    """Questions of one kind, and how many items of every text and answer there are at most."""
+
+    question_type: str
+    ask: Callable[[Sequence[TaskScene], int, random.Random], Iterator[_Asked]]
+    training_limit: int
+    evaluation_limit: int
+
+
+# In training, more of what takes many examples to learn, counting above all.
+_KINDS = (
+    _Kind("exists", _ask_exists, 20, 4),
+    _Kind("colour", _ask_colour, 40, 4),
+    _Kind("background", _ask_background, 60, 12),
+    _Kind("count", _ask_count, 40, 3),
+    _Kind("count", _ask_total, 800, 15),
+    _Kind("category", _ask_category, 20, 3),
+    # Per text; each of them has another answer.
+    _Kind("position", _ask_position, 6, 2),
+)

@@ -1,4 +1,4 @@
-"""Pretrain a tiny model on the demo corpus, evaluate it on held-out pictures, and write a model folder and a report.
+"""Pretrain a tiny model on the demo corpus, evaluate it on held-out images, and write a model folder and a report.
 
 `make demo` runs this after installing everything:
 
@@ -33,31 +33,31 @@ import torch
 import yaml
 from transformers import AutoProcessor, PreTrainedModel
 
+from vicha_hf.arguments import parse_arguments as parse_training_arguments
 from vicha_hf.data.annotations import Annotations, read_image_text_records
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
-from vicha_hf.data.demo_corpus import DemoCorpus, build_demo_corpus
 from vicha_hf.data.transforms import EvaluationTransform
-from vicha_hf.data.visual_token_fitting import fit_patch_tokenizer
+from vicha_hf.demo_corpus import DemoCorpus, build_demo_corpus
+from vicha_hf.evaluation.recall_table import format_recall_table
 from vicha_hf.evaluation.retrieval import RetrievalScores, score_retrieval
+from vicha_hf.families import PROCESSORS, head_class, load_finetuned
 from vicha_hf.models.processing_vision_text import VisionTextProcessor
 from vicha_hf.reporting.attention_strip import attend_words, attention_section_html
-from vicha_hf.reporting.gallery import CaptionQuery, PictureQuery, best_candidates, evenly_spaced
+from vicha_hf.reporting.gallery import CaptionQuery, ImageQuery, best_candidates, evenly_spaced
 from vicha_hf.reporting.keyword_table import has_keyword_head, keyword_section_html, predict_keywords
 from vicha_hf.reporting.model_card import architecture_facts, build_model_card, method_name
-from vicha_hf.reporting.recall_table import format_recall_table
 from vicha_hf.reporting.result import Result
 from vicha_hf.reporting.run_report import RunReport
-from vicha_hf.training.arguments import parse_arguments as parse_training_arguments
-from vicha_hf.training.heads import PROCESSORS, head_class, load_finetuned
 from vicha_hf.training.pretraining import DEFAULT_FAMILY, PretrainingArguments
 from vicha_hf.training.run_log import read_log
+from vicha_hf.visual_tokens.fitting import fit_patch_tokenizer
 
 
 ROOT = Path(__file__).parents[1]
 QUERIES_SHOWN, CANDIDATES_SHOWN, CAPTIONS_ATTENDED = 6, 5, 3
 # Of a visual tokenizer fitted to the corpus, unless the recipe's configuration says `visual_vocab_size`.
 VISUAL_CODES = 256
-GALLERIES = {"test": "Held-out pictures", "test_compositional": "Unseen compositions"}
+GALLERIES = {"test": "Held-out images", "test_compositional": "Unseen compositions"}
 CONDITIONS = {True: "with visual concepts", False: "without concepts"}
 
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     corpus = build_demo_corpus(arguments.corpus_dir, **corpus_parameters(arguments.corpus))
     print("== 2. Pretraining", flush=True)
     run = pretrain(arguments, corpus)
-    print("== 3. Retrieval on held-out pictures", flush=True)
+    print("== 3. Retrieval on held-out images", flush=True)
     model = load_finetuned("retrieval", str(run / "model"))
     processor = AutoProcessor.from_pretrained(run / "model")
     # What the model reads at its best comes first.
@@ -104,17 +104,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     report = RunReport(
         title=f"{method} on the demo corpus",
         summary=f"{method} with {metrics['num_parameters'] / 1e6:.1f} M parameters, pretrained from random weights on "
-        f"{corpus.metadata['splits']['train']['scenes']:,} composed pictures with captions"
+        f"{corpus.metadata['splits']['train']['scenes']:,} composed images with captions"
         f"{' and noisy visual concepts' if model.config.use_concepts else ''}.",
         tiles=tiles(metrics),
         results=list(results.values()),
         log=read_log(run),
         caption_queries=galleries["test"].caption_queries(scores[best], k),
-        picture_queries=galleries["test"].picture_queries(scores[best], k),
+        image_queries=galleries["test"].image_queries(scores[best], k),
         sections=sections,
         facts=facts,
         config=model.config.to_dict(),
-        credits=f"Pictures: {corpus.metadata['attribution']}",
+        credits=f"Images: {corpus.metadata['attribution']}",
     ).write(output / "report.html")
 
     print()
@@ -217,7 +217,7 @@ def pretraining_options(arguments: argparse.Namespace, corpus: DemoCorpus, run: 
 
 
 def fit_visual_tokenizer(settings: PretrainingArguments, corpus: DemoCorpus) -> None:
-    """What `vicha-hf visual-tokenizer` does, for the model's pictures and patches."""
+    """What `vicha-hf visual-tokenizer` does, for the model's images and patches."""
     family = settings.model.family or DEFAULT_FAMILY
     config_class = head_class(family, "pretraining").config_class
     vision = config_class.sub_configs["vision_config"](**settings.model.vision_config)
@@ -233,7 +233,7 @@ def fit_visual_tokenizer(settings: PretrainingArguments, corpus: DemoCorpus) -> 
 
 
 class Gallery:
-    """One split of the corpus: the dataset that is scored, and the pictures and words that a reader sees."""
+    """One split of the corpus: the dataset that is scored, and the images and words that a reader sees."""
 
     def __init__(self, corpus: DemoCorpus, split: str, processor: VisionTextProcessor, use_concepts: bool):
         self.split, self.title = split, GALLERIES[split]
@@ -242,7 +242,7 @@ class Gallery:
         transform = EvaluationTransform.from_image_processor(processor.image_processor)
         self.dataset = RetrievalDataset(self.records, transform, use_concepts=use_concepts)
         described = json.loads(corpus.annotations(split).read_text(encoding="utf-8"))
-        # For each picture what it shows, such as ["red car", "tree"], whatever its captions and concepts name.
+        # For each image what it shows, such as ["red car", "tree"], whatever its captions and concepts name.
         self.shown = [
             sorted({" ".join(filter(None, (item["colour"], item["noun"]))) for item in record["objects"]})
             for record in described
@@ -258,22 +258,22 @@ class Gallery:
         for caption in evenly_spaced(len(self.dataset.texts), QUERIES_SHOWN):
             own = [self.dataset.image_of_caption[caption]]
             shown, is_right, rank = best_candidates(scores.rerank_t2i[caption], own, CANDIDATES_SHOWN, k)
-            pictures = [self.records[image].load_image() for image in shown]
-            queries.append(CaptionQuery(self.dataset.texts[caption], pictures, is_right, rank))
+            images = [self.records[image].load_image() for image in shown]
+            queries.append(CaptionQuery(self.dataset.texts[caption], images, is_right, rank))
         return queries
 
-    def picture_queries(self, scores: RetrievalScores, k: int) -> list[PictureQuery]:
+    def image_queries(self, scores: RetrievalScores, k: int) -> list[ImageQuery]:
         queries = []
         for image in evenly_spaced(len(self.dataset), QUERIES_SHOWN):
             own = self.dataset.captions_of_image[image]
             shown, is_right, rank = best_candidates(scores.rerank_i2t[image], own, CANDIDATES_SHOWN, k)
             captions = [self.dataset.texts[caption] for caption in shown]
             concepts = self.concepts(image) or []
-            queries.append(PictureQuery(self.records[image].load_image(), concepts, captions, is_right, rank))
+            queries.append(ImageQuery(self.records[image].load_image(), concepts, captions, is_right, rank))
         return queries
 
     def concepts(self, image: int) -> list[str] | None:
-        """The visual concepts that the model reads with a picture; None for a model that reads none."""
+        """The visual concepts that the model reads with an image; None for a model that reads none."""
         return list(self.records[image].concepts) if self.use_concepts else None
 
 
@@ -282,17 +282,17 @@ def model_sections(folder: Path, processor: VisionTextProcessor, gallery: Galler
     sections = []
     pretrained = load_finetuned("pretraining", str(folder))
     if has_keyword_head(pretrained):
-        images = evenly_spaced(len(gallery.dataset), QUERIES_SHOWN)
-        pictures = [gallery.records[image].load_image() for image in images]
-        shown = [gallery.shown[image] for image in images]
-        sections.append(keyword_section_html(predict_keywords(pretrained, processor, pictures, shown)))
-    images = evenly_spaced(len(gallery.dataset), CAPTIONS_ATTENDED)
+        rows = evenly_spaced(len(gallery.dataset), QUERIES_SHOWN)
+        images = [gallery.records[row].load_image() for row in rows]
+        shown = [gallery.shown[row] for row in rows]
+        sections.append(keyword_section_html(predict_keywords(pretrained, processor, images, shown)))
+    rows = evenly_spaced(len(gallery.dataset), CAPTIONS_ATTENDED)
     strips = attend_words(
         load_finetuned("grounding", str(folder)),
         processor,
-        [gallery.records[image].load_image() for image in images],
-        [gallery.dataset.texts[gallery.dataset.captions_of_image[image][0]] for image in images],
-        [gallery.concepts(image) for image in images] if gallery.use_concepts else None,
+        [gallery.records[row].load_image() for row in rows],
+        [gallery.dataset.texts[gallery.dataset.captions_of_image[row][0]] for row in rows],
+        [gallery.concepts(row) for row in rows] if gallery.use_concepts else None,
     )
     return [*sections, attention_section_html(strips)]
 
@@ -328,7 +328,7 @@ def facts_of_run(
         },
         "Model": architecture_facts(model.config, num_parameters),
         "Corpus": {
-            **{f"{name} pictures": f"{split['scenes']:,}" for name, split in splits.items()},
+            **{f"{name} images": f"{split['scenes']:,}" for name, split in splits.items()},
             **{name: value for name, value in parameters.items() if not isinstance(value, Mapping | int)},
             "seed": parameters["seed"],
             **parameters["scene"],
@@ -349,8 +349,8 @@ def facts_of_run(
             **parameters["concept"],
             "share of the shown things that they name (test)": noise["recall"],
             "share of the words that are shown (test)": noise["precision"],
-            "R@1 by the words alone, picture to captions (test)": words_alone["r1_i2t"],
-            "R@1 by the words alone, caption to pictures (test)": words_alone["r1_t2i"],
+            "R@1 by the words alone, image to captions (test)": words_alone["r1_i2t"],
+            "R@1 by the words alone, caption to images (test)": words_alone["r1_t2i"],
         }
     return facts
 
@@ -358,8 +358,8 @@ def facts_of_run(
 def tiles(metrics: Mapping) -> list[tuple[str, str]]:
     chance = f"chance {metrics['chance_r1']:.1f} %"
     return [
-        (f"{metrics['r1_i2t']:.1f} %", f"R@1, picture to captions ({chance})"),
-        (f"{metrics['r1_t2i']:.1f} %", f"R@1, caption to pictures ({chance})"),
+        (f"{metrics['r1_i2t']:.1f} %", f"R@1, image to captions ({chance})"),
+        (f"{metrics['r1_t2i']:.1f} %", f"R@1, caption to images ({chance})"),
         (f"{metrics['train_seconds']:.0f} s", f"training, {metrics['train_steps']:,} steps"),
         (f"{metrics['num_parameters'] / 1e6:.1f} M", "parameters"),
     ]
@@ -380,7 +380,7 @@ def write_model(
     processor.save_pretrained(folder)
     train, concept = corpus.metadata["splits"]["train"], corpus.metadata["parameters"]["concept"]
     concepts_given = (
-        f" Each picture comes with {concept['concepts_per_image']} visual concepts as a noisy extractor would give them "
+        f" Each image comes with {concept['concepts_per_image']} visual concepts as a noisy extractor would give them "
         f"(miss rate {concept['miss_rate']:g}, look-alike rate {concept['lookalike_rate']:g})."
     )
     method = method_name(model.config)
@@ -390,7 +390,7 @@ def write_model(
         summary=f"A tiny {method}, pretrained from random weights on the demo corpus of the library `vicha_hf`: a "
         "demonstration that every objective works together, of no use on photographs.",
         architecture=facts["Model"],
-        data=f"{train['scenes']:,} composed pictures with {train['captions']:,} captions."
+        data=f"{train['scenes']:,} composed images with {train['captions']:,} captions."
         f"{concepts_given if model.config.use_concepts else ''} Drawings: {corpus.metadata['attribution']}.",
         training=facts["Training"] | facts["Software and machine"],
         dataset_type="vicha-demo-corpus",

@@ -8,7 +8,7 @@ Copy one of these (the demo corpus, after the fine-tuning scripts):
         --model outputs/vqa/best_model --data outputs/demo_corpus/vqa_test.json --output_dir outputs/evaluation/vqa
 
 and the same with `--task entailment`, `reasoning` or `grounding`. The folder's configuration says which family the model
-is of. `--text_only_model` puts the figures of a model that was fine-tuned without pictures beside the others;
+is of. `--text_only_model` puts the figures of a model that was fine-tuned without images beside the others;
 `--help` lists the rest. Several processes share the samples, and no sample counts twice.
 """
 
@@ -17,9 +17,9 @@ from collections.abc import Sequence
 
 from accelerate import Accelerator
 
+from vicha_hf.arguments import parse_arguments
 from vicha_hf.evaluation.task_evaluation import EvaluationArguments, evaluate_task, format_metrics
 from vicha_hf.evaluation.task_result import TaskResult
-from vicha_hf.training.arguments import parse_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> TaskResult:

@@ -1,22 +1,22 @@
-"""Fine-tune a pretrained model for visual entailment: does the picture entail, leave open or contradict the sentence?
+"""Fine-tune a pretrained model for visual entailment: does the image entail, leave open or contradict the sentence?
 
 Copy this for the demo corpus, after `make demo`:
 
     accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_entailment.py \
         --config examples/configs/vicha/entailment_tiny.yaml --output_dir outputs/entailment
 
-`entailment_snli_ve.yaml` is the paper's recipe. `--data.text_only true` trains the baseline that sees no picture. Every
+`entailment_snli_ve.yaml` is the paper's recipe. `--data.text_only true` trains the baseline that sees no image. Every
 line of the YAML can be overridden; `--resume_from_checkpoint latest` continues.
 """
 
 import sys
 from collections.abc import Sequence
 
+from vicha_hf.arguments import parse_arguments
 from vicha_hf.data.annotations_entailment import read_entailment_records
 from vicha_hf.data.collators import EntailmentCollator
 from vicha_hf.data.datasets_entailment import EntailmentDataset
 from vicha_hf.evaluation.classification import evaluate_classification
-from vicha_hf.training.arguments import parse_arguments
 from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun, exit_status
 from vicha_hf.training.loop import TrainingResult
 

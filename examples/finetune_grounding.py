@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained model for weakly supervised grounding, on pictures and expressions alone, without boxes.
+"""Fine-tune a pretrained model for weakly supervised grounding, on images and expressions alone, without boxes.
 
 Copy this for the demo corpus, after `make demo`:
 
@@ -15,18 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from vicha_hf.arguments import parse_arguments, require
 from vicha_hf.data.annotations_grounding import read_grounding_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_grounding import GroundingDataset
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.evaluation.grounding import evaluate_grounding
-from vicha_hf.training.arguments import parse_arguments, require
-from vicha_hf.training.finetuning import (
-    FinetuningArguments,
-    FinetuningDataArguments,
-    FinetuningRun,
-    exit_status,
-)
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun, exit_status
 from vicha_hf.training.loop import TrainingResult
 
 
@@ -59,7 +54,7 @@ class GroundingArguments(FinetuningArguments):
 def main(argv: Sequence[str] | None = None) -> TrainingResult:
     arguments, resolved_config = parse_arguments(GroundingArguments, argv, description=__doc__.splitlines()[0])
     data = arguments.data
-    require(not data.text_only, "data.text_only", True, "without a picture there is nothing to ground in.")
+    require(not data.text_only, "data.text_only", True, "without an image there is nothing to ground in.")
     run = FinetuningRun("grounding", arguments, resolved_config)
     # One process prepares what `datasets` caches; the others find it there.
     with run.accelerator.main_process_first():

@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained model for visual reasoning: is the statement about the two pictures true?
+"""Fine-tune a pretrained model for visual reasoning: is the statement about the two images true?
 
 Copy this for the demo corpus, after `make demo` and, for a better start, `pretrain_text_assignment.py`:
 
@@ -7,17 +7,17 @@ Copy this for the demo corpus, after `make demo` and, for a better start, `pretr
 
 `--model.from_pretrained` takes a folder of either: the doubled layers start from the single ones, or are taken over from
 text assignment. `reasoning_nlvr2.yaml` is the paper's recipe. `--data.text_only true` trains the baseline that sees no
-picture. Every line of the YAML can be overridden; `--resume_from_checkpoint latest` continues.
+image. Every line of the YAML can be overridden; `--resume_from_checkpoint latest` continues.
 """
 
 import sys
 from collections.abc import Sequence
 
+from vicha_hf.arguments import parse_arguments
 from vicha_hf.data.annotations_reasoning import read_reasoning_records
 from vicha_hf.data.collators import ReasoningCollator
 from vicha_hf.data.datasets_reasoning import ReasoningDataset
 from vicha_hf.evaluation.classification import evaluate_classification
-from vicha_hf.training.arguments import parse_arguments
 from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun, exit_status
 from vicha_hf.training.loop import TrainingResult
 

@@ -6,7 +6,7 @@ Copy this for the demo corpus, after `make demo`:
         --config examples/configs/vicha/retrieval_tiny.yaml --output_dir outputs/retrieval
 
 and `retrieval_flickr30k.yaml` or `retrieval_coco.yaml` with your annotations for the paper's recipes. Captions of one
-picture are told by their `image_id` (or path): they are positives of each other. Every line of the YAML can be
+image are told by their `image_id` (or path): they are positives of each other. Every line of the YAML can be
 overridden; `--resume_from_checkpoint latest` continues. The folder then holds what docs/finetuning.md lists.
 """
 
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vicha_hf.arguments import parse_arguments
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
@@ -21,13 +22,7 @@ from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.evaluation.retrieval import score_retrieval
 from vicha_hf.evaluation.task_evaluation import best_of_each_query
 from vicha_hf.evaluation.task_result import TaskResult
-from vicha_hf.training.arguments import parse_arguments
-from vicha_hf.training.finetuning import (
-    FinetuningArguments,
-    FinetuningDataArguments,
-    FinetuningRun,
-    exit_status,
-)
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun, exit_status
 from vicha_hf.training.loop import TrainingResult
 
 

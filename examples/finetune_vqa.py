@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained model to answer questions about pictures.
+"""Fine-tune a pretrained model to answer questions about images.
 
 Copy this for the demo corpus, after `make demo`:
 
@@ -7,7 +7,7 @@ Copy this for the demo corpus, after `make demo`:
 
 `vqa_v2.yaml` is the paper's recipe, `easy_vqa.yaml` a small data set of coloured shapes from the package registry, from
 random weights. Without `--data.answer_list` the answers that the model may choose from are those of the training
-questions; they are written beside the weights. `--data.text_only true` trains the baseline that sees no picture.
+questions; they are written beside the weights. `--data.text_only true` trains the baseline that sees no image.
 Every line of the YAML can be overridden; `--resume_from_checkpoint latest` continues.
 """
 
@@ -15,19 +15,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vicha_hf.arguments import parse_arguments
 from vicha_hf.data.annotations_vqa import read_question_records, vqa_references
 from vicha_hf.data.answer_list import build_answer_list, read_answer_list
 from vicha_hf.data.collators import QuestionAnsweringCollator
 from vicha_hf.data.datasets_vqa import QuestionAnsweringDataset
 from vicha_hf.evaluation.question_answering import evaluate_question_answering
 from vicha_hf.evaluation.task_evaluation import ANSWER_LIST_FILE
-from vicha_hf.training.arguments import parse_arguments
-from vicha_hf.training.finetuning import (
-    FinetuningArguments,
-    FinetuningDataArguments,
-    FinetuningRun,
-    exit_status,
-)
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun, exit_status
 from vicha_hf.training.loop import TrainingResult
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from vicha_hf.families import head_class
 from vicha_hf.reporting.model_card import architecture_facts, build_model_card
-from vicha_hf.training.heads import head_class
 
 
 ROOT = Path(__file__).parents[1]

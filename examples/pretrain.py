@@ -26,15 +26,14 @@ from collections.abc import Sequence
 
 from accelerate.utils import set_seed
 
+from vicha_hf.arguments import parse_arguments
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
-from vicha_hf.data.visual_token_storage import VisualTokenStore
 from vicha_hf.evaluation.retrieval import evaluate_retrieval
 from vicha_hf.training.accelerator import create_accelerator
-from vicha_hf.training.arguments import parse_arguments
 from vicha_hf.training.loop import EvaluationHook, TrainingLoop, TrainingResult
 from vicha_hf.training.pretraining import (
     PretrainingArguments,
@@ -44,6 +43,7 @@ from vicha_hf.training.pretraining import (
     load_visual_tokens,
     use_visual_tokens,
 )
+from vicha_hf.visual_tokens.storage import VisualTokenStore
 
 
 # What a process returns that was stopped by SIGTERM: 128 + 15.

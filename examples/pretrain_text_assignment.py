@@ -1,4 +1,4 @@
-"""Pretrain for visual reasoning by text assignment: which of two pictures does a text belong to, if any?
+"""Pretrain for visual reasoning by text assignment: which of two images does a text belong to, if any?
 
 Copy this for the demo corpus, after `make demo`; then fine-tune from its folder:
 
@@ -8,17 +8,17 @@ Copy this for the demo corpus, after `make demo`; then fine-tune from its folder
         --config examples/configs/vicha/reasoning_tiny.yaml --model.from_pretrained outputs/text_assignment/model \
         --output_dir outputs/reasoning
 
-It reads the pretraining corpus; the other pictures are drawn from the batch by their similarity. `text_assignment.yaml`
+It reads the pretraining corpus; the other images are drawn from the batch by their similarity. `text_assignment.yaml`
 is the paper's recipe. There is nothing to evaluate: what counts is reasoning afterwards.
 """
 
 import sys
 from collections.abc import Sequence
 
+from vicha_hf.arguments import parse_arguments, require
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
-from vicha_hf.training.arguments import parse_arguments, require
 from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun, exit_status
 from vicha_hf.training.loop import TrainingResult
 

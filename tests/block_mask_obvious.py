@@ -1,4 +1,4 @@
-"""Block-wise masking one picture, one patch at a time: what the batched version and the golden masks are held against."""
+"""Block-wise masking one image, one patch at a time: what the batched version and the golden masks are held against."""
 
 import math
 import random

@@ -57,14 +57,14 @@ def simla_model(model_class, seed=0, attn_implementation="sdpa", spread=True, **
 
 
 def simla_batch(batch_size=4, seed=0) -> dict:
-    """Pictures and captions of unequal lengths, with a visual token for each patch."""
+    """Images and captions of unequal lengths, with a visual token for each patch."""
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(NUM_CODES, (batch_size, GRID, GRID), generator=generator)
     return tiny_batch(batch_size, seed=seed, concepts=False) | {"visual_token_ids": tokens}
 
 
 def block(batch_size: int) -> torch.Tensor:
-    """A mask [B, P] of two rows of patches, shifted by the picture's number."""
+    """A mask [B, P] of two rows of patches, shifted by the image's number."""
     mask = torch.zeros(batch_size, GRID * GRID, dtype=torch.bool)
     for row in range(batch_size):
         mask[row, row % 8 : row % 8 + 5] = True

@@ -1,4 +1,4 @@
-"""A tiny model and its processor on disk, as `save_pretrained` leaves them, and a gallery of pictures to try them on."""
+"""A tiny model and its processor on disk, as `save_pretrained` leaves them, and a gallery of images to try them on."""
 
 import json
 from pathlib import Path
@@ -55,7 +55,7 @@ def write_simla_folder(folder: Path, **config_fields) -> SimlaForPreTraining:
 
 
 def write_gallery(folder: Path) -> Path:
-    """Five pictures of noise with one to three captions each, one of them without concepts; returns the annotations."""
+    """Five images of noise with one to three captions each, one of them without concepts; returns the annotations."""
     generator = np.random.default_rng(0)
     records = []
     for number, (captions, concepts) in enumerate(zip(CAPTIONS, CONCEPTS, strict=True)):

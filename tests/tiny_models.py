@@ -106,7 +106,7 @@ def token_rows(lengths: list[int], seed: int = 0, longest: int | None = None) ->
 
 
 def tiny_batch(batch_size: int = 4, seed: int = 0, concepts: bool = True, image_size: int = 32) -> dict:
-    """Pictures, captions and concepts of unequal lengths, as the heads' forward takes them."""
+    """Images, captions and concepts of unequal lengths, as the heads' forward takes them."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(4, 9, (2, batch_size), generator=generator).tolist()
     batch = {"pixel_values": torch.randn(batch_size, 3, image_size, image_size, generator=generator)}

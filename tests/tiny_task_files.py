@@ -1,4 +1,4 @@
-"""Twelve plain pictures with annotations of every task, and a tiny pretrained folder to fine-tune on them."""
+"""Twelve plain images with annotations of every task, and a tiny pretrained folder to fine-tune on them."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,14 @@ from tiny_model_folder import tiny_processor
 from tiny_models import tiny_pretraining_model
 
 
-NUM_PICTURES = 12
+NUM_IMAGES = 12
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
 LABELS = ("entailment", "neutral", "contradiction")
 SIDE = 40
 
 
 def write_task_files(folder: Path) -> Path:
-    """Writes `pretrained/`, and TASK.json of as many records as there are pictures; returns `folder`."""
+    """Writes `pretrained/`, and TASK.json of as many records as there are images; returns `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "pretrained").mkdir()
     tiny_processor(folder / "pretrained").save_pretrained(folder / "pretrained")
@@ -24,31 +24,31 @@ def write_task_files(folder: Path) -> Path:
     tiny_pretraining_model(mim_weight=0.5).save_pretrained(folder / "pretrained")
     rng = np.random.default_rng(0)
     records = {"retrieval": [], "vqa": [], "entailment": [], "reasoning": [], "grounding": []}
-    for index in range(NUM_PICTURES):
+    for index in range(NUM_IMAGES):
         colour, other = (list(COLOURS)[(index + step) % len(COLOURS)] for step in range(2))
         pixels = np.clip(np.array(COLOURS[colour]) + rng.integers(-20, 20, (SIDE, SIDE + 8, 3)), 0, 255)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
-        picture = {"image": f"{index}.png", "concepts": [colour, "dog"][: index % 3]}
+        image = {"image": f"{index}.png", "concepts": [colour, "dog"][: index % 3]}
         captions = [f"a {colour} dog on the grass", f"{colour} dog sitting"]
-        records["retrieval"].append(picture | {"caption": captions, "image_id": index})
+        records["retrieval"].append(image | {"caption": captions, "image_id": index})
         records["vqa"].append(
-            picture
+            image
             | {"question_id": 100 + index, "question": "is the dog red?", "question_type": ("is", "what")[index % 2]}
             | {"answer": ["red" if colour == "red" else "white tree"] * 10}
         )
         records["entailment"].append(
-            picture | {"sentence": f"a {other} dog is standing", "label": LABELS[index % len(LABELS)]}
+            image | {"sentence": f"a {other} dog is standing", "label": LABELS[index % len(LABELS)]}
         )
         records["reasoning"].append(
             {
-                "images": [f"{index}.png", f"{(index + 1) % NUM_PICTURES}.png"],
+                "images": [f"{index}.png", f"{(index + 1) % NUM_IMAGES}.png"],
                 "sentence": f"two {colour} dogs",
                 "label": str(index % 2 == 0),
                 "concepts": [[colour], ["dog"][: index % 2]],
             }
         )
         records["grounding"].append(
-            picture
+            image
             | {"ref_id": index, "text": f"{colour} dog", "split": ("val", "testA")[index % 2]}
             | {"bbox": [4, 4, 20, 20], "boxes": [[5, 5, 20, 20], [0, 0, 8, 8], [20, 10, 20, 25]]}
         )

@@ -48,7 +48,7 @@ OPTIONS = {
     NONE: Option("none"),
     "patch_dropout_half": Option("patch dropout 0.5", fields={"patch_dropout": 0.5}),
     "patch_dropout_three_quarters": Option("patch dropout 0.75", fields={"patch_dropout": 0.75}),
-    "frozen_pictures": Option(
+    "frozen_images": Option(
         "vision and concept encoders frozen", freeze=("vision_model", "concept_model", "concept_projection")
     ),
     "frozen_encoders": Option(

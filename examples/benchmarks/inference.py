@@ -2,11 +2,11 @@
 
     python examples/benchmarks/inference.py --size base --json inference.json
 
-Random weights, pictures and token ids: only what is computed counts here, and both ways must give the same scores. What
+Random weights, images and token ids: only what is computed counts here, and both ways must give the same scores. What
 the ratios depend on: the lengths of the captions and how much the answers have in common. Captions: as long as the text
 encoder's input ("full"), or with lengths as in COCO, normal with mean 13 and deviation 2.6 tokens, [CLS] and [SEP]
 included ("real"). Answers: 1 to 6 tokens (62, 21, 13, 3, 0.7 and 0.3 %, roughly as in VQA v2), every token drawn by Zipf's
-law from one set of common words, no answer twice; questions of 6 to 13 tokens. Encoding pictures, captions and questions is the same
+law from one set of common words, no answer twice; questions of 6 to 13 tokens. Encoding images, captions and questions is the same
 for both ways and is left out.
 """
 
@@ -161,8 +161,8 @@ class Reranking:
         torch.nn.init.normal_(self.model.itm_head.weight)
         size, vocab_size = setting.image_size, self.model.config.text_config.vocab_size
         with torch.no_grad():
-            pictures = [self.model.encode_images(torch.randn(1, 3, size, size)) for _ in range(setting.images)]
-            self.images = type(pictures[0]).concatenate(pictures)
+            images = [self.model.encode_images(torch.randn(1, 3, size, size)) for _ in range(setting.images)]
+            self.images = type(images[0]).concatenate(images)
             self.texts = {
                 name: self.model.encode_texts(
                     **random_texts(caption_lengths(setting.captions, name == "real"), vocab_size)
@@ -203,7 +203,7 @@ class Reranking:
             }
             lengths = self.texts[name].attention_mask.sum(dim=1).float()
             print(
-                f"re-ranking {self.setting.images} pictures x {self.setting.captions} captions of "
+                f"re-ranking {self.setting.images} images x {self.setting.captions} captions of "
                 f"{lengths.mean():.1f} tokens, k={self.setting.k}: {seconds:.2f} s, published way "
                 f"{published_seconds:.2f} s, ratio {published_seconds / seconds:.1f}"
             )

@@ -1,12 +1,12 @@
 """Re-ranking and answer ranking as the published evaluation scripts do them: the slow, obvious way, for comparison.
 
-Every candidate text gets its own copy of the picture's (or the question's) states, padded to the longest text, and every
+Every candidate text gets its own copy of the image's (or the question's) states, padded to the longest text, and every
 layer projects that copy to keys and values again; all positions pass the last layer and all logits are formed.
 """
 
 import torch
 
-from vicha_hf.models.modeling_outputs import ImageEncoding, TextEncoding
+from vicha_hf.models.encodings import ImageEncoding, TextEncoding
 
 
 UNSCORED = -100.0
@@ -14,7 +14,7 @@ UNSCORED = -100.0
 
 @torch.no_grad()
 def rerank(model, images: ImageEncoding, texts: TextEncoding, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Match logits of the `k` best of every picture [N_i, N_t], then of every text [N_t, N_i]; -100 elsewhere."""
+    """Match logits of the `k` best of every image [N_i, N_t], then of every text [N_t, N_i]; -100 elsewhere."""
     similarity = images.embeds @ texts.embeds.T
     scores_i2t = torch.full_like(similarity, UNSCORED)
     for image, row in enumerate(similarity):

@@ -1,6 +1,6 @@
 """What this package's training step leaves out, put back: each entry of `OPTIMISATIONS` switches one saving off.
 
-All of them off together are the step as the published code does it: every pass projects the picture's tokens to keys
+All of them off together are the step as the published code does it: every pass projects the image's tokens to keys
 and values again, all positions pass the last layer, logits are formed at every position, attention is a matrix product,
 a softmax and another product with the probabilities stored, everything that the backward pass needs is kept, and teacher and
 optimiser go through the parameters one by one. The results are the same.
@@ -16,10 +16,10 @@ import torch
 from vicha_hf.models import encoder_recomputation, encoder_text
 from vicha_hf.models.encoder_attention import split_heads
 from vicha_hf.models.encoder_text import CrossAttention, TextEncoder
-from vicha_hf.models.momentum import TrainingState
 from vicha_hf.models.objective_image_token_reconstruction import ImageTokenReconstruction
 from vicha_hf.models.objective_mlm import MaskedLanguageModelingOutput
 from vicha_hf.models.task_pretraining import PretrainingTask
+from vicha_hf.models.teacher import TrainingState
 
 
 @dataclass
@@ -31,7 +31,7 @@ class _Unprojected:
 
 @contextmanager
 def repeated_key_values(model, optimizer) -> Iterator[None]:
-    """Every text gets its own copy of the picture's tokens, which the pass projects again; heads are views of that."""
+    """Every text gets its own copy of the image's tokens, which the pass projects again; heads are views of that."""
     forward, project = TextEncoder.forward, TextEncoder.project_keys_values
 
     def project_heads(self, states):
@@ -173,7 +173,7 @@ def kept_results(model, optimizer) -> Iterator[None]:
 
 # By name: what the optimisation is, and what switches it off.
 OPTIMISATIONS = {
-    "shared_key_values": ("a picture's keys and values, projected once", repeated_key_values),
+    "shared_key_values": ("an image's keys and values, projected once", repeated_key_values),
     "wanted_rows": ("last layer: only the rows that a loss reads", all_rows),
     "predicted_logits": ("logits only where something is predicted", all_logits),
     "fused_attention": ("attention without stored probabilities", stored_probabilities),

@@ -2,7 +2,7 @@
 
     python examples/benchmarks/training.py --size base --json training.json
 
-Random weights, pictures and token ids, the sizes of the recipes in `examples/configs`, captions of 25 and concepts of 15
+Random weights, images and token ids, the sizes of the recipes in `examples/configs`, captions of 25 and concepts of 15
 tokens, dropout as configured, a full queue. Times are medians over rounds, in each of which every way of doing the step
 has its turn. FLOPs are counted, not estimated. Memory is measured in a process of its own for each way: what the tensors
 of a step take at most at one time beyond parameters, gradients, optimiser, teacher and queue. `beyond_state` is that of the
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 2:
-        parser.error("--batch_size: matching needs another picture for its negatives; use 2 or more.")
+        parser.error("--batch_size: matching needs another image for its negatives; use 2 or more.")
 
     result = {
         "size": arguments.size,

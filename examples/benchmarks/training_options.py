@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parts = max(option.parts for option in options.values())
     if arguments.batch_size % (2 * parts):
         parser.error(
-            f"--batch_size: it is cut into {parts} parts of two pictures or more; use a multiple of {2 * parts}."
+            f"--batch_size: it is cut into {parts} parts of two images or more; use a multiple of {2 * parts}."
         )
 
     setting = {"size": arguments.size, "batch_size": arguments.batch_size, "threads": arguments.threads}

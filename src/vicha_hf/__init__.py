@@ -7,16 +7,26 @@ from .models.configuration_vicha import ViChaConfig, ViChaTextConfig, ViChaVisio
 from .models.hub_export import AUTO_CLASSES
 from .models.image_processing_simla import SimlaImageProcessor
 from .models.image_processing_vicha import ViChaImageProcessor
-from .models.modeling_simla import SimlaForPreTraining, SimlaForRetrieval, SimlaModel
-from .models.modeling_simla_entailment import SimlaForVisualEntailment
-from .models.modeling_simla_grounding import SimlaForGrounding
-from .models.modeling_simla_reasoning import SimlaForTextAssignment, SimlaForVisualReasoning
-from .models.modeling_simla_vqa import SimlaForVQA
-from .models.modeling_vicha import ViChaForPreTraining, ViChaForRetrieval, ViChaModel
-from .models.modeling_vicha_entailment import ViChaForVisualEntailment
-from .models.modeling_vicha_grounding import ViChaForGrounding
-from .models.modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning
-from .models.modeling_vicha_vqa import ViChaForVQA
+from .models.modeling_simla import (
+    SimlaForGrounding,
+    SimlaForPreTraining,
+    SimlaForRetrieval,
+    SimlaForTextAssignment,
+    SimlaForVisualEntailment,
+    SimlaForVisualReasoning,
+    SimlaForVQA,
+    SimlaModel,
+)
+from .models.modeling_vicha import (
+    ViChaForGrounding,
+    ViChaForPreTraining,
+    ViChaForRetrieval,
+    ViChaForTextAssignment,
+    ViChaForVisualEntailment,
+    ViChaForVisualReasoning,
+    ViChaForVQA,
+    ViChaModel,
+)
 from .models.processing_simla import SimlaProcessor
 from .models.processing_vicha import ViChaProcessor
 

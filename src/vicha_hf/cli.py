@@ -82,7 +82,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     if arguments.tokenizer is not None:
         from transformers import AutoTokenizer
 
-        from .training.heads import PROCESSORS
+        from .families import PROCESSORS
 
         image_processor_class, processor_class = PROCESSORS[model.config.model_type]
         side = model.config.vision_config.image_size
@@ -108,14 +108,14 @@ def _add_evaluate(commands) -> None:
         default="retrieval",
         help="default: %(default)s",
     )
-    parser.add_argument("--image-root", help="folder of the pictures (default: the annotation file's)")
+    parser.add_argument("--image-root", help="folder of the images (default: the annotation file's)")
     parser.add_argument("--on-bad-record", choices=("raise", "skip"), default="raise", help="default: %(default)s")
     parser.add_argument(
         "--k", type=int, default=128, help="candidates that the second stage re-ranks (default: %(default)s)"
     )
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cuda where there is one)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that load pictures")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that load images")
     parser.add_argument("--no-concepts", action="store_true", help="leave the visual concepts out")
     parser.add_argument("--answer-list", metavar="FILE", help="answers to choose from (default: the model's)")
     parser.add_argument("--splits", nargs="+", help="splits of a grounding file (default: all)")
@@ -156,12 +156,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _add_demo_corpus(commands) -> None:
-    from .data.demo_corpus.command import add_arguments
+    from .demo_corpus.command import add_arguments
 
     parser = commands.add_parser(
         "demo-corpus",
-        help="write the demo corpus: composed pictures with captions and visual concepts",
-        description="Write the demo corpus (pictures, annotation files, tokenizer). The same parameters give the same "
+        help="write the demo corpus: composed images with captions and visual concepts",
+        description="Write the demo corpus (images, annotation files, tokenizer). The same parameters give the same "
         "files; a corpus that is already there is kept.",
     )
     add_arguments(parser)
@@ -169,48 +169,48 @@ def _add_demo_corpus(commands) -> None:
 
 
 def _demo_corpus(arguments: argparse.Namespace) -> None:
-    from .data.demo_corpus.command import main as build
+    from .demo_corpus.command import main as build
 
     corpus = build(arguments)
     for name, split in corpus.metadata["splits"].items():
-        print(f"{name:20s} {split['scenes']:6d} pictures {split['captions']:6d} captions")
+        print(f"{name:20s} {split['scenes']:6d} images {split['captions']:6d} captions")
     print(f"written to {corpus.root}")
 
 
 def _add_visual_tokenizer(commands) -> None:
-    from .data.visual_token_commands import add_fit_arguments
+    from .visual_tokens.commands import add_fit_arguments
 
     parser = commands.add_parser(
         "visual-tokenizer",
-        help="fit a small visual tokenizer to the pictures of a corpus",
+        help="fit a small visual tokenizer to the images of a corpus",
         description="Fit the codes of a small visual tokenizer (k-means over blurred patches) to a corpus and save it as "
-        "a folder. The same pictures and seed give the same codes.",
+        "a folder. The same images and seed give the same codes.",
     )
     add_fit_arguments(parser)
     parser.set_defaults(run=_visual_tokenizer)
 
 
 def _visual_tokenizer(arguments: argparse.Namespace) -> None:
-    from .data.visual_token_commands import fit
+    from .visual_tokens.commands import fit
 
     print(fit(arguments))
 
 
 def _add_visual_tokens(commands) -> None:
-    from .data.visual_token_commands import add_token_arguments
+    from .visual_tokens.commands import add_token_arguments
 
     parser = commands.add_parser(
         "visual-tokens",
         help="compute the visual tokens of a corpus beforehand",
-        description="Tokenize every picture of a corpus once and store the tokens in one file. They are those of whole "
-        "pictures: training can use them where it neither crops nor augments.",
+        description="Tokenize every image of a corpus once and store the tokens in one file. They are those of whole "
+        "images: training can use them where it neither crops nor augments.",
     )
     add_token_arguments(parser)
     parser.set_defaults(run=_visual_tokens)
 
 
 def _visual_tokens(arguments: argparse.Namespace) -> None:
-    from .data.visual_token_commands import tokenize
+    from .visual_tokens.commands import tokenize
 
     usage, message = tokenize(arguments)
     print(usage.summary())
@@ -221,7 +221,7 @@ def _add_easy_vqa(commands) -> None:
     parser = commands.add_parser(
         "easy-vqa",
         help="write the easy-VQA questions about simple shapes as annotation files",
-        description="Write the data of the package `easy-vqa` (`pip install vicha_hf[easy-vqa]`) as pictures, annotation "
+        description="Write the data of the package `easy-vqa` (`pip install vicha_hf[easy-vqa]`) as images, annotation "
         "files, answer list and tokenizer.",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
@@ -230,11 +230,11 @@ def _add_easy_vqa(commands) -> None:
 
 
 def _easy_vqa(arguments: argparse.Namespace) -> None:
-    from .data.easy_vqa import build_easy_vqa
+    from .demo_corpus.easy_vqa import build_easy_vqa
 
     built = build_easy_vqa(arguments.output, progress=not arguments.no_progress)
     for name, number in built.metadata["questions"].items():
-        print(f"{name:12s} {number:6d} questions {built.metadata['pictures'][name]:6d} pictures")
+        print(f"{name:12s} {number:6d} questions {built.metadata['pictures'][name]:6d} images")
     print(f"written to {built.root}")
 
 

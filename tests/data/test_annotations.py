@@ -16,11 +16,11 @@ def good_record(**changes):
     return {name: value for name, value in record.items() if value is not ...}
 
 
-def test_json_list(write_json, picture_records, picture_folder):
-    annotations = read_image_text_records(write_json(picture_records))
+def test_json_list(write_json, image_records, image_folder):
+    annotations = read_image_text_records(write_json(image_records))
     assert len(annotations) == 6
     record = annotations[4]
-    assert record.image == str(picture_folder / "images" / "4.png")
+    assert record.image == str(image_folder / "images" / "4.png")
     assert record.captions == ("A red dog, photo 0!", "A red dog, photo 1!")
     assert record.concepts == ("dog", "cat", "grass", "tree")
     assert record.image_id == 4
@@ -29,10 +29,10 @@ def test_json_list(write_json, picture_records, picture_folder):
     assert not annotations.report.causes
 
 
-def test_jsonl_equals_json_list(write_json, picture_records):
-    lines = "\n\n".join(json.dumps(record) for record in picture_records) + "\n"
+def test_jsonl_equals_json_list(write_json, image_records):
+    lines = "\n\n".join(json.dumps(record) for record in image_records) + "\n"
     from_lines = read_image_text_records(write_json(lines, "train.jsonl"))
-    from_list = read_image_text_records(write_json(picture_records))
+    from_list = read_image_text_records(write_json(image_records))
     for one, other in zip(from_lines, from_list, strict=True):
         assert (one.image, one.captions, one.concepts, one.image_id) == (
             other.image,
@@ -54,18 +54,18 @@ def test_concepts_by_either_name_without_repetitions(write_json):
     assert [record.concepts for record in read_image_text_records(path)] == [("dog", "cat", "snow"), ("tree",), (), ()]
 
 
-def test_files_are_concatenated_and_image_root_moves(write_json, picture_folder, picture_records):
-    (picture_folder / "annotations").mkdir()
-    elsewhere = write_json(picture_records[:2], "annotations/a.json")
-    beside = write_json(picture_records[2:], "b.json")
+def test_files_are_concatenated_and_image_root_moves(write_json, image_folder, image_records):
+    (image_folder / "annotations").mkdir()
+    elsewhere = write_json(image_records[:2], "annotations/a.json")
+    beside = write_json(image_records[2:], "b.json")
     with pytest.raises(AnnotationError, match=r"file not found.*image_root"):
         read_image_text_records([elsewhere, beside])
-    annotations = read_image_text_records([elsewhere, str(beside)], image_root=picture_folder)
+    annotations = read_image_text_records([elsewhere, str(beside)], image_root=image_folder)
     assert [record.image_id for record in annotations] == list(range(6))
     assert annotations[0].where.endswith("a.json, record 0") and annotations[2].where.endswith("b.json, record 0")
 
 
-def test_picture_numbers(write_json):
+def test_image_numbers(write_json):
     first = write_json(
         [
             good_record(image="images/0.png", image_id="coco_17"),
@@ -73,7 +73,7 @@ def test_picture_numbers(write_json):
             good_record(image="images/2.png", image_id=["nested", {"id": 17}]),
             good_record(image="images/3.png", image_id=17),  # as record 1
             good_record(image="./images/0.png"),  # as record 0, by its path
-            good_record(image="images/4.png", image_id="17"),  # text, not number: a new picture
+            good_record(image="images/4.png", image_id="17"),  # text, not number: a new image
             good_record(image="images/2.png", image_id=["nested", {"id": 17}]),
         ],
         "a.json",
@@ -136,7 +136,7 @@ def test_skipping_is_counted_by_cause_and_logged(write_json, caplog):
         "field 'image': wrong type": 1,
     }
     assert "2 of 6 records usable, 4 not" in caplog.text and "2 x field 'caption': empty" in caplog.text
-    # Skipped records leave no gap in the numbers of the pictures.
+    # Skipped records leave no gap in the numbers of the images.
     assert [record.image_id for record in annotations] == [0, 1]
     assert [record.where.split(", ")[1] for record in annotations] == ["record 0", "record 5"]
 
@@ -176,8 +176,8 @@ def test_unusable_files_are_errors_in_both_modes(write_json, tmp_path, mode):
         read_image_text_records(3, on_bad_record=mode)
 
 
-def test_latin_1_file_is_named(picture_folder):
-    path = picture_folder / "latin.json"
+def test_latin_1_file_is_named(image_folder):
+    path = image_folder / "latin.json"
     path.write_bytes(json.dumps([good_record(caption="café")], ensure_ascii=False).encode("latin-1"))
     with pytest.raises(AnnotationError, match=r"latin\.json: not readable as JSON"):
         read_image_text_records(path)
@@ -188,22 +188,22 @@ def test_unknown_mode(write_json):
         read_image_text_records(write_json([good_record()]), on_bad_record="ignore")
 
 
-def test_image_check_can_be_left_to_loading(write_json, picture_folder):
-    (picture_folder / "images" / "text.png").write_text("no picture")
-    cut = (picture_folder / "images" / "0.png").read_bytes()
-    (picture_folder / "images" / "cut.png").write_bytes(cut[: len(cut) // 2])
+def test_image_check_can_be_left_to_loading(write_json, image_folder):
+    (image_folder / "images" / "text.png").write_text("no image")
+    cut = (image_folder / "images" / "0.png").read_bytes()
+    (image_folder / "images" / "cut.png").write_bytes(cut[: len(cut) // 2])
     names = ["images/none.png", "images/text.png", "images/cut.png"]
     annotations = read_image_text_records(write_json([good_record(image=name) for name in names]), check_images=False)
     for index, name in enumerate(names):
-        with pytest.raises(ImageReadError, match=rf"train.json, record {index}: cannot read the picture .*{name}"):
+        with pytest.raises(ImageReadError, match=rf"train.json, record {index}: cannot read the image .*{name}"):
             annotations[index].load_image()
 
 
-def test_pictures_are_upright_rgb(write_json, picture_folder):
-    picture = Image.new("RGBA", (30, 20), (255, 0, 0, 0))
+def test_images_are_upright_rgb(write_json, image_folder):
+    image = Image.new("RGBA", (30, 20), (255, 0, 0, 0))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
-    picture.save(picture_folder / "images" / "turned.png", exif=exif)
+    image.save(image_folder / "images" / "turned.png", exif=exif)
     loaded = read_image_text_records(write_json([good_record(image="images/turned.png")]))[0].load_image()
     assert (loaded.size, loaded.mode, loaded.getpixel((0, 0))) == ((20, 30), "RGB", (255, 255, 255))
 
@@ -212,78 +212,78 @@ def test_pictures_are_upright_rgb(write_json, picture_folder):
 
 
 @pytest.fixture
-def hub_dataset(picture_folder, picture_records):
-    """Pictures stored inside, as datasets from the Hub have them; the column of texts has another name."""
+def hub_dataset(image_folder, image_records):
+    """Images stored inside, as datasets from the Hub have them; the column of texts has another name."""
     rows = [
         {
-            "image": str(picture_folder / row["image"]),
+            "image": str(image_folder / row["image"]),
             "text": row["caption"],
             "concepts": row["concepts"],
             "image_id": 7,
         }
-        for row in picture_records
+        for row in image_records
     ]
     dataset = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
-    dataset.save_to_disk(picture_folder / "saved")
-    return datasets.load_from_disk(picture_folder / "saved")
+    dataset.save_to_disk(image_folder / "saved")
+    return datasets.load_from_disk(image_folder / "saved")
 
 
-def test_dataset_with_stored_pictures(hub_dataset, picture_folder, write_json, picture_records):
-    for file in (picture_folder / "images").iterdir():
-        file.rename(picture_folder / file.name)  # what the dataset holds must be enough
-    source = {"path": str(picture_folder / "saved"), "columns": {"caption": "text"}}
+def test_dataset_with_stored_images(hub_dataset, image_folder, write_json, image_records):
+    for file in (image_folder / "images").iterdir():
+        file.rename(image_folder / file.name)  # what the dataset holds must be enough
+    source = {"path": str(image_folder / "saved"), "columns": {"caption": "text"}}
     annotations = read_image_text_records(source)
-    assert [record.captions for record in annotations] == [tuple(row["caption"]) for row in picture_records]
-    assert [record.concepts for record in annotations] == [tuple(row["concepts"]) for row in picture_records]
-    assert {record.image_id for record in annotations} == {0}  # the column says that all are the same picture
+    assert [record.captions for record in annotations] == [tuple(row["caption"]) for row in image_records]
+    assert [record.concepts for record in annotations] == [tuple(row["concepts"]) for row in image_records]
+    assert {record.image_id for record in annotations} == {0}  # the column says that all are the same image
     record = annotations[3]
     assert isinstance(record.image, EmbeddedImage)
-    assert record.load_image().tobytes() == Image.open(picture_folder / "3.png").tobytes()
+    assert record.load_image().tobytes() == Image.open(image_folder / "3.png").tobytes()
     # Workers receive the records pickled; the dataset must travel once, not with every record.
     copy = pickle.loads(pickle.dumps(annotations))
     assert copy[3].load_image().tobytes() == record.load_image().tobytes()
     assert copy[0].image.images is copy[5].image.images
 
 
-def test_stored_pictures_without_an_id_are_all_different(hub_dataset):
+def test_stored_images_without_an_id_are_all_different(hub_dataset):
     dataset = hub_dataset.rename_column("text", "caption").remove_columns("image_id")
     assert [record.image_id for record in read_image_text_records(dataset)] == list(range(6))
 
 
-def test_selected_rows_of_a_dataset(hub_dataset, picture_folder):
+def test_selected_rows_of_a_dataset(hub_dataset, image_folder):
     dataset = hub_dataset.rename_column("text", "caption").select([4, 2])
     annotations = read_image_text_records(dataset)
-    expected = [Image.open(picture_folder / "images" / f"{number}.png").size for number in (4, 2)]
+    expected = [Image.open(image_folder / "images" / f"{number}.png").size for number in (4, 2)]
     assert [record.load_image().size for record in annotations] == expected
 
 
-def test_dataset_of_paths(picture_folder, picture_records):
-    dataset = datasets.Dataset.from_list(picture_records)
-    annotations = read_image_text_records(dataset, image_root=picture_folder)
-    assert annotations[1].image == str(picture_folder / "images" / "1.png")
+def test_dataset_of_paths(image_folder, image_records):
+    dataset = datasets.Dataset.from_list(image_records)
+    annotations = read_image_text_records(dataset, image_root=image_folder)
+    assert annotations[1].image == str(image_folder / "images" / "1.png")
     cast = datasets.Dataset.from_list(
-        [{**row, "image": str(picture_folder / row["image"])} for row in picture_records]
+        [{**row, "image": str(image_folder / row["image"])} for row in image_records]
     ).cast_column("image", datasets.Image())
     assert [record.image for record in read_image_text_records(cast)] == [record.image for record in annotations]
-    (picture_folder / "images" / "1.png").unlink()
+    (image_folder / "images" / "1.png").unlink()
     for source in (dataset, cast):
         with pytest.raises(AnnotationError, match=r"dataset in memory, record 1: field 'image': file not found"):
-            read_image_text_records(source, image_root=picture_folder)
+            read_image_text_records(source, image_root=image_folder)
 
 
-def test_truncated_stored_picture_is_named(picture_folder):
-    content = (picture_folder / "images" / "0.png").read_bytes()
+def test_truncated_stored_image_is_named(image_folder):
+    content = (image_folder / "images" / "0.png").read_bytes()
     rows = {"image": [{"bytes": content[:200], "path": None}], "caption": ["a dog"]}
     dataset = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
-    with pytest.raises(ImageReadError, match=r"record 0: cannot read the picture in column 'image', row 0"):
+    with pytest.raises(ImageReadError, match=r"record 0: cannot read the image in column 'image', row 0"):
         read_image_text_records(dataset)[0].load_image()
 
 
-def test_splits_on_disk(hub_dataset, picture_folder):
+def test_splits_on_disk(hub_dataset, image_folder):
     splits = datasets.DatasetDict({"train": hub_dataset, "test": hub_dataset.select([0])})
-    splits.save_to_disk(picture_folder / "splits")
+    splits.save_to_disk(image_folder / "splits")
     columns = {"caption": "text"}
-    path = str(picture_folder / "splits")
+    path = str(image_folder / "splits")
     assert len(read_image_text_records(DatasetSource(path, split="test", columns=columns))) == 1
     with pytest.raises(AnnotationError, match=r"no split 'validation'; choose among \['test', 'train'\]"):
         read_image_text_records(DatasetSource(path, split="validation", columns=columns))
@@ -295,10 +295,10 @@ def test_splits_on_disk(hub_dataset, picture_folder):
         read_image_text_records(hub_dataset.to_iterable_dataset())
 
 
-def test_wrong_column_is_named(hub_dataset, picture_folder):
+def test_wrong_column_is_named(hub_dataset, image_folder):
     with pytest.raises(AnnotationError, match=r"saved:train: no column 'title' for the field 'caption'; choose among"):
-        read_image_text_records({"path": str(picture_folder / "saved"), "columns": {"caption": "title"}})
-    with pytest.raises(AnnotationError, match=r"nothing but pictures.*add a column of texts"):
+        read_image_text_records({"path": str(image_folder / "saved"), "columns": {"caption": "title"}})
+    with pytest.raises(AnnotationError, match=r"nothing but images.*add a column of texts"):
         read_image_text_records(hub_dataset.select_columns(["image"]))
 
 

@@ -1,4 +1,4 @@
-"""Records of grounding: boxes are checked against their pictures, and RefCOCO+'s own files are joined."""
+"""Records of grounding: boxes are checked against their images, and RefCOCO+'s own files are joined."""
 
 import json
 
@@ -26,10 +26,10 @@ def good(**changes):
     return {name: value for name, value in (GOOD | changes).items() if value is not ...}
 
 
-def test_all_fields(write_json, picture_folder):
+def test_all_fields(write_json, image_folder):
     records = [good(concepts=["dog"]), good(image="images/1.png", ref_id="b"), good(text="the tail", split=...)]
     first, second, third = read_grounding_records(write_json(records), for_evaluation=True)
-    assert first.image == str(picture_folder / "images" / "0.png")
+    assert first.image == str(image_folder / "images" / "0.png")
     assert (first.ref_id, first.text, first.split, first.concepts) == (5, "the red dog", "val", ("dog",))
     assert first.box == (10, 20, 40, 20) and first.boxes == ((0, 0, 5.5, 5), (10, 20, 40, 20))
     assert first.image_size == (40, 50) and second.image_size == (41, 49)
@@ -67,16 +67,16 @@ def test_splits_that_were_not_asked_for_do_not_count(write_json):
         ({"bbox": [1, 2, 3, float("nan")]}, r"field 'bbox': not a box"),
         ({"bbox": [1, 2, 3, 0]}, r"field 'bbox': a box without area"),
         ({"bbox": [1, 2, -3, 4]}, r"field 'bbox': a box without area"),
-        ({"bbox": [20, 10, 31.5, 5]}, r"field 'bbox': a box outside the picture \(\[20, 10, 31.5, 5\] .*width 50"),
-        ({"bbox": [0, 36, 5, 6]}, r"field 'bbox': a box outside the picture"),
-        ({"bbox": [-2, 0, 5, 6]}, r"field 'bbox': a box outside the picture"),
-        ({"bbox": [0, -1.5, 5, 6]}, r"field 'bbox': a box outside the picture"),
+        ({"bbox": [20, 10, 31.5, 5]}, r"field 'bbox': a box outside the image \(\[20, 10, 31.5, 5\] .*width 50"),
+        ({"bbox": [0, 36, 5, 6]}, r"field 'bbox': a box outside the image"),
+        ({"bbox": [-2, 0, 5, 6]}, r"field 'bbox': a box outside the image"),
+        ({"bbox": [0, -1.5, 5, 6]}, r"field 'bbox': a box outside the image"),
         ({"boxes": []}, r"field 'boxes': empty \(an empty list\)"),
         ({"boxes": ...}, r"field 'boxes': missing"),
         ({"boxes": {"a": 1}}, r"field 'boxes': wrong type"),
         ({"boxes": [[0, 0, 4, 4], [0, 0, 4, 0]]}, r"field 'boxes': a box without area"),
-        ({"boxes": [[0, 0, 4, 4], [48, 0, 4, 4]]}, r"field 'boxes': a box outside the picture"),
-        ({"width": 8, "height": 8}, r"field 'bbox': a box outside the picture .*width 8 and height 8"),
+        ({"boxes": [[0, 0, 4, 4], [48, 0, 4, 4]]}, r"field 'boxes': a box outside the image"),
+        ({"width": 8, "height": 8}, r"field 'bbox': a box outside the image .*width 8 and height 8"),
         ({"width": "8", "height": 8}, r"field 'width': not a size"),
         ({"split": 3}, r"field 'split': wrong type"),
     ],
@@ -94,13 +94,13 @@ def test_boxes_may_stick_out_by_a_rounded_pixel(write_json):
     assert len(read_grounding_records(write_json([good(boxes=boxes)]), for_evaluation=True)) == 1
 
 
-def test_unreadable_picture_is_named(write_json, picture_folder):
-    (picture_folder / "images" / "9.png").write_bytes(b"not a picture")
+def test_unreadable_image_is_named(write_json, image_folder):
+    (image_folder / "images" / "9.png").write_bytes(b"not an image")
     with pytest.raises(AnnotationError, match=r"record 0: field 'image': not readable \(cannot identify"):
         read_grounding_records(write_json([good(image="images/9.png")]))
 
 
-def test_size_is_that_of_the_upright_picture(tmp_path):
+def test_size_is_that_of_the_upright_image(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
@@ -111,8 +111,8 @@ def test_size_is_that_of_the_upright_picture(tmp_path):
 
 
 @pytest.fixture
-def refcoco(picture_folder):
-    """Three things in two pictures, two refs, three sentences."""
+def refcoco(image_folder):
+    """Three things in two images, two refs, three sentences."""
 
     def write(**changes):
         contents = {
@@ -140,20 +140,20 @@ def refcoco(picture_folder):
         } | changes
         paths = {}
         for name, content in contents.items():
-            paths[name] = str(picture_folder / f"{name}.json")
-            (picture_folder / f"{name}.json").write_text(json.dumps(content))
-        return {**paths, "images": str(picture_folder / "images")}
+            paths[name] = str(image_folder / f"{name}.json")
+            (image_folder / f"{name}.json").write_text(json.dumps(content))
+        return {**paths, "images": str(image_folder / "images")}
 
     return write
 
 
-def test_refcoco_files_are_joined(refcoco, picture_folder):
+def test_refcoco_files_are_joined(refcoco, image_folder):
     records = list(read_grounding_records(refcoco(), for_evaluation=True))
     assert [record.text for record in records] == ["red dog", "the dog", "cat"]
     assert [record.split for record in records] == ["val", "val", "testA"]
     assert [record.box for record in records] == [(1, 2, 3, 4), (1, 2, 3, 4), (9, 8, 7, 6)]
     assert records[0].boxes == ((1, 2, 3, 4), (5, 6, 7, 8))
-    assert records[2].image == str(picture_folder / "images" / "1.png") and records[2].ref_id == 51
+    assert records[2].image == str(image_folder / "images" / "1.png") and records[2].ref_id == 51
     assert [record.image_id for record in records] == [0, 0, 1]
     assert len(read_grounding_records([RefCocoSource(**refcoco())], splits=("testA",))) == 1
 
@@ -170,7 +170,7 @@ def test_a_detectors_boxes_are_the_proposals(refcoco, detections):
     assert [record.boxes for record in records] == [((1, 1, 2, 2),), ((1, 1, 2, 2),), ((3, 3, 4, 4),)]
 
 
-def test_refcoco_problems_are_named(refcoco, picture_folder):
+def test_refcoco_problems_are_named(refcoco, image_folder):
     refs = [{"ref_id": 1, "ann_id": 70, "image_id": 100, "split": "val", "sentences": [{"sent": "a"}]}]
     with pytest.raises(AnnotationError, match=r"refs.json, record 0: field 'ann_id': not among the instances"):
         read_grounding_records(refcoco(refs=refs))
@@ -187,17 +187,17 @@ def test_refcoco_problems_are_named(refcoco, picture_folder):
     with pytest.raises(AnnotationError, match="a mapping with refs, instances and images"):
         read_grounding_records({"refs": paths["refs"], "instances": paths["instances"]})
     with pytest.raises(AnnotationError, match=r"annotation file not found: .*none.json"):
-        read_grounding_records(paths | {"instances": str(picture_folder / "none.json")})
+        read_grounding_records(paths | {"instances": str(image_folder / "none.json")})
 
 
-def test_pickles_are_never_opened(refcoco, picture_folder):
+def test_pickles_are_never_opened(refcoco, image_folder):
     class Bomb:
         def __reduce__(self):
-            return (picture_folder.joinpath("exploded").touch, ())
+            return (image_folder.joinpath("exploded").touch, ())
 
     import pickle
 
-    (picture_folder / "refs(unc).p").write_bytes(pickle.dumps(Bomb()))
+    (image_folder / "refs(unc).p").write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(AnnotationError, match=r"refs\(unc\).p: a pickle can run any program"):
-        read_grounding_records(refcoco() | {"refs": str(picture_folder / "refs(unc).p")})
-    assert not (picture_folder / "exploded").exists()
+        read_grounding_records(refcoco() | {"refs": str(image_folder / "refs(unc).p")})
+    assert not (image_folder / "exploded").exists()

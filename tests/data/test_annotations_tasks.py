@@ -29,7 +29,7 @@ def good(task, **changes):
     return {name: value for name, value in (GOOD[task] | changes).items() if value is not ...}
 
 
-def test_questions_are_read_with_all_their_fields(write_json, picture_folder):
+def test_questions_are_read_with_all_their_fields(write_json, image_folder):
     path = write_json(
         [
             good("vqa", dataset="vqa", question_type="is it", answer_type="yes/no", kwords=["dog", "dog"]),
@@ -38,7 +38,7 @@ def test_questions_are_read_with_all_their_fields(write_json, picture_folder):
         ]
     )
     first, second, third = read_question_records(path)
-    assert first.image == str(picture_folder / "images" / "0.png")
+    assert first.image == str(image_folder / "images" / "0.png")
     assert (first.question, first.question_id, first.answers) == ("is it red?", 1, ("yes", "no", "yes"))
     assert (first.question_type, first.answer_type, first.concepts) == ("is it", "yes/no", ("dog",))
     assert (second.question_id, second.dataset, third.answers) == ("vg-7", "vg", ("red",))
@@ -104,7 +104,7 @@ def test_labels_may_be_left_out_where_that_is_said(write_json, task):
         READERS[task](wrong, require_labels=False)
 
 
-def test_pairs_of_pictures_and_of_concepts(write_json, picture_folder):
+def test_pairs_of_images_and_of_concepts(write_json, image_folder):
     path = write_json(
         [
             good("reasoning", concepts=[["dog"], []]),
@@ -113,7 +113,7 @@ def test_pairs_of_pictures_and_of_concepts(write_json, picture_folder):
         ]
     )
     records = list(read_reasoning_records(path))
-    assert records[0].images == tuple(str(picture_folder / "images" / f"{n}.png") for n in (0, 1))
+    assert records[0].images == tuple(str(image_folder / "images" / f"{n}.png") for n in (0, 1))
     assert [record.concepts for record in records] == [(("dog",), ()), (("dog",), ("cat",)), ((), ())]
     assert [image.size for image in records[0].load_images()] == [(50, 40), (49, 41)]
 
@@ -142,8 +142,8 @@ def test_pairs_of_pictures_and_of_concepts(write_json, picture_folder):
         ("entailment", {"label": True}, r"field 'label': unknown label \(got 'True'\)"),
         ("reasoning", {"label": "true"}, r"field 'label': unknown label \(got 'true'\); write one of 'False', 'True'"),
         ("reasoning", {"label": 1}, r"field 'label': wrong type"),
-        ("reasoning", {"images": ["images/0.png"]}, r"field 'images': not two pictures \(got 1: .*left and the right"),
-        ("reasoning", {"images": ["images/0.png"] * 3}, r"field 'images': not two pictures \(got 3"),
+        ("reasoning", {"images": ["images/0.png"]}, r"field 'images': not two images \(got 1: .*left and the right"),
+        ("reasoning", {"images": ["images/0.png"] * 3}, r"field 'images': not two images \(got 3"),
         ("reasoning", {"images": "images/0.png"}, r"field 'images': wrong type"),
         ("reasoning", {"images": ["images/0.png", None]}, r"field 'images': wrong type \(got NoneType None\)"),
         ("reasoning", {"images": ["images/0.png", "no.png"]}, r"field 'images': file not found"),
@@ -171,7 +171,7 @@ def left_and_right():
     return [Image.new("RGB", (8 + row, 9), (row, 0, side)) for row in range(3) for side in (1, 2)]
 
 
-def test_datasets_with_two_columns_of_pictures(left_and_right, tmp_path):
+def test_datasets_with_two_columns_of_images(left_and_right, tmp_path):
     features = {
         "left": datasets.Image(),
         "right": datasets.Image(),
@@ -196,14 +196,14 @@ def test_datasets_with_two_columns_of_pictures(left_and_right, tmp_path):
         read_reasoning_records(source | {"columns": {"images": ["left", "middle"]}})
 
 
-def test_dataset_with_a_column_of_lists_of_pictures(left_and_right):
+def test_dataset_with_a_column_of_lists_of_images(left_and_right):
     rows = [left_and_right[0:2], left_and_right[2:4], left_and_right[4:5]]
     features = datasets.Features({"images": datasets.List(datasets.Image()), "sentence": datasets.Value("string")})
     dataset = datasets.Dataset.from_dict({"images": rows, "sentence": ["a", "b", "c"]}, features=features)
     annotations = read_reasoning_records(dataset, require_labels=False, on_bad_record="skip")
     assert (len(annotations), annotations.report.num_skipped) == (2, 1)
     assert [image.getpixel((0, 0)) for image in annotations[1].load_images()] == [(1, 0, 1), (1, 0, 2)]
-    assert "row 1, picture 0" in str(annotations[1].images[0])
+    assert "row 1, image 0" in str(annotations[1].images[0])
 
 
 def test_class_labels_of_a_dataset_are_read_by_name(left_and_right):
@@ -222,7 +222,7 @@ def test_class_labels_of_a_dataset_are_read_by_name(left_and_right):
     assert annotations.report.causes == {"field 'label': missing": 1}
 
 
-def test_question_without_a_picture_in_a_dataset(left_and_right):
+def test_question_without_an_image_in_a_dataset(left_and_right):
     features = datasets.Features(
         {"image": datasets.Image(), "question": datasets.Value("string")} | {"answer": datasets.Value("string")}
     )

@@ -12,8 +12,8 @@ from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
 
 
 @pytest.fixture
-def annotations(write_json, picture_records):
-    return read_image_text_records(write_json(picture_records))
+def annotations(write_json, image_records):
+    return read_image_text_records(write_json(image_records))
 
 
 def same_items(one, other):
@@ -136,13 +136,13 @@ def test_bad_epoch_and_index(annotations):
             dataset[index]
 
 
-def test_broken_picture_is_named_by_a_worker(annotations, picture_folder, tiny_processor):
-    file = picture_folder / "images" / "3.png"
+def test_broken_image_is_named_by_a_worker(annotations, image_folder, tiny_processor):
+    file = image_folder / "images" / "3.png"
     file.write_bytes(file.read_bytes()[:300])
     dataset = PretrainingDataset(annotations, EvaluationTransform(8))
     loader = DataLoader(dataset, batch_size=6, num_workers=1, collate_fn=PretrainingCollator(tiny_processor))
     batches = iter(loader)
-    with pytest.raises(ImageReadError, match=r"train.json, record 3: cannot read the picture .*3\.png"):
+    with pytest.raises(ImageReadError, match=r"train.json, record 3: cannot read the image .*3\.png"):
         next(batches)
     # An iterator that is left unfinished keeps its worker for five seconds.
     assert next(batches, None) is None
@@ -181,13 +181,6 @@ def test_batch(tiny_processor):
 def test_lengths_are_limited(tiny_processor):
     batch = PretrainingCollator(tiny_processor)([make_item("a dog " * 20, ["dog"] * 40)])
     assert batch["input_ids"].shape == (1, 8) and batch["concept_input_ids"].shape == (1, 10)
-
-
-def test_fixed_shapes(tiny_processor):
-    collate = PretrainingCollator(tiny_processor, pad_to_max_length=True)
-    for items in ([make_item("a dog", ["dog"])], [make_item("a dog")]):
-        batch = collate(items)
-        assert batch["input_ids"].shape == (1, 8) and batch["concept_input_ids"].shape == (1, 10)
 
 
 def test_concepts_are_always_there_or_never(tiny_processor):

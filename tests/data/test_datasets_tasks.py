@@ -55,11 +55,11 @@ def records(write_json):
             read = read_grounding_records
         for number, record in enumerate(content):
             words = CONCEPTS if number < 2 else []
-            pictures = [f"images/{number}.png", f"images/{number + 1}.png"]
+            images = [f"images/{number}.png", f"images/{number + 1}.png"]
             if task == "reasoning":
-                record |= {"images": pictures, "concepts": [words, words[:1]]}
+                record |= {"images": images, "concepts": [words, words[:1]]}
             else:
-                record |= {"image": pictures[0], "concepts": words}
+                record |= {"image": images[0], "concepts": words}
         return read(write_json(content, f"{task}.json"))
 
     return make
@@ -90,13 +90,13 @@ def test_items_depend_on_seed_epoch_and_index(task, records):
     dataset, twin, other = (
         DATASETS[task](records(task), transform, seed=seed, concept_fraction=0.4) for seed in (3, 3, 4)
     )
-    pictures = [dataset[index]["pixel_values"] for index in range(3)]
+    images = [dataset[index]["pixel_values"] for index in range(3)]
     for index in (2, 0, -2):
-        assert torch.equal(twin[index]["pixel_values"], pictures[index])
+        assert torch.equal(twin[index]["pixel_values"], images[index])
     assert twin[1]["concepts"] == dataset[1]["concepts"]
-    assert not torch.equal(other[0]["pixel_values"], pictures[0])
+    assert not torch.equal(other[0]["pixel_values"], images[0])
     dataset.set_epoch(1)
-    assert not torch.equal(dataset[0]["pixel_values"], pictures[0])
+    assert not torch.equal(dataset[0]["pixel_values"], images[0])
     assert dataset[-1]["index"] == 2 and len(dataset) == 3
     with pytest.raises(IndexError, match="index 3 is outside the dataset of 3 items"):
         dataset[3]
@@ -119,13 +119,12 @@ def test_concepts_can_be_left_out_or_drawn(task, records):
 def test_same_batches_with_workers(task, records, tiny_processor):
     def run(num_workers):
         dataset = DATASETS[task](records(task), PretrainingTransform(16), concept_fraction=0.4)
-        collate = COLLATORS[task](tiny_processor, with_indices=True)
+        collate = COLLATORS[task](tiny_processor)
         return next(iter(DataLoader(dataset, batch_size=3, num_workers=num_workers, collate_fn=collate)))
 
     alone, with_worker = run(0), run(1)
     assert alone.keys() == with_worker.keys()
     assert all(torch.equal(alone[name], with_worker[name]) for name in alone)
-    assert alone["indices"].tolist() == [0, 1, 2]
 
 
 def test_batch_of_questions(records, tiny_processor):
@@ -166,11 +165,8 @@ def test_batch_of_pairs(records, tiny_processor):
     dataset = ReasoningDataset(records("reasoning"), EvaluationTransform(32))
     left, right = (EvaluationTransform(32)(image) for image in dataset.annotations[1].load_images())
     assert torch.equal(batch["pixel_values"][1], torch.stack([left, right]))
-    # Statements are not cut, unless that is asked for or shapes are to be fixed.
+    # Statements are not cut.
     assert batch["input_ids"].shape[1] > tiny_processor.max_text_length
-    for options in ({"truncate_text": True}, {"pad_to_max_length": True}):
-        shape = batch_of("reasoning", records, tiny_processor, **options)["input_ids"].shape
-        assert shape[1] == tiny_processor.max_text_length
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -214,14 +210,14 @@ def test_sides_are_named(text, expected):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_pictures_are_not_mirrored_where_the_text_names_a_side(task, write_json, picture_folder):
+def test_images_are_not_mirrored_where_the_text_names_a_side(task, write_json, image_folder):
     ramp = np.broadcast_to(np.arange(64, dtype=np.uint8)[None, :, None] * 4, (64, 64, 3))
-    Image.fromarray(np.ascontiguousarray(ramp)).save(picture_folder / "images" / "ramp.png")
-    pictures = {"image": "images/ramp.png", "images": ["images/ramp.png"] * 2}
+    Image.fromarray(np.ascontiguousarray(ramp)).save(image_folder / "images" / "ramp.png")
+    images = {"image": "images/ramp.png", "images": ["images/ramp.png"] * 2}
     labels = {"answer": "yes", "label": "True" if task == "reasoning" else "neutral"}
 
     def mirrored(text):
-        rows = [pictures | labels | dict.fromkeys(("question", "sentence", "text"), text)] * 24
+        rows = [images | labels | dict.fromkeys(("question", "sentence", "text"), text)] * 24
         path = write_json(rows, f"{task}_sides.json")
         read = {
             "vqa": read_question_records,
@@ -236,10 +232,10 @@ def test_pictures_are_not_mirrored_where_the_text_names_a_side(task, write_json,
     assert 0 < sum(mirrored("is it above the dog")) < 24
 
 
-def test_expressions_keep_their_side_in_training_too(write_json, picture_folder):
+def test_expressions_keep_their_side_in_training_too(write_json, image_folder):
     pixels = np.zeros((8, 8, 3), dtype=np.uint8)
     pixels[:, 4:] = 255
-    Image.fromarray(pixels).save(picture_folder / "images" / "half.png")
+    Image.fromarray(pixels).save(image_folder / "images" / "half.png")
     texts = ["the left dog", "the dog"] * 12
     annotations = read_grounding_records(write_json([{"image": "images/half.png", "text": text} for text in texts]))
     transform = PretrainingTransform(8, scale=None, randaugment=False)

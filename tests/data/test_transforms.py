@@ -10,60 +10,60 @@ from vicha_hf.models.image_processing_vicha import ViChaImageProcessor
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(90, 70, 3), dtype=np.uint8))
 
 
-def test_evaluation_is_the_image_processor_to_the_last_bit(picture):
+def test_evaluation_is_the_image_processor_to_the_last_bit(image):
     processor = ViChaImageProcessor(
         size={"height": 48, "width": 32}, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]
     )
-    expected = processor(picture, return_tensors="pt")["pixel_values"][0]
-    actual = EvaluationTransform.from_image_processor(processor)(picture)
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    actual = EvaluationTransform.from_image_processor(processor)(image)
     assert actual.shape == (3, 48, 32) and actual.dtype == torch.float32
     assert torch.equal(actual, expected)
     assert torch.equal(
-        EvaluationTransform(32)(picture), ViChaImageProcessor(size=32)(picture, return_tensors="pt")["pixel_values"][0]
+        EvaluationTransform(32)(image), ViChaImageProcessor(size=32)(image, return_tensors="pt")["pixel_values"][0]
     )
 
 
-def test_training_without_any_draw_is_evaluation(picture):
+def test_training_without_any_draw_is_evaluation(image):
     transform = PretrainingTransform(32, scale=None, hflip=False, randaugment=False)
-    assert torch.equal(transform(picture, np.random.default_rng(0)), EvaluationTransform(32)(picture))
+    assert torch.equal(transform(image, np.random.default_rng(0)), EvaluationTransform(32)(image))
 
 
-def test_same_generator_same_result_other_generator_other_result(picture):
+def test_same_generator_same_result_other_generator_other_result(image):
     transform = PretrainingTransform(32)
-    results = [transform(picture, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    results = [transform(image, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert results[0].shape == (3, 32, 32) and results[0].dtype == torch.float32
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
 
 
-def test_flip_happens_half_of_the_time_and_can_be_turned_off(picture):
-    plain = EvaluationTransform(32)(picture)
+def test_flip_happens_half_of_the_time_and_can_be_turned_off(image):
+    plain = EvaluationTransform(32)(image)
     flipping = PretrainingTransform(32, scale=None, randaugment=False)
     # Resizing is symmetric only up to rounding, so "flipped" is judged by what is nearer.
-    flipped = [(flipping(picture, np.random.default_rng(seed)) - plain).abs().mean() > 0.1 for seed in range(200)]
+    flipped = [(flipping(image, np.random.default_rng(seed)) - plain).abs().mean() > 0.1 for seed in range(200)]
     assert 70 < sum(flipped) < 130
     assert torch.equal(
-        next(flipping(picture, np.random.default_rng(seed)) for seed in range(200) if flipped[seed]), plain.flip(-1)
+        next(flipping(image, np.random.default_rng(seed)) for seed in range(200) if flipped[seed]), plain.flip(-1)
     )
     steady = PretrainingTransform(32, scale=None, hflip=False, randaugment=False)
-    assert all(torch.equal(steady(picture, np.random.default_rng(seed)), plain) for seed in range(20))
+    assert all(torch.equal(steady(image, np.random.default_rng(seed)), plain) for seed in range(20))
 
 
-def test_own_randaugment_is_used(picture):
+def test_own_randaugment_is_used(image):
     transform = PretrainingTransform(32, scale=None, hflip=False, randaugment=RandAugment(num_operations=0))
-    assert torch.equal(transform(picture, np.random.default_rng(0)), EvaluationTransform(32)(picture))
+    assert torch.equal(transform(image, np.random.default_rng(0)), EvaluationTransform(32)(image))
 
 
 def test_crop_is_cut_before_it_is_resized(monkeypatch):
     # Outside the crop everything is white; a filter that reached over the edge would brighten the black crop.
-    picture = Image.new("RGB", (100, 100), "white")
-    picture.paste("black", (0, 0, 50, 100))
+    image = Image.new("RGB", (100, 100), "white")
+    image.paste("black", (0, 0, 50, 100))
     monkeypatch.setattr(transforms, "random_crop_box", lambda *arguments: (0, 0, 50, 100))
-    values = PretrainingTransform(8, hflip=False, randaugment=False)(picture, np.random.default_rng(0))
+    values = PretrainingTransform(8, hflip=False, randaugment=False)(image, np.random.default_rng(0))
     assert torch.equal(values, EvaluationTransform(8)(Image.new("RGB", (50, 100), "black")))
 
 
@@ -76,13 +76,13 @@ def test_crop_boxes_follow_scale_and_ratio():
     assert 0.19 < shares.min() < 0.25 and 0.8 < shares.max() <= 1
     ratios = widths / heights
     assert 0.73 < ratios.min() < 0.8 and 1.25 < ratios.max() < 1.36
-    # Log-uniform, so lying and standing boxes are about equally frequent where the picture allows both.
+    # Log-uniform, so lying and standing boxes are about equally frequent where the image allows both.
     small = shares < 0.4
     assert abs((ratios[small] > 1).mean() - 0.5) < 0.07
 
 
 @pytest.mark.parametrize(("size", "expected_size"), [((1000, 10), (13, 10)), ((10, 1000), (10, 13)), ((1, 1), (1, 1))])
-def test_extreme_pictures_get_a_centred_box(size, expected_size):
+def test_extreme_images_get_a_centred_box(size, expected_size):
     # A crop of nearly the whole area in an allowed shape does not fit into a ribbon.
     left, upper, right, lower = random_crop_box(size, (0.99, 1.0), CROP_RATIO, np.random.default_rng(0))
     assert (right - left, lower - upper) == expected_size

@@ -89,7 +89,7 @@ def script_arguments(tmp_path_factory):
         "--logging_steps=1",
         "--checkpoint_steps=3",
         "--evaluation_steps=4",
-        # Of five pictures one process has three, the other two.
+        # Of five images one process has three, the other two.
         "--data.evaluation_batch_size=1",
         "--learning_rate=1e-3",
         "--warmup_steps=0",

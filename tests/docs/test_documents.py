@@ -82,7 +82,7 @@ def pretrained(checkout):
     return checkout / words[words.index("--output_dir") + 1]
 
 
-def test_pretraining_on_own_pictures(pretrained):
+def test_pretraining_on_own_images(pretrained):
     assert (pretrained / "model" / "config.json").is_file()
     assert "r1_i2t" in json.loads((pretrained / "metrics.json").read_text())
 

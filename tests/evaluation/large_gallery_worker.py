@@ -1,4 +1,4 @@
-"""Evaluates retrieval on 1,000 pictures and 5,000 captions in a process of its own, whose memory is measured.
+"""Evaluates retrieval on 1,000 images and 5,000 captions in a process of its own, whose memory is measured.
 
 large_gallery_worker.py FOLDER
 """

@@ -1,4 +1,4 @@
-"""A gallery of random pictures and captions that looks like a `RetrievalDataset`, of any size."""
+"""A gallery of random images and captions that looks like a `RetrievalDataset`, of any size."""
 
 import torch
 from torch.utils.data import Dataset
@@ -9,7 +9,7 @@ WORDS = ["red", "dog", "on", "grass", "cat"]
 
 class RandomGallery(Dataset):
     """
-    Each picture is made when it is asked for; one has one, two, three, ... captions up to `most_captions`, or exactly
+    Each image is made when it is asked for; one has one, two, three, ... captions up to `most_captions`, or exactly
     `captions`.
     """
 

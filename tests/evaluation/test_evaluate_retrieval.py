@@ -55,7 +55,7 @@ def test_batches_give_the_scores_of_single_pairs(model, processor, dataset, with
 
 
 @pytest.mark.parametrize("kept_batches", [0, 1])
-def test_pictures_that_memory_has_no_room_for_are_encoded_again(model, processor, dataset, kept_batches, monkeypatch):
+def test_images_that_memory_has_no_room_for_are_encoded_again(model, processor, dataset, kept_batches, monkeypatch):
     expected = score_retrieval(model, processor, dataset, k=3, batch_size=2, progress=False)
     encoded, encode_images = [], type(model).encode_images
     monkeypatch.setattr(
@@ -65,7 +65,7 @@ def test_pictures_that_memory_has_no_room_for_are_encoded_again(model, processor
             encoded.append(len(pixel_values)) or encode_images(self, pixel_values, *concepts, **kwargs)
         ),
     )
-    # Room for somewhat more than the first batch: 2 pictures of 17 tokens and up to 55 concept tokens, 32 floats each.
+    # Room for somewhat more than the first batch: 2 images of 17 tokens and up to 55 concept tokens, 32 floats each.
     room = kept_batches * 2 * (17 + 55) * 32 * 4 / 2**30
     scores = score_retrieval(
         model,
@@ -85,7 +85,7 @@ def test_concepts_matter_only_where_there_are_some(model, processor, dataset):
     with_concepts = score_retrieval(model, processor, dataset, k=100, progress=False)
     without = score_retrieval(model, processor, dataset, k=100, with_concepts=False, progress=False)
     changed = (with_concepts.similarity - without.similarity).abs().amax(dim=1) > 1e-3
-    assert changed.tolist() == [True, True, False, True, True]  # the third picture has no concepts
+    assert changed.tolist() == [True, True, False, True, True]  # the third image has no concepts
 
 
 def test_the_second_stage_ranks_the_k_best_of_the_first(model, processor, dataset):

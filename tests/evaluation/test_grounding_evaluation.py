@@ -6,7 +6,7 @@ import torch
 from vicha_hf.evaluation.grounding import grounding_metrics, hottest_points, points_into
 
 
-def test_the_hottest_pixel_is_found_in_the_picture_and_no_heat_points_nowhere():
+def test_the_hottest_pixel_is_found_in_the_image_and_no_heat_points_nowhere():
     heatmaps = torch.zeros(3, 4, 4)
     heatmaps[0, 1, 2] = 1.0
     heatmaps[1, 3, 0] = 1.0

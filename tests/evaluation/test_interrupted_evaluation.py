@@ -13,7 +13,7 @@ from vicha_hf.evaluation.sharded_prediction import predict_all
 
 
 class Terminated(RandomGallery):
-    """The process that loads a picture gets the signal."""
+    """The process that loads an image gets the signal."""
 
     def __getitem__(self, index):
         assert torch.utils.data.get_worker_info() is not None, "this would end the tests"

@@ -1,4 +1,4 @@
-"""The memory of two-stage retrieval at 1,000 pictures and 5,000 captions: what docs/inference.md promises."""
+"""The memory of two-stage retrieval at 1,000 images and 5,000 captions: what docs/inference.md promises."""
 
 import json
 import os
@@ -23,5 +23,5 @@ def test_memory_stays_within_the_stated_bound(tmp_path):
     assert completed.returncode == 0, completed.stderr[-4000:]
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["metrics"]["num_images"], report["metrics"]["num_captions"]) == (1000, 5000)
-    # 16 bytes for each pair of a picture and a caption; all else (texts, kept states, a batch) is below 15 MiB here.
+    # 16 bytes for each pair of an image and a caption; all else (texts, kept states, a batch) is below 15 MiB here.
     assert report["mib"] < 16 * 1000 * 5000 / 2**20 + 15

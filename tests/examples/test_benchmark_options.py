@@ -72,11 +72,11 @@ def test_all_figures(benchmark, jobs, monkeypatch, tmp_path):
         for key in ("flops_ratio", "trained_parameters")
     )
     assert flops["patch_dropout_three_quarters"] < flops["patch_dropout_half"] < 1 == flops["adamw_8bit"]
-    assert flops["frozen_encoders"] < flops["frozen_pictures"] < 1
+    assert flops["frozen_encoders"] < flops["frozen_images"] < 1
     assert flops["accumulation"] == pytest.approx(1, abs=0.05) and 1 < flops["gradient_caching"] < 1.5
     assert figures["patch_dropout_half"]["activation_ratio"] < 1
     assert all(figures[name]["state_ratio"] < 0.9 for name in ("frozen_encoders", "lora", "adamw_8bit", "muon"))
-    assert trained["frozen_encoders"] < trained["lora"] < trained["frozen_pictures"] < trained["adamw_8bit"]
+    assert trained["frozen_encoders"] < trained["lora"] < trained["frozen_images"] < trained["adamw_8bit"]
     assert flops["muon"] > 1 and trained["muon"] == trained["adamw_8bit"]
 
 

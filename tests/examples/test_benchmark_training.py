@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vicha_hf.models.encoder_text import CrossAttention, TextEncoder
-from vicha_hf.models.momentum import TrainingState
 from vicha_hf.models.task_pretraining import PretrainingTask
+from vicha_hf.models.teacher import TrainingState
 
 
 FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
@@ -100,10 +100,10 @@ def test_the_slow_ways_are_slow(jobs, steps):
     step = steps("vicha")
 
     def counted(*without) -> dict[str, int]:
-        counts = dict.fromkeys(("projected pictures", "fused attention", "logits"), 0)
+        counts = dict.fromkeys(("projected images", "fused attention", "logits"), 0)
 
         def project(module, args):
-            counts["projected pictures"] += len(args[0])
+            counts["projected images"] += len(args[0])
 
         def attend(*args, **kwargs):
             counts["fused attention"] += 1
@@ -125,10 +125,10 @@ def test_the_slow_ways_are_slow(jobs, steps):
 
     ours = counted()
     layers = sum(layer.crossattention is not None for layer in step.model.base_model.text_model.encoder.layer)
-    # Two pictures, for the model and for its teacher.
-    assert ours["projected pictures"] == 2 * 2 * layers
+    # Two images, for the model and for its teacher.
+    assert ours["projected images"] == 2 * 2 * layers
     # Matching projects six instead of the two that MLM shares with it.
-    assert counted("shared_key_values")["projected pictures"] == (6 + 2 + 2) * layers
+    assert counted("shared_key_values")["projected images"] == (6 + 2 + 2) * layers
     assert ours["fused attention"] > 0 == counted("fused_attention")["fused attention"]
     predicted = (step.batch["mlm_labels"] != -100).sum().item()
     assert ours["logits"] == predicted

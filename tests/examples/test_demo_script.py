@@ -1,4 +1,4 @@
-"""`examples/demo.py`, what `make demo` runs, from the corpus to the report on a handful of pictures, for every method."""
+"""`examples/demo.py`, what `make demo` runs, from the corpus to the report on a handful of images, for every method."""
 
 import importlib.util
 import json
@@ -96,13 +96,13 @@ def test_the_card_has_the_measured_numbers(demo):
     card = ModelCard.load(demo[0] / "model" / "README.md")
     values = {(result.dataset_config, result.metric_name): result.metric_value for result in card.data.eval_results}
     for name, measured in metrics["conditions"].items():
-        assert values[name, "R@5, caption to pictures"] == round(measured["r5_t2i"], 2)
+        assert values[name, "R@5, caption to images"] == round(measured["r5_t2i"], 2)
 
 
-def test_the_report_shows_losses_results_and_pictures(demo):
+def test_the_report_shows_losses_results_and_images(demo):
     html = (demo[0] / "report.html").read_text()
     assert html.count('<svg class="chart"') == 6
-    # Six captions, six pictures, and three captions whose words look somewhere.
+    # Six captions, six images, and three captions whose words look somewhere.
     assert html.count("<article") == 15
     assert "Where words look" in html and "Words read off" not in html
     assert "miss_rate" in html and "OpenMoji" in html
@@ -142,8 +142,8 @@ def test_a_keyword_head_shows_the_words_that_it_reads(demo_without_concepts):
     method, folder, printed = demo_without_concepts
     html = (folder / "report.html").read_text()
     has_keywords = method == "SIMLA"
-    assert ("Words read off pictures" in html) == has_keywords == ("16 visual codes fitted" in printed)
-    # Six words for each of six pictures.
+    assert ("Words read off images" in html) == has_keywords == ("16 visual codes fitted" in printed)
+    # Six words for each of six images.
     assert len(re.findall(r"<span class='word[ ']", html)) == (36 if has_keywords else 0)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from head_checks import tiny_head
 from tiny_model_folder import tiny_processor, write_model_folder
-from tiny_task_files import NUM_PICTURES
+from tiny_task_files import NUM_IMAGES
 
 from vicha_hf.cli import main as command_line
 from vicha_hf.data.annotation_sources import AnnotationError
@@ -54,10 +54,10 @@ def test_retrieval(options, script, tmp_path):
     script("evaluate")(options("retrieval", "--top=2"))
     metrics, predictions = written(tmp_path / "out")
     assert metrics.keys() >= {"r1_i2t", "r1_t2i", "r_mean", "r_mean_itc_only", "chance_r1"}
-    assert (metrics["num_images"], metrics["num_captions"]) == (NUM_PICTURES, 2 * NUM_PICTURES)
-    assert len(predictions["images"]) == NUM_PICTURES and predictions["captions"][1] == "red dog sitting"
+    assert (metrics["num_images"], metrics["num_captions"]) == (NUM_IMAGES, 2 * NUM_IMAGES)
+    assert len(predictions["images"]) == NUM_IMAGES and predictions["captions"][1] == "red dog sitting"
     best = predictions["text_to_image"]
-    assert [len(row) for row in best] == [2] * 2 * NUM_PICTURES
+    assert [len(row) for row in best] == [2] * 2 * NUM_IMAGES
     found = sum(row[0]["index"] == caption // 2 for caption, row in enumerate(best))
     assert metrics["r1_t2i"] == pytest.approx(100 * found / len(best))
 
@@ -68,10 +68,10 @@ def test_question_answering_in_the_servers_format(options, script, tmp_path):
     right = [
         entry["answer"] == ("red" if entry["question_id"] % 3 == 100 % 3 else "white tree") for entry in predictions
     ]
-    assert metrics["accuracy"] == pytest.approx(100 * sum(right) / NUM_PICTURES, abs=0.01)
+    assert metrics["accuracy"] == pytest.approx(100 * sum(right) / NUM_IMAGES, abs=0.01)
     assert metrics["accuracy_question_type_is"] == pytest.approx(100 * sum(right[::2]) / 6, abs=0.01)
     assert {entry["answer"] for entry in predictions} <= set(ANSWERS)
-    assert [entry["question_id"] for entry in predictions] == list(range(100, 100 + NUM_PICTURES))
+    assert [entry["question_id"] for entry in predictions] == list(range(100, 100 + NUM_IMAGES))
     # With all answers among the candidates nothing is left for the search of the whole list to find.
     script("evaluate")(options("vqa", "--exact=true"))
     assert written(tmp_path / "out")[1] == predictions
@@ -85,7 +85,7 @@ def test_questions_without_answers_are_answered_freely_and_not_counted(options, 
     path.write_text(json.dumps(records))
     script("evaluate")(options("vqa", f"--data={path}", "--generate=true"))
     metrics, predictions = written(tmp_path / "out")
-    assert "accuracy" not in metrics and len(predictions) == NUM_PICTURES
+    assert "accuracy" not in metrics and len(predictions) == NUM_IMAGES
 
 
 @pytest.mark.parametrize("task", ["entailment", "reasoning"])
@@ -93,9 +93,9 @@ def test_classification(task, options, script, tmp_path):
     script("evaluate")(options(task))
     metrics, predictions = written(tmp_path / "out")
     right = sum(entry["label"] == entry["reference"] for entry in predictions)
-    assert metrics["accuracy"] == pytest.approx(100 * right / NUM_PICTURES)
+    assert metrics["accuracy"] == pytest.approx(100 * right / NUM_IMAGES)
     assert all(1 / 3 <= entry["probability"] <= 1 for entry in predictions)
-    assert len({entry["record"] for entry in predictions}) == NUM_PICTURES
+    assert len({entry["record"] for entry in predictions}) == NUM_IMAGES
 
 
 @pytest.mark.parametrize("task", ["entailment", "reasoning"])
@@ -109,7 +109,7 @@ def test_records_without_labels(task, options, task_files, script, tmp_path):
     path.write_text(json.dumps([{name: record[name] for name in record if name != "label"} for record in records]))
     script("evaluate")(options(task, f"--data={path}"))
     metrics, predictions = written(tmp_path / "out")
-    assert "accuracy" not in metrics and [entry["reference"] for entry in predictions] == [None] * NUM_PICTURES
+    assert "accuracy" not in metrics and [entry["reference"] for entry in predictions] == [None] * NUM_IMAGES
 
 
 def test_grounding_by_both_methods_beside_chance(options, script, tmp_path):
@@ -117,17 +117,17 @@ def test_grounding_by_both_methods_beside_chance(options, script, tmp_path):
     metrics, predictions = written(tmp_path / "out")
     for method in ("itm", "itc"):
         hits = sum(entry[method]["iou"] >= 0.5 for entry in predictions)
-        assert metrics[f"accuracy_{method}"] == pytest.approx(100 * hits / NUM_PICTURES)
+        assert metrics[f"accuracy_{method}"] == pytest.approx(100 * hits / NUM_IMAGES)
         assert metrics.keys() >= {f"pointing_{method}", f"accuracy_{method}_val", f"accuracy_{method}_testA"}
     # One of three proposals is right; the box holds 400 of 40 x 48 pixels.
     assert metrics["accuracy_random_proposal"] == pytest.approx(100 / 3)
     assert metrics["pointing_random_pixel"] == pytest.approx(100 * 400 / (40 * 48))
     script("evaluate")(options("grounding", "--splits=[val]", "--methods=[itc]"))
     metrics, predictions = written(tmp_path / "out")
-    assert "accuracy_itm" not in metrics and metrics["num_expressions"] == len(predictions) == NUM_PICTURES // 2
+    assert "accuracy_itm" not in metrics and metrics["num_expressions"] == len(predictions) == NUM_IMAGES // 2
 
 
-def test_the_text_only_figure_stands_beside_and_sees_no_picture(options, models, task_files, script, tmp_path):
+def test_the_text_only_figure_stands_beside_and_sees_no_image(options, models, task_files, script, tmp_path):
     script("evaluate")(options("entailment", f"--text_only_model={models / 'entailment'}"))
     beside, seeing = written(tmp_path / "out")
     script("evaluate")(options("entailment", "--text_only=true"))
@@ -135,7 +135,7 @@ def test_the_text_only_figure_stands_beside_and_sees_no_picture(options, models,
     assert beside["text_only_accuracy"] == metrics["accuracy"]
     assert blind != seeing
     records = json.loads((task_files / "entailment.json").read_text())
-    path = task_files / "entailment_of_one_picture.json"
+    path = task_files / "entailment_of_one_image.json"
     path.write_text(json.dumps([record | {"image": "0.png", "concepts": ["snow"]} for record in records]))
     script("evaluate")(options("entailment", "--text_only=true", f"--data={path}"))
     _, other = written(tmp_path / "out")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_task_files import NUM_PICTURES
+from tiny_task_files import NUM_IMAGES
 from transformers import AutoProcessor
 
+from vicha_hf.arguments import parse_arguments
 from vicha_hf.data.annotation_sources import AnnotationError
-from vicha_hf.training.arguments import parse_arguments
+from vicha_hf.families import HEADS, load_finetuned
 from vicha_hf.training.finetuning import FinetuningArguments
-from vicha_hf.training.heads import HEADS, load_finetuned
 from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
 
@@ -90,7 +90,7 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
     assert all(torch.equal(tensor, resumed[key]) for key, tensor in final.items())
 
 
-# Learning rate, its end, epochs, batch per GPU and picture size of ViCHA, then of SIMLA: the recipes of the papers.
+# Learning rate, its end, epochs, batch per GPU and image size of ViCHA, then of SIMLA: the recipes of the papers.
 RECIPES = {
     "retrieval_flickr30k": (1e-5, 1e-6, 10, (16, 380), (32, 384)),
     "retrieval_coco": (1e-5, 1e-6, 5, (16, 380), (32, 384)),
@@ -142,10 +142,10 @@ def test_the_papers_recipes(config, family, script):
 
 def test_the_answers_stand_beside_the_model_and_the_predictions_are_the_servers(task_files, script, tmp_path):
     script("finetune_vqa")(options(task_files, "finetune_vqa", tmp_path, "--max_steps=1"))
-    # 8 of the 12 pictures are not red.
+    # 8 of the 12 images are not red.
     assert json.loads((tmp_path / "model/answer_list.json").read_text()) == ["white tree", "red"]
     predictions = json.loads((tmp_path / "predictions.json").read_text())
-    assert [entry["question_id"] for entry in predictions] == list(range(100, 100 + NUM_PICTURES))
+    assert [entry["question_id"] for entry in predictions] == list(range(100, 100 + NUM_IMAGES))
     assert all(entry.keys() == {"question_id", "answer"} for entry in predictions)
 
 
@@ -169,7 +169,7 @@ def test_reasoning_takes_over_what_text_assignment_learned(task_files, script, t
     assert all(torch.allclose(loaded[name], learned[name], atol=1e-8) for name in shared)
 
 
-def test_larger_pictures_interpolate_the_positions_of_the_folder(task_files, script, tmp_path):
+def test_larger_images_interpolate_the_positions_of_the_folder(task_files, script, tmp_path):
     script("finetune_entailment")(
         options(task_files, "finetune_entailment", tmp_path, "--model.image_size=48", "--max_steps=1")
     )
@@ -179,7 +179,7 @@ def test_larger_pictures_interpolate_the_positions_of_the_folder(task_files, scr
 
 
 @pytest.mark.parametrize("name", ["finetune_vqa", "finetune_grounding"])
-def test_frozen_pictures_and_adapters_in_the_text(name, task_files, script, tmp_path):
+def test_frozen_images_and_adapters_in_the_text(name, task_files, script, tmp_path):
     script(name)(options(task_files, name, tmp_path, "--model.freeze=[vision_model]", "--model.lora.r=4"))
     start, final = (load_file(path / "model.safetensors") for path in (task_files / "pretrained", tmp_path / "model"))
     load_finetuned(SCRIPTS[name][0], tmp_path / "model")
@@ -189,14 +189,14 @@ def test_frozen_pictures_and_adapters_in_the_text(name, task_files, script, tmp_
     assert f"{layer}.query.weight" in moved and not {f"{layer}.key.weight", f"{layer}.query.bias"} & moved
 
 
-def test_text_only_sees_no_picture(task_files, script, tmp_path):
+def test_text_only_sees_no_image(task_files, script, tmp_path):
     records = json.loads((task_files / "entailment.json").read_text())
     for record in records:
         record |= {"image": str(task_files / "0.png"), "concepts": ["snow"]}
-    (tmp_path / "one_picture.json").write_text(json.dumps(records))
+    (tmp_path / "one_image.json").write_text(json.dumps(records))
     blind = options(task_files, "finetune_entailment", tmp_path / "a", "--data.text_only=true")
     script("finetune_entailment")(blind)
-    other = [f"--data.train={tmp_path / 'one_picture.json'}", f"--data.validation={tmp_path / 'one_picture.json'}"]
+    other = [f"--data.train={tmp_path / 'one_image.json'}", f"--data.validation={tmp_path / 'one_image.json'}"]
     blind = options(task_files, "finetune_entailment", tmp_path / "b", "--data.text_only=true", *other)
     script("finetune_entailment")(blind)
     assert reproducible_log(tmp_path / "a") == reproducible_log(tmp_path / "b")

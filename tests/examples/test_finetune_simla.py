@@ -8,7 +8,7 @@ from tiny_model_folder import write_simla_folder
 from transformers import AutoProcessor
 
 from vicha_hf import SimlaProcessor
-from vicha_hf.training.heads import HEADS, load_finetuned
+from vicha_hf.families import HEADS, load_finetuned
 
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -33,9 +33,7 @@ def test_a_task_is_trained_from_a_simla_folder(name, task_files, pretrained, scr
     assert type(AutoProcessor.from_pretrained(tmp_path / "model")) is SimlaProcessor
 
 
-def test_larger_pictures_have_more_patches_than_the_text_encoder_has_positions(
-    task_files, pretrained, script, tmp_path
-):
+def test_larger_images_have_more_patches_than_the_text_encoder_has_positions(task_files, pretrained, script, tmp_path):
     """As 384 pixels have: the recipes of the paper."""
     overrides = [f"--model.from_pretrained={pretrained}", "--model.image_size=64", "--max_steps=1"]
     script("finetune_entailment")(options(task_files, "finetune_entailment", tmp_path, *overrides))

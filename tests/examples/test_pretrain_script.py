@@ -44,7 +44,7 @@ def fresh_accelerate():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """12 plain pictures with a caption and concepts each, as JSON and as JSONL, and a tokenizer."""
+    """12 plain images with a caption and concepts each, as JSON and as JSONL, and a tokenizer."""
     root = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     records = []
@@ -114,7 +114,7 @@ def launch(arguments, *launcher, **environment):
 
 @pytest.fixture
 def double_precision(monkeypatch):
-    """Models, and the pictures that they are given, in float64."""
+    """Models, and the images that they are given, in float64."""
     forward, cache = ViChaForPreTraining.forward, ViChaForPreTraining.cache_contrast
 
     def doubled(batch):

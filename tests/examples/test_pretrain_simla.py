@@ -14,9 +14,9 @@ from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
 
 from vicha_hf import SimlaForPreTraining, SimlaForVQA, SimlaModel, SimlaProcessor
 from vicha_hf.cli import main as vicha_hf_command
-from vicha_hf.models.configuration_visual_tokenizer import PatchVisualTokenizerConfig
-from vicha_hf.models.visual_tokenizer_patches import PatchVisualTokenizer
 from vicha_hf.training.run_log import read_log
+from vicha_hf.visual_tokens.configuration import PatchVisualTokenizerConfig
+from vicha_hf.visual_tokens.patches import PatchVisualTokenizer
 
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Eight plain pictures with captions, a tokenizer, and a visual tokenizer of 8 x 8 pixels."""
+    """Eight plain images with captions, a tokenizer, and a visual tokenizer of 8 x 8 pixels."""
     root, records = tmp_path_factory.mktemp("corpus"), []
     for index in range(8):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)

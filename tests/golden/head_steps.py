@@ -6,7 +6,7 @@ from recording import PublishedNames, Recorder, recording
 from training_steps import compare_gradient_norms
 
 from vicha_hf.conversion import convert_checkpoint
-from vicha_hf.models.objective_text_assignment import PicturePairSampler
+from vicha_hf.models.task_text_assignment import ImagePairSampler
 
 
 ARGUMENTS = {
@@ -51,7 +51,7 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
         observed["prediction_m"] = recorder.first(f"teacher_{model.CLASSIFIER}").output
     if model.base_model.vision_projection is not None:
         observed["image_feat"] = model.base_model.project_image(observed["image_embeds"])
-        observed["weights"] = PicturePairSampler().weights(observed["image_feat"])
+        observed["weights"] = ImagePairSampler().weights(observed["image_feat"])
     observed |= named.gradients({name for name in case.expected if name.startswith("grad.")}, "grad.")
     observed |= named.values({name for name in case.expected if name.startswith("after_step.")}, "after_step.")
     with torch.no_grad():
@@ -64,7 +64,7 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
 
 
 def _encodings(recorder: Recorder, has_teacher: bool) -> dict[str, torch.Tensor]:
-    """Pictures and concepts; of two pictures each, whether they were encoded together or one after the other."""
+    """Images and concepts; of two images each, whether they were encoded together or one after the other."""
     online = [call.output.last_hidden_state for call in recorder.calls["vision"]]
     teacher = [call.output.last_hidden_state for call in recorder.calls["teacher_vision"]]
     if has_teacher and not teacher:

@@ -48,7 +48,7 @@ def compare_question_step(case: GoldenCase) -> Comparison:
 
 @torch.no_grad()
 def _decoding(recorder: Recorder, model, answers: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Pictures, questions and token logits of the model and of its teacher."""
+    """Images, questions and token logits of the model and of its teacher."""
     observed, teacher = {}, model.training_state.teacher
     if (call := recorder.first("concepts")) is not None:
         observed["kw_embeds"] = call.output

@@ -13,8 +13,8 @@ import json
 import sys
 
 
-def pictures():
-    """Two pictures that every process makes alike."""
+def two_images():
+    """Two images that every process makes alike."""
     import numpy as np
     from PIL import Image
 
@@ -27,11 +27,11 @@ TEXTS = ["a dog on the grass", "two birds in a tree", "a man"]
 
 
 def similarities(model, processor) -> list[list[float]]:
-    """Cosine over temperature of the two pictures with the three texts."""
+    """Cosine over temperature of the two images with the three texts."""
     import torch
 
     concepts = {"concepts": CONCEPTS} if "concept_input_ids" in processor.model_input_names else {}
-    inputs = processor(images=pictures(), text=TEXTS, **concepts, padding=True, return_tensors="pt")
+    inputs = processor(images=two_images(), text=TEXTS, **concepts, padding=True, return_tensors="pt")
     with torch.no_grad():
         return model.eval()(**inputs).logits_per_image.tolist()
 
@@ -65,7 +65,7 @@ def pull(source: str, trust_remote_code: bool) -> dict:
         for name in (*config.auto_map, "AutoProcessor", "AutoImageProcessor")
     }
     pipeline = transformers.pipeline("zero-shot-image-classification", model=source, **options)
-    answers = pipeline(pictures()[0], candidate_labels=TEXTS, hypothesis_template="{}")
+    answers = pipeline(two_images()[0], candidate_labels=TEXTS, hypothesis_template="{}")
     return {
         "auto_map": config.auto_map,
         "classes": classes,

@@ -1,4 +1,4 @@
-"""What a picture or a pair gives does not depend on the batch that it is in, on padding, or on the attention backend."""
+"""What an image or a pair gives does not depend on the batch that it is in, on padding, or on the attention backend."""
 
 import pytest
 import torch
@@ -123,7 +123,7 @@ def test_a_row_without_concepts_is_encoded_as_without_concepts(layers, attention
     torch.testing.assert_close(mixed.embeds[1], none.embeds[1], atol=1e-5, rtol=0)
     torch.testing.assert_close(empty.embeds, none.embeds, atol=1e-5, rtol=0)
     torch.testing.assert_close(empty.hidden_states[:, :IMAGE_TOKENS], none.hidden_states, atol=1e-5, rtol=0)
-    # And the test would notice: concepts, even a lone [CLS], do change a picture.
+    # And the test would notice: concepts, even a lone [CLS], do change an image.
     assert (mixed.embeds[0] - none.embeds[0]).abs().max() > 1e-3
     assert (lone_cls.embeds - none.embeds).abs().max() > 1e-3
 

@@ -82,7 +82,7 @@ def test_the_bare_model_hands_on_what_the_fusion_layers_recorded():
 
 
 def test_modes_compose():
-    """All layers at once equal text layers, then fusion layers; and one picture may serve several texts."""
+    """All layers at once equal text layers, then fusion layers; and one image may serve several texts."""
     model, batch = tiny_model(), tiny_batch(2)
     ids, mask = token_rows([5, 7, 4], seed=0)
     with torch.no_grad():

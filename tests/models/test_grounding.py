@@ -101,7 +101,7 @@ def test_one_backward_pass_for_the_batch(monkeypatch):
     assert len(passes) == 1
 
 
-def test_pictures_that_are_not_square_and_expressions_without_words():
+def test_images_that_are_not_square_and_expressions_without_words():
     model, inputs = tiny_head("grounding"), inference_inputs("grounding")
     inputs["pixel_values"] = torch.randn(3, 3, 24, 40)
     inputs["input_ids"][0] = torch.tensor([CLS, SEP] + [0] * (inputs["input_ids"].shape[1] - 2))

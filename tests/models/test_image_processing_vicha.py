@@ -27,9 +27,9 @@ def pixel_values(processor, image, **options):
 
 @pytest.mark.parametrize("shape", [(50, 40), (20, 90), (32, 32)])
 def test_equals_pillow_and_numpy(shape):
-    picture = Image.fromarray(make_pixels(*shape))
-    actual = pixel_values(ViChaImageProcessor(size={"height": 48, "width": 64}), picture)
-    resized = np.asarray(picture.resize((64, 48), Image.Resampling.BICUBIC)).astype(np.float64)
+    image = Image.fromarray(make_pixels(*shape))
+    actual = pixel_values(ViChaImageProcessor(size={"height": 48, "width": 64}), image)
+    resized = np.asarray(image.resize((64, 48), Image.Resampling.BICUBIC)).astype(np.float64)
     expected = ((resized / 255 - MEAN) / STD).transpose(2, 0, 1)
     assert actual.shape == (1, 3, 48, 64) and actual.dtype == torch.float32
     np.testing.assert_allclose(actual[0].numpy(), expected, rtol=0, atol=2e-6)
@@ -45,9 +45,9 @@ def test_defaults_are_the_published_ones():
 
 def test_all_kinds_of_input_agree(processor, tmp_path):
     pixels = make_pixels()
-    picture = Image.fromarray(pixels)
-    picture.save(tmp_path / "picture.png")
-    expected = pixel_values(processor, picture)
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "image.png")
+    expected = pixel_values(processor, image)
     for same in (
         pixels,
         pixels.transpose(2, 0, 1),
@@ -57,11 +57,11 @@ def test_all_kinds_of_input_agree(processor, tmp_path):
         torch.from_numpy(pixels),
         torch.from_numpy(pixels).permute(2, 0, 1),
         torch.from_numpy(pixels).permute(2, 0, 1) / 255,
-        str(tmp_path / "picture.png"),
-        tmp_path / "picture.png",
+        str(tmp_path / "image.png"),
+        tmp_path / "image.png",
     ):
         assert torch.equal(pixel_values(processor, same), expected)
-        assert torch.equal(pixel_values(processor, [same, picture]), expected.repeat(2, 1, 1, 1))
+        assert torch.equal(pixel_values(processor, [same, image]), expected.repeat(2, 1, 1, 1))
 
 
 def test_batches_as_one_array(processor):
@@ -88,19 +88,19 @@ def test_sixteen_bit_grayscale_keeps_its_contrast(processor, tmp_path):
 
 
 def test_transparency_is_put_on_white(processor, tmp_path):
-    picture = Image.new("RGBA", (20, 20), (255, 0, 0, 255))
-    picture.paste((0, 255, 0, 0), (0, 0, 20, 10))
-    picture.save(tmp_path / "transparent.png")
+    image = Image.new("RGBA", (20, 20), (255, 0, 0, 255))
+    image.paste((0, 255, 0, 0), (0, 0, 20, 10))
+    image.save(tmp_path / "transparent.png")
     composed = Image.new("RGB", (20, 20), (255, 0, 0))
     composed.paste("white", (0, 0, 20, 10))
     expected = pixel_values(processor, composed)
-    for same in (picture, np.asarray(picture), np.asarray(picture) / 255, tmp_path / "transparent.png"):
+    for same in (image, np.asarray(image), np.asarray(image) / 255, tmp_path / "transparent.png"):
         assert torch.equal(pixel_values(processor, same), expected)
 
 
 def test_palette(processor):
-    picture = Image.fromarray(make_pixels()).quantize(16)
-    assert torch.equal(pixel_values(processor, picture), pixel_values(processor, picture.convert("RGB")))
+    image = Image.fromarray(make_pixels()).quantize(16)
+    assert torch.equal(pixel_values(processor, image), pixel_values(processor, image.convert("RGB")))
     # Where a palette colour is transparent, white shows.
     red = Image.new("P", (8, 8), 0)
     red.putpalette([255, 0, 0, 0, 0, 255])
@@ -109,28 +109,28 @@ def test_palette(processor):
 
 
 def test_exif_orientation_is_applied(processor, tmp_path):
-    picture = Image.fromarray(make_pixels())
+    image = Image.fromarray(make_pixels())
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(tmp_path / "turned.png", exif=exif)
+    image.save(tmp_path / "turned.png", exif=exif)
     opened = Image.open(tmp_path / "turned.png")
-    expected = pixel_values(processor, picture.transpose(Image.Transpose.ROTATE_270))
+    expected = pixel_values(processor, image.transpose(Image.Transpose.ROTATE_270))
     assert torch.equal(pixel_values(processor, opened), expected)
     assert torch.equal(pixel_values(processor, tmp_path / "turned.png"), expected)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
 def test_every_mode_becomes_rgb(mode):
-    picture = Image.new("RGB", (6, 4), "red").convert(mode)
-    assert (to_upright_rgb(picture).mode, to_upright_rgb(picture).size) == ("RGB", (6, 4))
+    image = Image.new("RGB", (6, 4), "red").convert(mode)
+    assert (to_upright_rgb(image).mode, to_upright_rgb(image).size) == ("RGB", (6, 4))
 
 
-def test_upright_picture_is_not_changed():
-    picture = Image.fromarray(make_pixels())
-    assert to_upright_rgb(picture).tobytes() == picture.tobytes()
-    turned = picture.copy()
+def test_upright_image_is_not_changed():
+    image = Image.fromarray(make_pixels())
+    assert to_upright_rgb(image).tobytes() == image.tobytes()
+    turned = image.copy()
     turned.getexif()[0x0112] = 3
-    assert to_upright_rgb(turned).tobytes() == ImageOps.flip(ImageOps.mirror(picture)).tobytes()
+    assert to_upright_rgb(turned).tobytes() == ImageOps.flip(ImageOps.mirror(image)).tobytes()
 
 
 def test_steps_can_be_left_out(processor):
@@ -154,22 +154,22 @@ def test_steps_can_be_left_out(processor):
         (np.zeros((0, 8, 3), dtype=np.uint8), r"shape \(0, 8, 3\) has no pixels"),
         (Image.new("F", (8, 8)), "mode 'F' has no known value range"),
         (Image.new("RGB", (0, 8)), "no pixels"),
-        ([], "the list of pictures is empty"),
+        ([], "the list of images is empty"),
     ],
 )
-def test_bad_pictures(processor, image, expected):
+def test_bad_images(processor, image, expected):
     with pytest.raises(ValueError, match=expected):
         processor(image)
 
 
-def test_not_a_picture(processor, tmp_path):
+def test_not_an_image(processor, tmp_path):
     with pytest.raises(TypeError):
         processor(3)
     with pytest.raises(ValueError, match=r"not found: .*none\.png"):
         processor(tmp_path / "none.png")
     with pytest.raises(ValueError, match=r"none\.png"):
         processor("none.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     with pytest.raises(OSError, match=r"text\.png"):
         processor(tmp_path / "text.png")
 
@@ -184,8 +184,8 @@ def test_save_and_load(tmp_path):
     processor = ViChaImageProcessor(size=24, image_mean=[0.5, 0.4, 0.3], image_std=[0.2, 0.2, 0.1])
     processor.save_pretrained(tmp_path)
     assert (tmp_path / "image_processing_vicha.py").is_file()
-    picture = Image.fromarray(make_pixels())
+    image = Image.fromarray(make_pixels())
     for loaded in (ViChaImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is ViChaImageProcessor
-        assert torch.equal(pixel_values(loaded, picture), pixel_values(processor, picture))
+        assert torch.equal(pixel_values(loaded, image), pixel_values(processor, image))
     assert ViChaImageProcessor.from_pretrained(tmp_path, size=16).size["height"] == 16

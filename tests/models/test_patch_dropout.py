@@ -8,8 +8,8 @@ from simla_models import SimlaForPreTraining, simla_batch, simla_model
 from tiny_models import NUM_PATCHES, assert_same, gradients, predict_positions, tiny_batch, tiny_pretraining_model
 from transformers.modeling_outputs import BaseModelOutput
 
+from vicha_hf.models.block_mask import draw_kept_patches, num_kept_patches
 from vicha_hf.models.encoder_vision import VisionEncoder
-from vicha_hf.models.patch_dropout import draw_kept_patches, num_kept_patches
 
 
 BATCH = 4
@@ -76,7 +76,7 @@ def test_every_patch_has_the_same_chance():
 
 
 def slow_forward(self, pixel_values, concept_embeds=None, concept_attention_mask=None, patch_indices=None, **kwargs):
-    """One picture at a time: all patches are embedded, those that go are cut out, and padded concepts never enter."""
+    """One image at a time: all patches are embedded, those that go are cut out, and padded concepts never enter."""
     rows = []
     for index in range(len(pixel_values)):
         kept = range(self.config.num_patches) if patch_indices is None else patch_indices[index].tolist()
@@ -152,7 +152,7 @@ def test_evaluation_drops_nothing(family):
     assert torch.equal(dropping.loss, whole.loss)
 
 
-def test_another_picture_size_keeps_its_own_share():
+def test_another_image_size_keeps_its_own_share():
     model = build("vicha", patch_dropout=0.5, mim_weight=0)
     seen = seen_patches(model)
     model(**tiny_batch(BATCH, image_size=48))

@@ -85,14 +85,14 @@ def test_configurations_are_read_and_single_fields_overridden(encoders):
 def test_vision_encoder_equals_the_vit(encoders, name):
     source = encoders[name][1]
     source = getattr(source, "vit", source).eval()
-    model, pictures = start(encoders, vision=name), torch.randn(2, 3, 32, 32)
+    model, images = start(encoders, vision=name), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        observed, expected = (encoder(pictures).last_hidden_state for encoder in (model.vicha.vision_model, source))
+        observed, expected = (encoder(images).last_hidden_state for encoder in (model.vicha.vision_model, source))
     assert source.config.layer_norm_eps == model.config.vision_config.layer_norm_eps
     torch.testing.assert_close(observed, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_positions_are_interpolated_to_another_picture_size(encoders):
+def test_positions_are_interpolated_to_another_image_size(encoders):
     model = start(encoders, vision_config={"image_size": 48})
     expected = interpolate_positions(encoders["vit"][1].embeddings.position_embeddings, (6, 6))
     assert torch.equal(model.vicha.vision_model.embeddings.position_embeddings, expected)

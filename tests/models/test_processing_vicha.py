@@ -22,20 +22,20 @@ def processor(tokenizer):
     return ViChaProcessor(ViChaImageProcessor(size=32), tokenizer)
 
 
-def make_picture(seed=0):
+def make_image(seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, size=(40, 50, 3), dtype=np.uint8))
 
 
-def test_pictures_texts_and_concepts(processor, tokenizer):
-    pictures = [make_picture(seed) for seed in range(3)]
+def test_images_texts_and_concepts(processor, tokenizer):
+    images = [make_image(seed) for seed in range(3)]
     batch = processor(
-        images=pictures,
+        images=images,
         text=["a red dog", "two dogs in the snow"],
         concepts=[["dog", "grass"], [], None],
         return_tensors="pt",
     )
     assert list(batch) == processor.model_input_names
-    assert torch.equal(batch["pixel_values"], processor.image_processor(pictures, return_tensors="pt")["pixel_values"])
+    assert torch.equal(batch["pixel_values"], processor.image_processor(images, return_tensors="pt")["pixel_values"])
     assert tokenizer.batch_decode(batch["input_ids"]) == [
         "[CLS] a red dog [SEP] [PAD] [PAD] [PAD]",
         "[CLS] two dogs in the snow [SEP]",
@@ -48,7 +48,7 @@ def test_pictures_texts_and_concepts(processor, tokenizer):
 
 
 def test_parts_alone(processor):
-    assert set(processor(images=make_picture())) == {"pixel_values"}
+    assert set(processor(images=make_image())) == {"pixel_values"}
     assert set(processor(text="a dog")) == {"input_ids", "attention_mask"}
     assert set(processor(concepts=[["dog"]])) == {"concept_input_ids", "concept_attention_mask"}
     assert processor(text="a dog", return_tensors="pt")["input_ids"].shape == (1, 4)
@@ -56,20 +56,20 @@ def test_parts_alone(processor):
     assert processor(text=["a dog"])["attention_mask"] == [[1, 1, 1, 1]]
 
 
-def test_single_picture_takes_its_words_directly(processor):
-    expected = processor(images=[make_picture()], concepts=[["dog", "grass"]], return_tensors="pt")
-    for images in (make_picture(), [make_picture()]):
+def test_single_image_takes_its_words_directly(processor):
+    expected = processor(images=[make_image()], concepts=[["dog", "grass"]], return_tensors="pt")
+    for images in (make_image(), [make_image()]):
         batch = processor(images=images, concepts=["dog", "grass"], return_tensors="pt")
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize(("count", "concepts"), [(1, []), (1, [[]]), (1, [None]), (2, [[], None]), (2, None)])
 def test_no_concepts_at_all(processor, count, concepts):
-    batch = processor(images=[make_picture()] * count, concepts=concepts)
+    batch = processor(images=[make_image()] * count, concepts=concepts)
     assert set(batch) == {"pixel_values"}
 
 
-def test_a_picture_has_the_same_concept_ids_alone_and_in_a_batch(processor):
+def test_an_image_has_the_same_concept_ids_alone_and_in_a_batch(processor):
     alone = processor(concepts=[["dog"]], return_tensors="pt")
     batch = processor(concepts=[["dog", "cat", "snow"], ["dog"]], return_tensors="pt")
     width = alone["concept_input_ids"].shape[1]
@@ -107,7 +107,7 @@ def test_concept_separator(tokenizer):
 
 
 def test_image_options_of_one_call(processor):
-    assert processor(images=make_picture(), size=16, return_tensors="pt")["pixel_values"].shape == (1, 3, 16, 16)
+    assert processor(images=make_image(), size=16, return_tensors="pt")["pixel_values"].shape == (1, 3, 16, 16)
 
 
 def test_decoding(processor):
@@ -123,21 +123,21 @@ def test_decoding(processor):
         ({"text": 3}, TypeError, "text must be a str or a list of str, got int"),
         ({"text": ["a", None]}, TypeError, "text 1 must be a str, got NoneType"),
         ({"text": []}, ValueError, "the list of texts is empty"),
-        ({"images": [make_picture()] * 2, "concepts": [["dog"]]}, ValueError, "2 pictures but 1 lists of concepts"),
-        ({"images": [make_picture()] * 2, "concepts": []}, ValueError, "2 pictures but 0 lists of concepts"),
-        ({"images": make_picture(), "concepts": [["dog"], ["cat"]]}, ValueError, "1 pictures but 2 lists of concepts"),
+        ({"images": [make_image()] * 2, "concepts": [["dog"]]}, ValueError, "2 images but 1 lists of concepts"),
+        ({"images": [make_image()] * 2, "concepts": []}, ValueError, "2 images but 0 lists of concepts"),
+        ({"images": make_image(), "concepts": [["dog"], ["cat"]]}, ValueError, "1 images but 2 lists of concepts"),
         (
-            {"images": [make_picture()] * 2, "concepts": ["dog", "cat"]},
+            {"images": [make_image()] * 2, "concepts": ["dog", "cat"]},
             TypeError,
-            "of picture 0 must be a list of words",
+            "of image 0 must be a list of words",
         ),
-        ({"images": make_picture(), "concepts": "dog"}, TypeError, "one list of words per picture, got str: 'dog'"),
-        ({"concepts": ["dog"]}, TypeError, "of picture 0 must be a list of words or None, got str: 'dog'"),
-        ({"concepts": [["dog"], [3]]}, TypeError, "a concept of picture 1 must be a non-blank str, got 3"),
-        ({"concepts": [["dog", " "]]}, TypeError, "a concept of picture 0 must be a non-blank str, got ' '"),
+        ({"images": make_image(), "concepts": "dog"}, TypeError, "one list of words per image, got str: 'dog'"),
+        ({"concepts": ["dog"]}, TypeError, "of image 0 must be a list of words or None, got str: 'dog'"),
+        ({"concepts": [["dog"], [3]]}, TypeError, "a concept of image 1 must be a non-blank str, got 3"),
+        ({"concepts": [["dog", " "]]}, TypeError, "a concept of image 0 must be a non-blank str, got ' '"),
         ({"text": "a dog", "max_length": 5}, TypeError, "use max_text_length or max_concept_length"),
         ({"text": "a dog", "max_text_length": 2}, ValueError, "max_text_length=2 must be an int of at least 3"),
-        ({"images": make_picture(), "colour": 1}, TypeError, "unknown option 'colour'"),
+        ({"images": make_image(), "colour": 1}, TypeError, "unknown option 'colour'"),
         ({"text": "a dog", "do_resize": False}, TypeError, r"\['do_resize'\] need images"),
     ],
 )
@@ -181,7 +181,7 @@ def test_save_and_load(tokenizer, tmp_path):
         ViChaImageProcessor(size=16), tokenizer, max_text_length=7, max_concept_length=9, concept_separator=" [SEP] "
     )
     processor.save_pretrained(tmp_path)
-    arguments = {"images": make_picture(), "text": "a red dog in the snow " * 3, "concepts": ["dog", "snow"] * 4}
+    arguments = {"images": make_image(), "text": "a red dog in the snow " * 3, "concepts": ["dog", "snow"] * 4}
     expected = processor(**arguments, return_tensors="pt")
     for loaded in (ViChaProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
         assert type(loaded) is ViChaProcessor
@@ -249,11 +249,9 @@ def test_zero_shot_pipeline(processor):
         image_processor=processor.image_processor,
     )
     labels = ["dog", "cat", "red car"]
-    result = classify(make_picture(), candidate_labels=labels, hypothesis_template="a photo of {}")
+    result = classify(make_image(), candidate_labels=labels, hypothesis_template="a photo of {}")
     with torch.no_grad():
-        inputs = processor(
-            images=make_picture(), text=[f"a photo of {label}" for label in labels], return_tensors="pt"
-        )
+        inputs = processor(images=make_image(), text=[f"a photo of {label}" for label in labels], return_tensors="pt")
         expected = model(**inputs).logits_per_image[0].softmax(dim=-1)
     assert {entry["label"]: entry["score"] for entry in result} == pytest.approx(
         dict(zip(labels, expected.tolist(), strict=True)), abs=1e-6

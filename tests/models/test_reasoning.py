@@ -1,4 +1,4 @@
-"""Visual reasoning and text assignment: the alternation between two pictures against the obvious version."""
+"""Visual reasoning and text assignment: the alternation between two images against the obvious version."""
 
 import pytest
 import torch
@@ -6,20 +6,20 @@ from head_checks import inference_inputs, step_inputs, tiny_head
 from tiny_models import tiny_batch
 
 from vicha_hf import ViChaForVisualReasoning
-from vicha_hf.models.objective_text_assignment import PicturePairSampler
+from vicha_hf.models.task_text_assignment import ImagePairSampler
 
 
 @torch.no_grad()
-def _fuse_obviously(model, inputs, row, pictures):
+def _fuse_obviously(model, inputs, row, pair):
     """
-    One text with its two pictures [(pixels, concept ids)], all alone: every fusion layer reads picture 0, then its
-    twin reads picture 1, with the keys and values of the layer.
+    One text with its two images [(pixels, concept ids)], all alone: every fusion layer reads image 0, then its
+    twin reads image 1, with the keys and values of the layer.
     """
     text_model, vicha = model.vicha.text_model, model.vicha
     states = vicha.encode_texts(
         inputs["input_ids"][row : row + 1, : inputs["attention_mask"][row].sum()]
     ).hidden_states
-    images = [vicha.encode_images(*picture).hidden_states for picture in pictures]
+    images = [vicha.encode_images(*single).hidden_states for single in pair]
     first_fusion = model.config.text_config.fusion_layer
     for number in range(first_fusion, model.config.text_config.num_hidden_layers):
         layer, twin = text_model.encoder.layer[number], model.image_pair_encoder.twins[number - first_fusion]
@@ -33,17 +33,17 @@ def _fuse_obviously(model, inputs, row, pictures):
     return states[0]
 
 
-def _picture(inputs, row, index):
+def _image(inputs, row, index):
     ids, mask = inputs["concept_input_ids"][index][row], inputs["concept_attention_mask"][index][row]
     return inputs["pixel_values"][row, index][None], ids[None, : mask.sum()]
 
 
-def test_layers_alternate_between_the_pictures():
+def test_layers_alternate_between_the_images():
     model, inputs = tiny_head("reasoning"), inference_inputs("reasoning")
     output = model(**inputs)
     for row in range(3):
-        pictures = [_picture(inputs, row, index) for index in range(2)]
-        expected = _fuse_obviously(model, inputs, row, pictures)
+        images = [_image(inputs, row, index) for index in range(2)]
+        expected = _fuse_obviously(model, inputs, row, images)
         torch.testing.assert_close(output.last_hidden_state[row, : len(expected)], expected, rtol=1e-4, atol=1e-5)
     swapped = inputs | {"pixel_values": inputs["pixel_values"].flip(1)}
     assert (model(**swapped).logits - output.logits).abs().max() > 1e-3
@@ -82,7 +82,7 @@ def test_processes_run_the_vision_encoder_equally_often(quirks):
     assert counts == [2 if quirks else 1] * 3
 
 
-def test_with_the_quirk_each_picture_keeps_its_own_padding():
+def test_with_the_quirk_each_image_keeps_its_own_padding():
     """A longer neighbour must not add padding that the concepts attend to."""
     model, inputs = tiny_head("reasoning", reference_quirks=["unmasked_concepts"]), inference_inputs("reasoning")
     longer = {
@@ -144,11 +144,11 @@ def test_text_assignment_reads_the_given_pair():
     pairs, labels = torch.tensor([[0, 1], [3, 1], [0, 3], [3, 0]]), torch.tensor([0, 1, 2, 0])
     output = model(**batch, pair_indices=pairs, labels=labels)
     for row in range(4):
-        pictures = []
+        images = []
         for index in pairs[row]:
             concepts = batch["concept_attention_mask"][index].sum()
-            pictures.append((batch["pixel_values"][index][None], batch["concept_input_ids"][index, :concepts][None]))
-        expected = _fuse_obviously(model, batch, row, pictures)
+            images.append((batch["pixel_values"][index][None], batch["concept_input_ids"][index, :concepts][None]))
+        expected = _fuse_obviously(model, batch, row, images)
         torch.testing.assert_close(output.last_hidden_state[row, : len(expected)], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(output.loss, torch.nn.functional.cross_entropy(output.logits, labels))
 
@@ -157,7 +157,7 @@ def test_drawn_pairs_mean_what_their_labels_say():
     torch.manual_seed(0)
     embeds = torch.nn.functional.normalize(torch.randn(5, 8), dim=1)
     ids = torch.tensor([0, 1, 0, 2, 3])
-    sampler, counts, others = PicturePairSampler(), torch.zeros(3), torch.zeros(5, 5)
+    sampler, counts, others = ImagePairSampler(), torch.zeros(3), torch.zeros(5, 5)
     for _ in range(2000):
         pairs = sampler(embeds, ids)
         assert pairs.exists.all()
@@ -176,7 +176,7 @@ def test_drawn_pairs_mean_what_their_labels_say():
     )
 
 
-def test_batches_with_too_few_other_pictures():
+def test_batches_with_too_few_other_images():
     model = tiny_head("text-assignment").train()
     torch.manual_seed(0)
     for _ in range(20):

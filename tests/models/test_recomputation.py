@@ -137,14 +137,14 @@ def test_a_whole_step_is_the_same_with_and_without_checkpointing():
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-def test_pictures_taken_by_index_get_the_gradients_of_copied_ones(attn_implementation):
+def test_images_taken_by_index_get_the_gradients_of_copied_ones(attn_implementation):
     torch.manual_seed(0)
     model = tiny_pretraining_model(attn_implementation=attn_implementation)
     attention = model.vicha.text_model.encoder.layer[-1].crossattention.self
-    pictures, texts, index = torch.randn(2, 9, 32), torch.randn(5, 3, 32), torch.tensor([0, 1, 1, 0, 1])
+    images, texts, index = torch.randn(2, 9, 32), torch.randn(5, 3, 32), torch.tensor([0, 1, 1, 0, 1])
     observed = []
     for copied in (False, True):
-        inputs = [pictures.clone().requires_grad_(), texts.clone().requires_grad_()]
+        inputs = [images.clone().requires_grad_(), texts.clone().requires_grad_()]
         key, value = attention.project(inputs[0])
         if copied:
             context, _ = attention(inputs[1], key.index_select(0, index), value.index_select(0, index))

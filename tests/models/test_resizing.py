@@ -1,4 +1,4 @@
-"""Changing the vocabulary and the picture size of a model."""
+"""Changing the vocabulary and the image size of a model."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_sizes_are_fixed_once_the_teacher_has_copied_them():
 
 @pytest.mark.parametrize("size", [64, 40, 24])
 @pytest.mark.parametrize("builder", [tiny_model, tiny_retrieval_model])
-def test_another_picture_size_equals_interpolating_at_every_call(builder, size):
+def test_another_image_size_equals_interpolating_at_every_call(builder, size):
     model, batch = builder(), tiny_batch(2, image_size=size)
     bare = getattr(model, "vicha", model)
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_a_size_without_a_patch_is_refused():
     assert model.config.vision_config.image_size == 32
 
 
-def test_image_modelling_keeps_its_picture_size():
+def test_image_modelling_keeps_its_image_size():
     with pytest.raises(ValueError, match="mim_weight=0"):
         tiny_pretraining_model().resize_image_size(64)
     tiny_pretraining_model(mim_weight=0).resize_image_size(64)

@@ -5,7 +5,7 @@ import torch
 from tiny_models import tiny_batch, tiny_model, tiny_pretraining_model, tiny_retrieval_model, token_rows
 
 from vicha_hf.models import packed_texts, retrieval_scoring
-from vicha_hf.models.modeling_outputs import ImageEncoding, TextEncoding
+from vicha_hf.models.encodings import ImageEncoding, TextEncoding
 
 
 NUM_IMAGES, NUM_TEXTS = 5, 7
@@ -89,7 +89,7 @@ def test_a_pair_is_scored_once_and_memory_is_bounded(scored, corpus, block_sizes
     key_values.remove()
     wanted = (scores.scores_i2t > -100) | (scores.scores_t2i.T > -100)
     assert pairs == wanted.sum(dim=1).tolist()
-    # Keys once per picture, and in the last layer one position per pair.
+    # Keys once per image, and in the last layer one position per pair.
     assert tokens.count(None) == NUM_IMAGES
     shapes = [shape for shape in tokens if shape is not None]
     assert sum(shape[1] for shape in shapes) == int(wanted.sum())
@@ -180,16 +180,16 @@ def test_the_pretraining_head_scores_alike(corpus):
     assert torch.equal(observed.scores_i2t, expected.scores_i2t)
 
 
-def test_progress_sees_every_picture(corpus):
-    model, pictures = tiny_retrieval_model(), []
+def test_progress_sees_every_image(corpus):
+    model, images = tiny_retrieval_model(), []
 
     def progress(iterable):
-        for picture in iterable:
-            pictures.append(picture)
-            yield picture
+        for image in iterable:
+            images.append(image)
+            yield image
 
     model.rerank(*encode(model, corpus), k=2, progress=progress)
-    assert pictures == list(range(NUM_IMAGES))
+    assert images == list(range(NUM_IMAGES))
 
 
 def test_texts_in_batches_are_packed_as_one(scored, corpus):
@@ -204,7 +204,7 @@ def test_texts_in_batches_are_packed_as_one(scored, corpus):
     assert parts.tokens.shape == (sum(TEXT_LENGTHS), 32)
 
 
-def test_a_picture_that_nobody_wants(corpus):
+def test_an_image_that_nobody_wants(corpus):
     model = tiny_retrieval_model()
     images, texts = encode(model, corpus)
     wanted = torch.zeros(NUM_IMAGES, NUM_TEXTS, dtype=torch.bool)

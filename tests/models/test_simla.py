@@ -21,8 +21,8 @@ from tiny_models import CLS, MASK, PAD, SEP, VOCAB_SIZE, assert_same, fill_queue
 from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVisualQuestionAnswering
 
 from vicha_hf import SimlaForGrounding, SimlaForVisualReasoning, SimlaForVQA
-from vicha_hf.models.configuration_visual_tokenizer import PatchVisualTokenizerConfig
-from vicha_hf.models.visual_tokenizer_patches import PatchVisualTokenizer
+from vicha_hf.visual_tokens.configuration import PatchVisualTokenizerConfig
+from vicha_hf.visual_tokens.patches import PatchVisualTokenizer
 
 
 LOSSES = {"itc_loss", "itm_loss", "mlm_loss", "mim_loss", "psl_loss"}
@@ -208,7 +208,7 @@ def test_visual_tokens_may_come_from_a_tokenizer_that_is_no_part_of_the_model(tm
 def test_a_grid_that_does_not_fit_stops_the_step():
     model = simla_model(SimlaForPreTraining).train()
     wrong = simla_batch() | {"visual_token_ids": torch.zeros(4, 8, 8).long()}
-    with pytest.raises(ValueError, match=r"8 x 8 per picture.* 4 x 4 = 16 patches"):
+    with pytest.raises(ValueError, match=r"8 x 8 per image.* 4 x 4 = 16 patches"):
         model(**wrong)
 
 
@@ -350,7 +350,7 @@ def test_heads_train(name):
     ] == []
 
 
-def test_the_two_pictures_alternate_from_the_first_layer():
+def test_the_two_images_alternate_from_the_first_layer():
     model = simla_model(SimlaForVisualReasoning, text_config={"first_doubled_layer": 3})
     assert len(model.image_pair_encoder.twins) == 1
     seen = []

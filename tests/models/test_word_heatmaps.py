@@ -33,28 +33,28 @@ def test_pieces_become_words():
 
 
 def test_all_words_have_one_scale():
-    picture = Image.new("RGB", (32, 24), "white")
+    image = Image.new("RGB", (32, 24), "white")
     maps = np.stack([np.ones((3, 3)), 0.1 * np.ones((3, 3))])
-    strip = np.asarray(draw_word_heatmaps(picture, ["hot", "cold"], maps))
+    strip = np.asarray(draw_word_heatmaps(image, ["hot", "cold"], maps))
     assert strip.shape == (24 + LINE, 3 * 32 + 2 * GAP, 3)
     panels = [strip[:24, start : start + 32] for start in (0, 32 + GAP, 2 * (32 + GAP))]
     assert (panels[0] == 255).all()
     changed = [np.abs(panel.astype(int) - 255).mean() for panel in panels]
     # On a scale of its own the second word would look like the first.
-    own = np.asarray(overlay_heatmap(picture, maps[1], opacity=0.7))
+    own = np.asarray(overlay_heatmap(image, maps[1], opacity=0.7))
     assert np.abs(own.astype(int) - 255).mean() == changed[1] > changed[2] > 0
     assert (strip[24:] < 255).any()  # the words are written
     with pytest.raises(ValueError, match="one map per word"):
-        draw_word_heatmaps(picture, ["hot"], maps)
+        draw_word_heatmaps(image, ["hot"], maps)
 
 
 def test_the_processor_draws_a_captions_words(tmp_path):
     processor = SimlaProcessor(
         SimlaImageProcessor(size={"height": 32, "width": 32}), build_tiny_tokenizer(tmp_path), max_text_length=12
     )
-    picture = Image.new("RGB", (40, 30), "gray")
-    inputs = processor(images=picture, text="two dogs playing", padding="max_length", return_tensors="pt")
+    image = Image.new("RGB", (40, 30), "gray")
+    inputs = processor(images=image, text="two dogs playing", padding="max_length", return_tensors="pt")
     output = simla_model(SimlaForGrounding)(**inputs)
-    strip = processor.draw_word_heatmaps(picture, inputs["input_ids"][0], output.word_heatmaps[0])
+    strip = processor.draw_word_heatmaps(image, inputs["input_ids"][0], output.word_heatmaps[0])
     words = 3  # "dog" + "##s" is one word
     assert strip.size == ((words + 1) * (40 + GAP) - GAP, 30 + LINE)

@@ -34,8 +34,8 @@ def test_equals_the_obvious_version_for_equal_draws(grid, options, monkeypatch):
     options = {"max_masked": 75, "min_block": 16, "min_aspect": 0.3, **options}
     options.setdefault("max_block", options["max_masked"])
     options.setdefault("max_aspect", 1 / options["min_aspect"])
-    for picture, mask in enumerate(masks):
-        draws = RecordedDraws(turn[picture].tolist() for turn in turns)
+    for image, mask in enumerate(masks):
+        draws = RecordedDraws(turn[image].tolist() for turn in turns)
         expected = obvious_block_mask(draws, *grid, **options)
         assert mask.reshape(grid).int().tolist() == expected
 

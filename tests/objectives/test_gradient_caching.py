@@ -26,8 +26,8 @@ from tiny_models import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
+from vicha_hf.models.block_mask import draw_kept_patches
 from vicha_hf.models.contrast_parts import RandomState
-from vicha_hf.models.patch_dropout import draw_kept_patches
 from vicha_hf.models.task_contrast_and_match import encoded_inputs
 from vicha_hf.training.gradient_caching import require_cacheable
 
@@ -225,7 +225,7 @@ def test_replayed_numbers_are_not_taken_from_the_others():
 
 
 @pytest.mark.parametrize(("name", "passes"), [("albef", 2), ("simla", 2), ("vicha", 4)])
-def test_pictures_pass_twice_only_for_the_hierarchical_contrast(name, passes):
+def test_images_pass_twice_only_for_the_hierarchical_contrast(name, passes):
     model = build(name, **({} if name == "albef" else {"mim_weight": 0}))
     seen = []
     model.base_model.vision_model.register_forward_hook(lambda *_: seen.append(1))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from vicha_hf.models.feature_queue import FeatureQueue
-from vicha_hf.models.momentum import TrainingState
+from vicha_hf.models.teacher import TrainingState
 
 
 class Encoder(nn.Module):

@@ -49,7 +49,7 @@ def test_every_level_equals_a_loop(ids, level_weights):
 def test_gradient_flows_through_both_sides():
     objective, images, texts = build()
     output = objective(images, texts, torch.tensor(TEMPERATURE))
-    # Row 0 of the picture-to-text direction alone: its keys are the texts, and all of them must hear of it.
+    # Row 0 of the image-to-text direction alone: its keys are the texts, and all of them must hear of it.
     (-output.sim_i2t[0][0].log_softmax(dim=0)[0]).backward()
     assert (texts[0].grad.abs().sum(dim=1) > 0).all()
     assert images[0].grad[0].abs().sum() > 0 and (images[0].grad[1:] == 0).all()

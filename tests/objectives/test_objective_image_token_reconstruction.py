@@ -1,4 +1,4 @@
-"""Reconstruction of visual tokens against an obvious version of itself, one picture at a time."""
+"""Reconstruction of visual tokens against an obvious version of itself, one image at a time."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_no_masked_patch_gives_zero_and_a_gradient_of_zero():
 
 @torch.no_grad()
 def obvious_logits(model, pixel_values, masked, input_ids):
-    """One picture and its caption without padding: mask, ViT, text positions and norm, all text layers, head."""
+    """One image and its caption without padding: mask, ViT, text positions and norm, all text layers, head."""
     vision, text = model.simla.vision_model, model.simla.text_model
     tokens = vision.embeddings.patch_embeddings(pixel_values).flatten(2).transpose(1, 2)[0]
     positions = vision.embeddings.position_embeddings[0]
@@ -102,7 +102,7 @@ def test_tokens_come_as_grid_or_row(shape):
 
 @pytest.mark.parametrize(
     ("shape", "said"),
-    [((2, 25), "25 per picture"), ((2, 5, 5), "5 x 5 per picture"), ((2, 2, 8), "2 x 8"), ((3, 16), "2")],
+    [((2, 25), "25 per image"), ((2, 5, 5), "5 x 5 per image"), ((2, 2, 8), "2 x 8"), ((3, 16), "2")],
 )
 def test_a_grid_that_is_not_the_patches_names_both_sizes(shape, said):
     with pytest.raises(ValueError, match="4 x 4 = 16 patches") as error:

@@ -31,11 +31,11 @@ def test_results_are_in_the_metadata_and_in_the_table(metrics, tmp_path):
         model_id="org/vicha-tiny",
         summary="A summary.",
         architecture={"parameters": 123},
-        data="Some pictures.",
+        data="Some images.",
         training={"steps": 17},
         dataset_type="demo",
         dataset_name="the demo",
-        results=[Result("test", "Pictures", "with", metrics), Result("test_other", "Pictures", "without", other)],
+        results=[Result("test", "Images", "with", metrics), Result("test_other", "Images", "without", other)],
     )
     card.save(tmp_path / "README.md")
     loaded = ModelCard.load(tmp_path / "README.md")
@@ -43,9 +43,9 @@ def test_results_are_in_the_metadata_and_in_the_table(metrics, tmp_path):
     assert loaded.data.pipeline_tag == "zero-shot-image-classification"
     found = {(result.dataset_config, result.metric_name): result.metric_value for result in loaded.data.eval_results}
     assert len(found) == 2 * 2 * 6
-    assert found["test", "R@1, picture to captions"] == round(metrics["r1_i2t"], 2)
-    assert found["test_other", "R@5, caption to pictures, similarity alone"] == round(other["r5_t2i_itc_only"], 2)
-    row = next(line for line in loaded.text.splitlines() if line.startswith("| Pictures, with | re-ranked"))
+    assert found["test", "R@1, image to captions"] == round(metrics["r1_i2t"], 2)
+    assert found["test_other", "R@5, caption to images, similarity alone"] == round(other["r5_t2i_itc_only"], 2)
+    row = next(line for line in loaded.text.splitlines() if line.startswith("| Images, with | re-ranked"))
     assert [cell.strip() for cell in row.split("|")[3:-1]] == [
         f"{metrics[f'r{k}_{way}']:.1f}" for way in ("i2t", "t2i") for k in (1, 5, 10)
     ]
@@ -68,7 +68,7 @@ def test_results_of_nothing_are_an_error(metrics):
             model_id="org/x",
             summary="",
             architecture={},
-            results=[Result("test", "Pictures", "with", metrics)],
+            results=[Result("test", "Images", "with", metrics)],
         )
 
 

@@ -32,29 +32,29 @@ from vicha_hf.reporting.keyword_table import (
 from vicha_hf.reporting.run_report import RunReport
 
 
-PICTURE = Image.new("RGB", (12, 12), (200, 200, 200))
+IMAGE = Image.new("RGB", (12, 12), (200, 200, 200))
 
 
-def pictures_of(html: str) -> list[np.ndarray]:
+def images_of(html: str) -> list[np.ndarray]:
     data = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
     return [np.asarray(Image.open(io.BytesIO(base64.b64decode(each))).convert("RGB")) for each in data]
 
 
 class TestKeywords:
     def test_words_of_concepts_are_marked_and_counted(self):
-        prediction = KeywordPrediction(PICTURE, ["Red car", "tree"], [("red", 0.91), ("cat", 0.4), ("Tree", 0.053)])
-        html = keyword_section_html([prediction, KeywordPrediction(PICTURE, [], [("car", 1.0)])])
+        prediction = KeywordPrediction(IMAGE, ["Red car", "tree"], [("red", 0.91), ("cat", 0.4), ("Tree", 0.053)])
+        html = keyword_section_html([prediction, KeywordPrediction(IMAGE, [], [("car", 1.0)])])
         assert re.findall(r"class='word right'>(\w+)", html) == ["red", "Tree"]
         assert re.findall(r"class='word'>(\w+)", html) == ["cat", "car"]
         assert "2 of 4 words" in html
         assert all(number in html for number in ("0.91", "0.40", "0.05", "1.00"))
-        assert len(pictures_of(html)) == 2
+        assert len(images_of(html)) == 2
 
     def test_a_part_of_a_word_is_not_the_word(self):
-        assert not KeywordPrediction(PICTURE, ["carpet"], []).is_right("car")
+        assert not KeywordPrediction(IMAGE, ["carpet"], []).is_right("car")
 
     def test_text_cannot_become_markup(self):
-        html = keyword_section_html([KeywordPrediction(PICTURE, ["<b>"], [("<i>x", 0.5)])])
+        html = keyword_section_html([KeywordPrediction(IMAGE, ["<b>"], [("<i>x", 0.5)])])
         assert "<i>x" not in html and "<b>" not in html
 
     def test_nothing_gives_nothing(self):
@@ -63,7 +63,7 @@ class TestKeywords:
     @pytest.mark.parametrize("probability", [-0.1, 1.2, float("nan")])
     def test_a_number_that_is_no_probability(self, probability):
         with pytest.raises(ValueError, match="probability of 'dog'"):
-            KeywordPrediction(PICTURE, [], [("dog", probability)])
+            KeywordPrediction(IMAGE, [], [("dog", probability)])
 
 
 class TestAttention:
@@ -71,22 +71,22 @@ class TestAttention:
         maps = torch.zeros(3, 2, 2)
         maps[0, 0, 0] = 1.0
         maps[1, 1, 1] = 0.1
-        shown = pictures_of(attention_section_html([AttentionStrip(PICTURE, ["a", "red", "car"], maps)]))
-        plain, strong, weak, none = (picture.astype(float) for picture in shown)
-        assert np.array_equal(plain, np.asarray(PICTURE)) and np.array_equal(none, plain)
+        shown = images_of(attention_section_html([AttentionStrip(IMAGE, ["a", "red", "car"], maps)]))
+        plain, strong, weak, none = (image.astype(float) for image in shown)
+        assert np.array_equal(plain, np.asarray(IMAGE)) and np.array_equal(none, plain)
         strong, weak = np.abs(strong - plain).sum(axis=2), np.abs(weak - plain).sum(axis=2)
         assert strong[0, 0] > strong[-1, -1] and weak[-1, -1] > weak[0, 0]
         assert strong.max() > 2 * weak.max()
-        assert np.array_equal(shown[1], np.asarray(overlay_heatmap(PICTURE, maps[0], max_heat=1.0)))
+        assert np.array_equal(shown[1], np.asarray(overlay_heatmap(IMAGE, maps[0], max_heat=1.0)))
 
     def test_words_stand_below_in_order_and_cannot_become_markup(self):
-        html = attention_section_html([AttentionStrip(PICTURE, ["a", "<b>", '"'], np.ones((3, 2, 2)))])
-        assert re.findall(r"<span>([^<]*)</span>", html) == ["picture", "a", "&lt;b&gt;", "&quot;"]
+        html = attention_section_html([AttentionStrip(IMAGE, ["a", "<b>", '"'], np.ones((3, 2, 2)))])
+        assert re.findall(r"<span>([^<]*)</span>", html) == ["image", "a", "&lt;b&gt;", "&quot;"]
         assert "<b>" not in html
 
-    def test_no_attention_at_all_shows_the_plain_picture(self):
-        shown = pictures_of(attention_section_html([AttentionStrip(PICTURE, ["a"], np.zeros((1, 2, 2)))]))
-        assert np.array_equal(shown[1], np.asarray(PICTURE))
+    def test_no_attention_at_all_shows_the_plain_image(self):
+        shown = images_of(attention_section_html([AttentionStrip(IMAGE, ["a"], np.zeros((1, 2, 2)))]))
+        assert np.array_equal(shown[1], np.asarray(IMAGE))
 
     def test_nothing_gives_nothing(self):
         assert attention_section_html([]) == ""
@@ -94,27 +94,27 @@ class TestAttention:
     @pytest.mark.parametrize("shape", [(2, 4, 4), (3, 4), (3, 1, 4, 4)])
     def test_another_number_of_maps(self, shape):
         with pytest.raises(ValueError, match="one map for each of the 3 words"):
-            AttentionStrip(PICTURE, ["a", "red", "car"], np.ones(shape))
+            AttentionStrip(IMAGE, ["a", "red", "car"], np.ones(shape))
 
     def test_nan(self):
         with pytest.raises(ValueError, match="not finite"):
-            AttentionStrip(PICTURE, ["a"], torch.full((1, 2, 2), float("nan")))
+            AttentionStrip(IMAGE, ["a"], torch.full((1, 2, 2), float("nan")))
 
 
 def test_maps_with_a_common_largest_heat():
     weak = torch.tensor([[0.0, 0.5], [0.0, 0.0]])
-    own, common = overlay_heatmap(PICTURE, weak), overlay_heatmap(PICTURE, weak, max_heat=1.0)
-    change = [np.abs(np.asarray(each, dtype=float) - np.asarray(PICTURE)).max() for each in (own, common)]
+    own, common = overlay_heatmap(IMAGE, weak), overlay_heatmap(IMAGE, weak, max_heat=1.0)
+    change = [np.abs(np.asarray(each, dtype=float) - np.asarray(IMAGE)).max() for each in (own, common)]
     assert change[0] > change[1] > 0
     # More heat than the largest is the largest.
-    hot = overlay_heatmap(PICTURE, 10 * weak.clamp(max=0.1) + 9, max_heat=1.0)
+    hot = overlay_heatmap(IMAGE, 10 * weak.clamp(max=0.1) + 9, max_heat=1.0)
     assert len(np.unique(np.asarray(hot).reshape(-1, 3), axis=0)) == 1
     with pytest.raises(ValueError, match="max_heat=0"):
-        overlay_heatmap(PICTURE, weak, max_heat=0)
+        overlay_heatmap(IMAGE, weak, max_heat=0)
 
 
 def test_sections_stand_in_the_page():
-    section = keyword_section_html([KeywordPrediction(PICTURE, ["dog"], [("dog", 0.5)])])
+    section = keyword_section_html([KeywordPrediction(IMAGE, ["dog"], [("dog", 0.5)])])
     html = RunReport(title="t", summary="s", tiles=[], results=[], log=[], sections=[section]).to_html()
     assert section in html
 
@@ -128,7 +128,7 @@ def tiny_vicha() -> ViChaForGrounding:
 
 class TestFromModels:
     @pytest.fixture
-    def pictures(self):
+    def images(self):
         generator = np.random.default_rng(0)
         return [Image.fromarray(generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)) for _ in range(2)]
 
@@ -137,13 +137,13 @@ class TestFromModels:
         image_processor = SimlaImageProcessor(size={"height": 32, "width": 32})
         return SimlaProcessor(image_processor, build_tiny_tokenizer(tmp_path), max_text_length=12)
 
-    def test_keywords_are_the_models_beside_what_is_shown(self, pictures, simla_processor):
+    def test_keywords_are_the_models_beside_what_is_shown(self, images, simla_processor):
         model = simla_model(SimlaForPreTraining)
-        rows = predict_keywords(model, simla_processor, pictures, [["dog"], []], top_k=3)
-        for picture, row, shown in zip(pictures, rows, (["dog"], []), strict=True):
-            inputs = simla_processor(images=picture, return_tensors="pt")
+        rows = predict_keywords(model, simla_processor, images, [["dog"], []], top_k=3)
+        for image, row, shown in zip(images, rows, (["dog"], []), strict=True):
+            inputs = simla_processor(images=image, return_tensors="pt")
             (expected,) = simla_processor.decode_keywords(model.predict_keywords(**inputs, top_k=3))
-            assert row.picture is picture and row.concepts == shown
+            assert row.image is image and row.concepts == shown
             assert [word for word, _ in row.words] == [word for word, _ in expected]
             assert [value for _, value in row.words] == pytest.approx([value for _, value in expected], abs=1e-5)
 
@@ -153,18 +153,18 @@ class TestFromModels:
         assert not has_keyword_head(simla_model(SimlaForRetrieval))
         assert not has_keyword_head(tiny_vicha())
 
-    def test_words_look_the_same_alone_and_beside_a_longer_caption(self, pictures, simla_processor):
+    def test_words_look_the_same_alone_and_beside_a_longer_caption(self, images, simla_processor):
         model, captions = simla_model(SimlaForGrounding), ["dogs", "a dog playing in the snow"]
-        strips = attend_words(model, simla_processor, pictures, captions)
+        strips = attend_words(model, simla_processor, images, captions)
         assert [strip.words for strip in strips] == [["dogs"], captions[1].split()]
-        (alone,) = attend_words(model, simla_processor, pictures[:1], captions[:1])
+        (alone,) = attend_words(model, simla_processor, images[:1], captions[:1])
         np.testing.assert_allclose(strips[0].heatmaps, alone.heatmaps, atol=1e-6)
         assert alone.heatmaps.any()
 
-    def test_concepts_go_in_with_the_picture(self, pictures, tmp_path):
+    def test_concepts_go_in_with_the_image(self, images, tmp_path):
         model, processor = tiny_vicha(), tiny_processor(tmp_path)
         captions, concepts = ["a dog", "two dogs"], [["dog", "snow"], []]
-        without = attend_words(model, processor, pictures, captions)
-        with_concepts = attend_words(model, processor, pictures, captions, concepts)
+        without = attend_words(model, processor, images, captions)
+        with_concepts = attend_words(model, processor, images, captions, concepts)
         assert not np.allclose(without[0].heatmaps, with_concepts[0].heatmaps, atol=1e-9)
         np.testing.assert_allclose(without[1].heatmaps, with_concepts[1].heatmaps, atol=1e-6)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from vicha_hf.evaluation.recall_table import format_recall_table
 from vicha_hf.evaluation.retrieval import RetrievalScores
-from vicha_hf.reporting.gallery import CaptionQuery, PictureQuery, best_candidates, evenly_spaced
-from vicha_hf.reporting.recall_table import format_recall_table
+from vicha_hf.reporting.gallery import CaptionQuery, ImageQuery, best_candidates, evenly_spaced
 from vicha_hf.reporting.result import Result
 from vicha_hf.reporting.run_report import LOSS_TITLES, RunReport
 
@@ -49,16 +49,16 @@ def metrics():
 
 @pytest.fixture
 def report(metrics):
-    picture = Image.new("RGB", (8, 8), (200, 30, 30))
+    image = Image.new("RGB", (8, 8), (200, 30, 30))
     return RunReport(
         title="A run",
         summary="What it was",
         tiles=[("12.3 %", "R@1")],
-        results=[Result("test", "Held-out pictures", "with visual concepts", metrics)],
+        results=[Result("test", "Held-out images", "with visual concepts", metrics)],
         log=[{"step": step, **dict.fromkeys(LOSS_TITLES, 5.0 / step)} for step in range(1, 9)]
         + [{"step": 8, "evaluation": {"r1_i2t": 1.0}}],
-        caption_queries=[CaptionQuery("a <script>alert(1)</script> & more", [picture, picture], [False, True], 2)],
-        picture_queries=[PictureQuery(picture, ["dog <b>"], ["one", "two"], [True, False], None)],
+        caption_queries=[CaptionQuery("a <script>alert(1)</script> & more", [image, image], [False, True], 2)],
+        image_queries=[ImageQuery(image, ["dog <b>"], ["one", "two"], [True, False], None)],
         facts={"Training": {"steps": 1234, "share": 0.123456, "on": True}},
         config={"hidden_size": 32},
         credits="Drawn by hand",
@@ -92,7 +92,7 @@ def test_words_of_the_data_cannot_become_markup(report):
 
 
 def test_a_run_without_log_or_gallery_still_makes_a_page(metrics):
-    html = RunReport("A run", "", [], [Result("test", "Pictures", "all", metrics)], log=[]).to_html()
+    html = RunReport("A run", "", [], [Result("test", "Images", "all", metrics)], log=[]).to_html()
     assert "Training losses" not in html and "What it retrieves" not in html
 
 

@@ -1,4 +1,4 @@
-"""Real runs of examples/pretrain.py on a few pictures: started, killed at chosen moments, compared file by file."""
+"""Real runs of examples/pretrain.py on a few images: started, killed at chosen moments, compared file by file."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from vicha_hf.training.run_log import LOG_FILE, MACHINE_FIELDS, read_log
 
 
 ROOT = Path(__file__).parents[2]
-NUM_PICTURES = 40
+NUM_IMAGES = 40
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "black": (10, 10, 10)}
 # Everything that makes resuming hard: all objectives, a teacher, a queue longer than an epoch, dropout (of patches, too),
 # augmentation, workers, evaluations and checkpoints out of step with each other and with the epochs of 10 steps.
@@ -49,10 +49,10 @@ SETTINGS = [
 
 
 def make_corpus(root: Path) -> Path:
-    """Plain pictures with a caption and concepts each, and a tokenizer."""
+    """Plain images with a caption and concepts each, and a tokenizer."""
     rng = np.random.default_rng(0)
     records = []
-    for index in range(NUM_PICTURES):
+    for index in range(NUM_IMAGES):
         colour = list(COLOURS)[index % len(COLOURS)]
         pixels = np.clip(np.array(COLOURS[colour]) + rng.integers(-20, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(root / f"{index}.png")
@@ -71,7 +71,7 @@ class Script:
     Args:
         corpus: from [`make_corpus`].
         output_dir: of the run.
-        num_processes: 1 or 2; together they see 4 pictures per step.
+        num_processes: 1 or 2; together they see 4 images per step.
         num_epochs: of 10 steps.
     """
 

@@ -147,11 +147,9 @@ def test_the_saved_model_is_plain_and_the_same(tmp_path, monkeypatch):
     plain.save_pretrained(tmp_path / "plain")
     assert load_file(tmp_path / "model.safetensors").keys() == load_file(tmp_path / "plain/model.safetensors").keys()
     batch = tiny_batch(4)
-    pictures = {
-        name: value for name, value in batch.items() if "input_ids" not in name[:9] and name != "attention_mask"
-    }
+    images = {name: value for name, value in batch.items() if "input_ids" not in name[:9] and name != "attention_mask"}
     with torch.no_grad():
-        embeds = [each.eval().vicha.encode_images(**pictures).embeds for each in (model, loaded, plain)]
+        embeds = [each.eval().vicha.encode_images(**images).embeds for each in (model, loaded, plain)]
     torch.testing.assert_close(embeds[1], embeds[0], rtol=1e-5, atol=1e-5)
     assert (embeds[2] - embeds[0]).abs().max() > 1e-3
     assert_same(merged_weights(model, model.state_dict()), by_hand(model))

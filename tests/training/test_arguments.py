@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from vicha_hf import ViChaConfig
-from vicha_hf.training.arguments import TrainingArguments, parse_arguments
+from vicha_hf.arguments import parse_arguments
+from vicha_hf.training.arguments import TrainingArguments
 from vicha_hf.training.pretraining import DataArguments, ModelArguments, PretrainingArguments
 from vicha_hf.training.schedule import PublishedSchedule, WarmupCosineSchedule
 

@@ -55,8 +55,8 @@ def test_a_model_in_training_is_watched(build):
     base = teacher["vicha"]
     base.eval()
     with torch.no_grad():
-        pictures = {name: batch[name] for name in ("pixel_values", "concept_input_ids", "concept_attention_mask")}
-        online_images, teacher_images = model.vicha.encode_images(**pictures), base.encode_images(**pictures)
+        images = {name: batch[name] for name in ("pixel_values", "concept_input_ids", "concept_attention_mask")}
+        online_images, teacher_images = model.vicha.encode_images(**images), base.encode_images(**images)
         texts = {name: batch[name] for name in ("input_ids", "attention_mask")}
         online_texts, teacher_texts = model.vicha.encode_texts(**texts), base.encode_texts(**texts)
     cosines = [online_images.embeds @ teacher_texts.embeds.T, online_texts.embeds @ teacher_images.embeds.T]

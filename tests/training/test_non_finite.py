@@ -17,7 +17,7 @@ from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
 class NamedSamples(Samples):
     def describe_sample(self, index):
-        return f"pictures/{index}.png"
+        return f"images/{index}.png"
 
 
 class InfiniteGradient(StandIn):
@@ -57,14 +57,14 @@ def test_the_message_names_step_loss_and_samples(tmp_path):
     assert "itc_loss=nan" in message
     assert f"dataset indices {batches[step - 1]}" in message and "1013" in message
     # Of the batch only the bad one is to blame.
-    assert "inputs of 13 is not finite" in message and message.count("pictures/") == 1
-    assert "13 is pictures/13.png" in message
+    assert "inputs of 13 is not finite" in message and message.count("images/") == 1
+    assert "13 is images/13.png" in message
     # The log ends before it, at the same count.
     assert len(read_log(tmp_path)) == step - 1
 
 
 @pytest.mark.parametrize("captions", ["one", "all"])
-def test_the_datasets_name_picture_and_record(tmp_path, captions):
+def test_the_datasets_name_image_and_record(tmp_path, captions):
     make_corpus(tmp_path)
     records = json.loads((tmp_path / "train.json").read_text())
     records[0]["caption"] = ["a dog", "two dogs"]
@@ -90,7 +90,7 @@ def test_all_samples_are_named_where_none_is_to_blame(tmp_path):
     loop = stand_in_loop(stand_in_arguments(tmp_path), model_class=InfiniteOnce, dataset=NamedSamples())
     with pytest.raises(NonFiniteLossError) as error:
         loop.run()
-    assert all(f"{index} is pictures/{index}.png" in str(error.value) for index in loop.order.batches(0, 0)[2])
+    assert all(f"{index} is images/{index}.png" in str(error.value) for index in loop.order.batches(0, 0)[2])
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
@@ -129,7 +129,7 @@ def test_a_skipped_step_leaves_weights_and_queue_alone_and_is_counted(tmp_path, 
     ]
     assert all(("loss" in record) == (record["step"] not in bad_steps) for record in records)
     assert json.loads((tmp_path / "metrics.json").read_text())["skipped_steps"] == 2
-    assert caplog.text.count("Skipped: step") == 2 and "13 is pictures/13.png" in caplog.text
+    assert caplog.text.count("Skipped: step") == 2 and "13 is images/13.png" in caplog.text
     progress = json.loads((list_checkpoints(tmp_path)[-1] / PROGRESS_FILE).read_text())["progress"]
     assert progress["skipped_steps"] == 2
 

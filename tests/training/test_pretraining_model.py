@@ -4,7 +4,7 @@ from tiny_tokenizer import build_tiny_tokenizer
 from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTModel
 
 from vicha_hf import ViChaForPreTraining
-from vicha_hf.training.arguments import parse_arguments
+from vicha_hf.arguments import parse_arguments
 from vicha_hf.training.pretraining import (
     DataArguments,
     ModelArguments,

@@ -4,12 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vicha_hf.training.schedule import (
-    PublishedSchedule,
-    WarmupCosineSchedule,
-    published_learning_rate,
-    ramped_alpha,
-)
+from vicha_hf.training.schedule import PublishedSchedule, WarmupCosineSchedule, published_learning_rate, ramped_alpha
 
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/data/lr_schedule.json").read_text())

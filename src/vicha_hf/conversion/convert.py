@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
+from ..families import head_class
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.training_state import TRAINING_STATE_PREFIX
-from ..training.heads import head_class
 from .checkpoint_config import HEADS, detect_head, detect_layout, infer_config
 from .key_table import Layout, is_training_only, translate
 

@@ -86,9 +86,9 @@ def read_label(fields: Mapping, classes: Sequence[str], *, is_required: bool) ->
     return classes.index(name)
 
 
-class PictureFinder:
+class ImageFinder:
     """
-    Finds the pictures that records name.
+    Finds the images that records name.
 
     Args:
         image_root: folder that relative paths start from; None for the folder that the source itself names.
@@ -100,17 +100,17 @@ class PictureFinder:
         self._known_files: dict[str, bool] | None = {} if check_images else None
 
     def read(self, fields: Mapping, default_root: Path, name: str = "image") -> str | EmbeddedImage:
-        """The picture that the field names."""
-        return self.find(required(fields, name, _PICTURE_REMEDY), default_root, name)
+        """The image that the field names."""
+        return self.find(required(fields, name, _IMAGE_REMEDY), default_root, name)
 
     def find(self, image, default_root: Path, name: str = "image") -> str | EmbeddedImage:
-        """The picture that a field's value names: a path, or a picture inside a dataset."""
+        """The image that a field's value names: a path, or an image inside a dataset."""
         if isinstance(image, EmbeddedImage):
             return image
         if not isinstance(image, str):
-            raise RecordProblem(name, "wrong type", _PICTURE_REMEDY, f"got {shorten(image)}")
+            raise RecordProblem(name, "wrong type", _IMAGE_REMEDY, f"got {shorten(image)}")
         if not image.strip():
-            raise RecordProblem(name, "empty", _PICTURE_REMEDY)
+            raise RecordProblem(name, "empty", _IMAGE_REMEDY)
         root = self._image_root if self._image_root is not None else default_root
         path = os.path.normpath(os.path.join(root, image))
         if self._known_files is not None:
@@ -122,24 +122,24 @@ class PictureFinder:
         return path
 
 
-_PICTURE_REMEDY = 'give the path of the picture, such as "images/1.jpg"'
+_IMAGE_REMEDY = 'give the path of the image, such as "images/1.jpg"'
 
 
-class PictureIds:
-    """Numbers pictures 0, 1, ... in order of first appearance."""
+class ImageIds:
+    """Numbers images 0, 1, ... in order of first appearance."""
 
     def __init__(self):
         self._by_key: dict[object, int] = {}
         self._count = 0
 
     def number(self, image: str | EmbeddedImage, source: str, image_id) -> int:
-        """The number of a picture, the same for equal paths, and for equal `image_id` of one source."""
+        """The number of an image, the same for equal paths, and for equal `image_id` of one source."""
         keys = []
         if isinstance(image, str):
             keys.append(image)
         if image_id is not None:
             keys.append((source, json.dumps(image_id, sort_keys=True, default=repr)))
-        # The path decides where both are known: it is the picture itself.
+        # The path decides where both are known: it is the image itself.
         number = next((self._by_key[key] for key in keys if key in self._by_key), None)
         if number is None:
             number = self._count

@@ -12,7 +12,7 @@ from .image_files import EmbeddedImage, EmbeddedImages
 
 
 _ROWS_AT_A_TIME = 1000
-_PICTURE_FIELDS = ("image", "images")
+_IMAGE_FIELDS = ("image", "images")
 
 
 class AnnotationError(ValueError):
@@ -209,18 +209,18 @@ def _iterate_dataset(dataset, name: str, columns: Mapping[str, str | Sequence[st
     dataset = dataset.with_format(None)
     columns_of = {column: [column] for column in dataset.column_names}
     columns_of |= {field_name: _as_list(column) for field_name, column in columns.items()}
-    picture_columns = {
-        column: _iterate_pictures(dataset, column)
-        for field_name in _PICTURE_FIELDS
+    image_columns = {
+        column: _iterate_images(dataset, column)
+        for field_name in _IMAGE_FIELDS
         for column in columns_of.get(field_name, [])
-        if _holds_pictures(dataset.features[column])
+        if _holds_images(dataset.features[column])
     }
-    # Reading the texts must not read gigabytes of pictures.
+    # Reading the texts must not read gigabytes of images.
     read_columns = sorted(
-        {column for group in columns_of.values() for column in group if not _holds_pictures(dataset.features[column])}
+        {column for group in columns_of.values() for column in group if not _holds_images(dataset.features[column])}
     )
     if not read_columns:
-        raise AnnotationError(f"{name}: it has nothing but pictures ({dataset.column_names}); add a column of texts")
+        raise AnnotationError(f"{name}: it has nothing but images ({dataset.column_names}); add a column of texts")
     label_names = {
         column: feature.int2str for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)
     }
@@ -232,7 +232,7 @@ def _iterate_dataset(dataset, name: str, columns: Mapping[str, str | Sequence[st
                 # datasets marks a row without label as -1.
                 if cells.get(column) is not None:
                     cells[column] = name_of(cells[column]) if cells[column] >= 0 else None
-            cells |= {column: next(pictures) for column, pictures in picture_columns.items()}
+            cells |= {column: next(images) for column, images in image_columns.items()}
             record = {
                 field_name: cells[group[0]] if len(group) == 1 else [cells[column] for column in group]
                 for field_name, group in columns_of.items()
@@ -246,15 +246,15 @@ def _as_list(column: str | Sequence[str]) -> list[str]:
     return [column] if isinstance(column, str) else list(column)
 
 
-def _holds_pictures(feature) -> bool:
+def _holds_images(feature) -> bool:
     from datasets import Image
 
     return isinstance(feature, Image) or isinstance(getattr(feature, "feature", None), Image)
 
 
-def _iterate_pictures(dataset, column: str) -> Iterator[str | EmbeddedImage | list[str | EmbeddedImage] | None]:
+def _iterate_images(dataset, column: str) -> Iterator[str | EmbeddedImage | list[str | EmbeddedImage] | None]:
     """
-    Per row a picture, or a list of them where the column holds lists: its path if it lies in a file of its own, else
+    Per row an image, or a list of them where the column holds lists: its path if it lies in a file of its own, else
     where it is stored in the dataset; None where there is none.
     """
     import pyarrow.compute
@@ -262,10 +262,10 @@ def _iterate_pictures(dataset, column: str) -> Iterator[str | EmbeddedImage | li
 
     in_lists = not isinstance(dataset.features[column], Image)
     undecoded = List(Image(decode=False)) if in_lists else Image(decode=False)
-    pictures = dataset.select_columns([column]).cast_column(column, undecoded)
-    images = EmbeddedImages(pictures, column)
+    rows = dataset.select_columns([column]).cast_column(column, undecoded)
+    images = EmbeddedImages(rows, column)
     row = 0
-    for batch in pictures.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
+    for batch in rows.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
         storage = batch[column].combine_chunks()
         lengths = pyarrow.compute.list_value_length(storage).to_pylist() if in_lists else [1] * len(storage)
         entries = pyarrow.compute.list_flatten(storage) if in_lists else storage

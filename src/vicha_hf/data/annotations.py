@@ -9,7 +9,7 @@ from typing import Generic, Literal, TypeVar
 from PIL import Image
 from transformers.utils import logging
 
-from .annotation_fields import PictureFinder, PictureIds, read_concepts, read_texts
+from .annotation_fields import ImageFinder, ImageIds, read_concepts, read_texts
 from .annotation_sources import AnnotationError, RawRecord, RecordProblem, iterate_source, list_sources, shorten
 from .image_files import EmbeddedImage, EmbeddedImages, open_image
 from .record_storage import PackedRecords
@@ -24,12 +24,12 @@ _RecordType = TypeVar("_RecordType")
 @dataclass(frozen=True, slots=True)
 class ImageTextRecord:
     """
-    A picture with its captions and concepts.
+    An image with its captions and concepts.
 
     Attributes:
-        image: path of the picture, or a picture inside a dataset.
+        image: path of the image, or an image inside a dataset.
         captions: one or more captions as written.
-        image_id: equal for records of the same picture; numbered from 0 in order of first appearance.
+        image_id: equal for records of the same image; numbered from 0 in order of first appearance.
         concepts: the visual concepts without repetitions, in the order given (may be empty).
         where: file and record, for messages.
     """
@@ -41,7 +41,7 @@ class ImageTextRecord:
     where: str
 
     def load_image(self) -> Image.Image:
-        """The picture as upright RGB. Raises `ImageReadError`."""
+        """The image as upright RGB. Raises `ImageReadError`."""
         return open_image(self.image, self.where)
 
 
@@ -95,9 +95,9 @@ def read_image_text_records(
     Reads and validates the annotations of pretraining and retrieval.
 
     A record is `{"image": path, "caption": str | [str], "image_id": optional, "concepts": optional [str]}`; `kwords`, the
-    name in the published files, is read as `concepts`. `image_id` may be of any type. Two records have the same picture
+    name in the published files, is read as `concepts`. `image_id` may be of any type. Two records have the same image
     when their paths are equal, or when their `image_id` is equal and they come from the same source (numbers of different
-    corpora may clash). A picture stored inside a Hugging Face dataset has no path to compare: it is a picture of its own
+    corpora may clash). An image stored inside a Hugging Face dataset has no path to compare: it is an image of its own
     unless an `image_id` column says otherwise.
 
     Args:
@@ -108,7 +108,7 @@ def read_image_text_records(
             the current folder).
         on_bad_record: "raise" refuses the annotations and lists the first problems; "skip" leaves the bad records out,
             logs a summary and returns it in the report.
-        check_images: whether to look that each picture's file exists. Turn it off where that is slow; a missing file is
+        check_images: whether to look that each image's file exists. Turn it off where that is slow; a missing file is
             then an error when it is loaded.
 
     Returns:
@@ -117,14 +117,14 @@ def read_image_text_records(
     Raises:
         AnnotationError: a missing or unreadable file (in both modes), a bad record ("raise"), no record left.
     """
-    pictures, picture_ids = PictureFinder(image_root, check_images), PictureIds()
+    images, image_ids = ImageFinder(image_root, check_images), ImageIds()
 
     def parse(fields: Mapping, raw: RawRecord) -> ImageTextRecord:
-        image = pictures.read(fields, raw.default_root)
+        image = images.read(fields, raw.default_root)
         captions = read_texts(fields, "caption")
         concepts = read_concepts(fields)
         # Last, so that a skipped record leaves no trace in the numbering.
-        image_id = picture_ids.number(image, raw.source, fields.get("image_id"))
+        image_id = image_ids.number(image, raw.source, fields.get("image_id"))
         return ImageTextRecord(image, captions, image_id, concepts, raw.where)
 
     return read_records(sources, parse, on_bad_record=on_bad_record)

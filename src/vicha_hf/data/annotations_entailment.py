@@ -1,4 +1,4 @@
-"""Records of visual entailment: does a picture entail a sentence, contradict it, or leave it open (SNLI-VE)?"""
+"""Records of visual entailment: does an image entail a sentence, contradict it, or leave it open (SNLI-VE)?"""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Literal
 from PIL import Image
 
 from ..models.task_classification import VisualEntailmentTask
-from .annotation_fields import PictureFinder, read_concepts, read_label, read_text
+from .annotation_fields import ImageFinder, read_concepts, read_label, read_text
 from .annotation_sources import RawRecord
 from .annotations import Annotations, read_records
 from .image_files import EmbeddedImage, open_image
@@ -17,13 +17,13 @@ from .image_files import EmbeddedImage, open_image
 @dataclass(frozen=True, slots=True)
 class EntailmentRecord:
     """
-    A sentence about a picture.
+    A sentence about an image.
 
     Attributes:
-        image: path of the picture, or a picture inside a dataset.
+        image: path of the image, or an image inside a dataset.
         sentence: as written.
         label: index into `VisualEntailmentTask.CLASSES`; None where it is not known.
-        concepts: the visual concepts of the picture.
+        concepts: the visual concepts of the image.
         where: file and record, for messages.
     """
 
@@ -34,7 +34,7 @@ class EntailmentRecord:
     where: str
 
     def load_image(self) -> Image.Image:
-        """The picture as upright RGB. Raises `ImageReadError`."""
+        """The image as upright RGB. Raises `ImageReadError`."""
         return open_image(self.image, self.where)
 
 
@@ -47,13 +47,13 @@ def read_entailment_records(
     check_images: bool = True,
 ) -> Annotations[EntailmentRecord]:
     """
-    Reads and validates sentences about pictures.
+    Reads and validates sentences about images.
 
     A record is `{"image": path, "sentence": str, "label": "entailment" | "neutral" | "contradiction", "concepts": optional
     [str]}`. A column of class labels in a Hugging Face dataset is read by its names.
 
     Args:
-        require_labels: whether a record without label is bad; false for pictures that are only to be judged.
+        require_labels: whether a record without label is bad; false for images that are only to be judged.
         sources, image_root, on_bad_record, check_images: as in `read_image_text_records`.
 
     Returns:
@@ -62,11 +62,11 @@ def read_entailment_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    pictures = PictureFinder(image_root, check_images)
+    images = ImageFinder(image_root, check_images)
 
     def parse(fields: Mapping, raw: RawRecord) -> EntailmentRecord:
         return EntailmentRecord(
-            image=pictures.read(fields, raw.default_root),
+            image=images.read(fields, raw.default_root),
             sentence=read_text(fields, "sentence"),
             label=read_label(fields, VisualEntailmentTask.CLASSES, is_required=require_labels),
             concepts=read_concepts(fields),

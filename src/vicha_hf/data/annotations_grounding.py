@@ -1,4 +1,4 @@
-"""Records of grounding: which part of a picture does an expression name (RefCOCO+)?"""
+"""Records of grounding: which part of an image does an expression name (RefCOCO+)?"""
 
 import math
 import os
@@ -8,7 +8,7 @@ from typing import Literal
 
 from PIL import Image
 
-from .annotation_fields import PictureFinder, PictureIds, read_concepts, read_text, required
+from .annotation_fields import ImageFinder, ImageIds, read_concepts, read_text, required
 from .annotation_sources import RawRecord, RecordProblem, shorten
 from .annotations import Annotations, read_records
 from .annotations_refcoco import RefCocoSource
@@ -17,7 +17,7 @@ from .image_files import EmbeddedImage, ImageReadError, open_image, read_image_s
 
 Box = tuple[float, float, float, float]
 
-# Pixels that a box may stick out of its picture: annotators and detectors round, and COCO's own boxes do.
+# Pixels that a box may stick out of its image: annotators and detectors round, and COCO's own boxes do.
 BOX_TOLERANCE = 1.0
 
 _BOX_REMEDY = "give [x, y, width, height] in pixels from the top left corner"
@@ -26,18 +26,18 @@ _BOX_REMEDY = "give [x, y, width, height] in pixels from the top left corner"
 @dataclass(frozen=True, slots=True)
 class GroundingRecord:
     """
-    An expression that names something in a picture.
+    An expression that names something in an image.
 
     Attributes:
-        image: path of the picture, or a picture inside a dataset.
-        image_id: equal for records of the same picture; numbered from 0 in order of first appearance.
+        image: path of the image, or an image inside a dataset.
+        image_id: equal for records of the same image; numbered from 0 in order of first appearance.
         ref_id: what the source calls the expression, or the thing that it names; None where it gives no name.
         text: the expression as written.
         box: (x, y, width, height), pixels, of what the expression names; None where only training is possible.
         boxes: the proposals to choose from, alike.
         split: "val", "testA", ...; "all" where the source names none.
         image_size: (height, width), pixels; None where there are no boxes.
-        concepts: the visual concepts of the picture.
+        concepts: the visual concepts of the image.
         where: file and record, for messages.
     """
 
@@ -58,7 +58,7 @@ class GroundingRecord:
         return (self.text,)
 
     def load_image(self) -> Image.Image:
-        """The picture as upright RGB. Raises `ImageReadError`."""
+        """The image as upright RGB. Raises `ImageReadError`."""
         return open_image(self.image, self.where)
 
 
@@ -75,7 +75,7 @@ def read_grounding_records(
     Reads and validates expressions.
 
     A record is `{"ref_id": int | str, "image": path, "text": str, "bbox": [x, y, width, height], "boxes": [[x, y, width,
-    height], ...], "split": str, "image_id": optional, "width" and "height" of the picture: optional, "concepts": optional
+    height], ...], "split": str, "image_id": optional, "width" and "height" of the image: optional, "concepts": optional
     [str]}`. A source may also be a `RefCocoSource`, or a mapping with its fields.
 
     Args:
@@ -83,7 +83,7 @@ def read_grounding_records(
             checked all the same.
         splits: which splits are wanted; None for all.
         sources, image_root, on_bad_record, check_images: as in `read_image_text_records`. Where there are boxes, the
-            picture's size is read from its header unless the record gives it.
+            image's size is read from its header unless the record gives it.
 
     Returns:
         The records in order, with the report.
@@ -91,14 +91,14 @@ def read_grounding_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    sizes = _PictureSizes()
-    pictures, picture_ids = PictureFinder(image_root, check_images), PictureIds()
+    sizes = _ImageSizes()
+    images, image_ids = ImageFinder(image_root, check_images), ImageIds()
 
     def parse(fields: Mapping, raw: RawRecord) -> GroundingRecord | None:
         split = _read_split(fields, is_required=splits is not None)
         if splits is not None and split not in splits:
             return None
-        image = pictures.read(fields, raw.default_root)
+        image = images.read(fields, raw.default_root)
         text = read_text(fields, "text")
         box = _read_box(fields, is_required=for_evaluation)
         boxes = _read_boxes(fields, is_required=for_evaluation)
@@ -108,7 +108,7 @@ def read_grounding_records(
                 _check_inside(name, one, size)
         concepts = read_concepts(fields)
         # Last, so that a skipped record leaves no trace in the numbering.
-        image_id = picture_ids.number(image, raw.source, fields.get("image_id"))
+        image_id = image_ids.number(image, raw.source, fields.get("image_id"))
         return GroundingRecord(
             image, image_id, fields.get("ref_id"), text, box, boxes, split, size, concepts, raw.where
         )
@@ -162,12 +162,12 @@ def _checked_box(name: str, value) -> Box:
 def _check_inside(name: str, box: Box, size: tuple[int, int]) -> None:
     (x, y, box_width, box_height), (height, width) = box, size
     if min(x, y) < -BOX_TOLERANCE or max(x + box_width - width, y + box_height - height) > BOX_TOLERANCE:
-        found = f"{list(box)} in a picture of width {width} and height {height}"
-        raise RecordProblem(name, "a box outside the picture", _BOX_REMEDY, found)
+        found = f"{list(box)} in an image of width {width} and height {height}"
+        raise RecordProblem(name, "a box outside the image", _BOX_REMEDY, found)
 
 
-class _PictureSizes:
-    """Reads every picture's header once."""
+class _ImageSizes:
+    """Reads every image's header once."""
 
     def __init__(self):
         self._known: dict[str | EmbeddedImage, tuple[int, int]] = {}

@@ -1,4 +1,4 @@
-"""Records of visual reasoning: is a statement about two pictures true (NLVR2)?"""
+"""Records of visual reasoning: is a statement about two images true (NLVR2)?"""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Literal
 from PIL import Image
 
 from ..models.task_visual_reasoning import VisualReasoningTask
-from .annotation_fields import PictureFinder, checked_concepts, read_label, read_text, required
+from .annotation_fields import ImageFinder, checked_concepts, read_label, read_text, required
 from .annotation_sources import RawRecord, RecordProblem, shorten
 from .annotations import Annotations, read_records
 from .image_files import EmbeddedImage, open_image
@@ -17,13 +17,13 @@ from .image_files import EmbeddedImage, open_image
 @dataclass(frozen=True, slots=True)
 class ReasoningRecord:
     """
-    A statement about two pictures.
+    A statement about two images.
 
     Attributes:
-        images: the left and the right picture, each a path or a picture inside a dataset.
+        images: the left and the right image, each a path or an image inside a dataset.
         sentence: as written.
         label: index into `VisualReasoningTask.CLASSES` (1 = true); None where it is not known.
-        concepts: the visual concepts of the left and of the right picture.
+        concepts: the visual concepts of the left and of the right image.
         where: file and record, for messages.
     """
 
@@ -34,7 +34,7 @@ class ReasoningRecord:
     where: str
 
     def load_images(self) -> tuple[Image.Image, Image.Image]:
-        """The pictures as upright RGB. Raises `ImageReadError`."""
+        """The images as upright RGB. Raises `ImageReadError`."""
         return open_image(self.images[0], self.where), open_image(self.images[1], self.where)
 
 
@@ -47,7 +47,7 @@ def read_reasoning_records(
     check_images: bool = True,
 ) -> Annotations[ReasoningRecord]:
     """
-    Reads and validates statements about pairs of pictures.
+    Reads and validates statements about pairs of images.
 
     A record is `{"images": [path, path], "sentence": str, "label": "True" | "False", "concepts": optional [[str], [str]]}`;
     `kwords1` and `kwords2`, the names in the published files, are read as the two lists of concepts. JSON's true and false
@@ -63,16 +63,16 @@ def read_reasoning_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    pictures = PictureFinder(image_root, check_images)
+    finder = ImageFinder(image_root, check_images)
 
     def parse(fields: Mapping, raw: RawRecord) -> ReasoningRecord:
-        remedy = 'give the paths of the left and the right picture, such as ["images/1.jpg", "images/2.jpg"]'
+        remedy = 'give the paths of the left and the right image, such as ["images/1.jpg", "images/2.jpg"]'
         images = required(fields, "images", remedy)
         if not isinstance(images, list | tuple):
             raise RecordProblem("images", "wrong type", remedy, f"got {shorten(images)}")
         if len(images) != 2:
-            raise RecordProblem("images", "not two pictures", remedy, f"got {len(images)}: {shorten(images)}")
-        left, right = (pictures.find(image, raw.default_root, "images") for image in images)
+            raise RecordProblem("images", "not two images", remedy, f"got {len(images)}: {shorten(images)}")
+        left, right = (finder.find(image, raw.default_root, "images") for image in images)
         return ReasoningRecord(
             images=(left, right),
             sentence=read_text(fields, "sentence"),
@@ -88,7 +88,7 @@ def _read_pair_of_concepts(fields: Mapping) -> tuple[tuple[str, ...], tuple[str,
     value = fields.get("concepts")
     if value is None:
         return checked_concepts(fields.get("kwords1"), "kwords1"), checked_concepts(fields.get("kwords2"), "kwords2")
-    remedy = 'write a list of words for each of the two pictures, such as [["dog"], ["cat", "tree"]]'
+    remedy = 'write a list of words for each of the two images, such as [["dog"], ["cat", "tree"]]'
     if not isinstance(value, list | tuple):
         raise RecordProblem("concepts", "wrong type", remedy, f"got {shorten(value)}")
     if len(value) != 2:

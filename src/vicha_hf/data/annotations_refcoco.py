@@ -19,7 +19,7 @@ class RefCocoSource(RecordSource):
             `refs(unc).p`, saved as JSON. A pickle can run any program and is never read.
         instances: the published `instances.json`: `{"images": [{"id", "file_name", "width", "height"}], "annotations":
             [{"id", "image_id", "bbox"}]}`.
-        images: folder of the pictures.
+        images: folder of the images.
         detections: JSON with a detector's boxes, the proposals: `{image id: [{"box": [x, y, width, height]}]}`, or a list
             of `{"image_id", "box"}` (the published `dets.json`). None takes the boxes of all annotated things instead.
     """
@@ -47,26 +47,26 @@ class RefCocoSource(RecordSource):
         """A grounding record for every sentence."""
         refs = _read_json(self.refs, list, "a list of refs")
         instances = _read_json(self.instances, dict, 'an object with "images" and "annotations"')
-        pictures = _by_id(instances, "images", self.instances)
+        images = _by_id(instances, "images", self.instances)
         things = _by_id(instances, "annotations", self.instances)
         proposals = self._proposals(things)
         for index, ref in enumerate(refs):
             try:
-                records = list(self._records_of(ref, pictures, things, proposals))
+                records = list(self._records_of(ref, images, things, proposals))
             except RecordProblem as problem:
                 yield RawRecord(None, self.refs, index, Path(self.images), problem=problem)
             else:
                 for record in records:
                     yield RawRecord(record, self.refs, index, Path(self.images))
 
-    def _records_of(self, ref, pictures: dict, things: dict, proposals: dict) -> Iterator[dict]:
+    def _records_of(self, ref, images: dict, things: dict, proposals: dict) -> Iterator[dict]:
         if not isinstance(ref, Mapping):
             raise RecordProblem("", "not an object", "write one ref per entry", f"got {shorten(ref)}")
         remedy = f"take refs and instances of the same dataset (instances: {self.instances})"
-        thing, picture = things.get(ref.get("ann_id")), pictures.get(ref.get("image_id"))
+        thing, image = things.get(ref.get("ann_id")), images.get(ref.get("image_id"))
         if thing is None:
             raise RecordProblem("ann_id", "not among the instances", remedy, f"got {shorten(ref.get('ann_id'))}")
-        if picture is None:
+        if image is None:
             raise RecordProblem("image_id", "not among the instances", remedy, f"got {shorten(ref.get('image_id'))}")
         sentences = ref.get("sentences")
         if not isinstance(sentences, list) or not sentences:
@@ -74,14 +74,14 @@ class RefCocoSource(RecordSource):
         for sentence in sentences:
             yield {
                 "ref_id": ref.get("ref_id"),
-                "image": picture.get("file_name"),
+                "image": image.get("file_name"),
                 "image_id": ref["image_id"],
                 "text": sentence.get("sent") if isinstance(sentence, Mapping) else sentence,
                 "bbox": thing.get("bbox"),
                 "boxes": proposals.get(str(ref["image_id"]), []),
                 "split": ref.get("split"),
-                "width": picture.get("width"),
-                "height": picture.get("height"),
+                "width": image.get("width"),
+                "height": image.get("height"),
             }
 
     def _proposals(self, things: dict) -> dict[str, list]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from PIL import Image
 
-from .annotation_fields import PictureFinder, read_concepts, read_text, required
+from .annotation_fields import ImageFinder, read_concepts, read_text, required
 from .annotation_sources import AnnotationError, RawRecord, RecordProblem, shorten
 from .annotations import Annotations, read_records
 from .image_files import EmbeddedImage, open_image
@@ -22,16 +22,16 @@ ANSWER_WEIGHTS = {"vqa": 1.0, "vg": 0.5}
 @dataclass(frozen=True, slots=True)
 class QuestionRecord:
     """
-    A question about a picture.
+    A question about an image.
 
     Attributes:
-        image: path of the picture, or a picture inside a dataset.
+        image: path of the image, or an image inside a dataset.
         question: as written.
         question_id: a number or text; None where the source gives none.
         answers: the annotators' answers as written, equal ones repeated; may be empty in evaluation.
         dataset: "vqa" or "vg" (Visual Genome, whose answers count half).
         question_type, answer_type: kinds that accuracy is reported for, if any.
-        concepts: the visual concepts of the picture.
+        concepts: the visual concepts of the image.
         where: file and record, for messages.
     """
 
@@ -46,7 +46,7 @@ class QuestionRecord:
     where: str
 
     def load_image(self) -> Image.Image:
-        """The picture as upright RGB. Raises `ImageReadError`."""
+        """The image as upright RGB. Raises `ImageReadError`."""
         return open_image(self.image, self.where)
 
     def answer_weights(self) -> dict[str, float]:
@@ -81,12 +81,12 @@ def read_question_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    pictures = PictureFinder(image_root, check_images)
+    images = ImageFinder(image_root, check_images)
     known_ids: dict[int | str, str] = {}
 
     def parse(fields: Mapping, raw: RawRecord) -> QuestionRecord:
         record = QuestionRecord(
-            image=pictures.read(fields, raw.default_root),
+            image=images.read(fields, raw.default_root),
             question=read_text(fields, "question"),
             question_id=_read_question_id(fields, is_required=for_evaluation),
             answers=_read_answers(fields, is_required=not for_evaluation),

@@ -1,4 +1,4 @@
-"""Concept augmentation: each training step sees another part of a picture's visual concepts."""
+"""Concept augmentation: each training step sees another part of an image's visual concepts."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def sample_concepts(concepts: Sequence[str], fraction: float, rng: np.random.Gen
     The published code draws with replacement and may draw none; repeated words and a lone [CLS] carry nothing.
 
     Args:
-        concepts: the concepts of a picture, without repetitions.
+        concepts: the concepts of an image, without repetitions.
         fraction: share that is kept, in (0, 1]; rounded down, at least one. 1 keeps all of them in the order given.
         rng: source of randomness.
 

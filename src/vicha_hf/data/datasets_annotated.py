@@ -1,4 +1,4 @@
-"""What the datasets of the tasks have in common: one item per annotation, a text, pictures, and their concepts."""
+"""What the datasets of the tasks have in common: one item per annotation, a text, images, and their concepts."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -19,7 +19,7 @@ _RecordType = TypeVar("_RecordType")
 class AnnotatedDataset(SeededDataset, Generic[_RecordType]):
     """
     Item i belongs to `annotations[i]` and is a function of (seed, epoch, i) alone. The same class serves training and
-    evaluation: the transform and `concept_fraction` make the difference. Pictures are never mirrored where the text says
+    evaluation: the transform and `concept_fraction` make the difference. Images are never mirrored where the text says
     left or right.
 
     Args:
@@ -27,13 +27,13 @@ class AnnotatedDataset(SeededDataset, Generic[_RecordType]):
         transform: `PretrainingTransform` in training (crop scale `FINETUNING_CROP_SCALE`; None for grounding),
             `EvaluationTransform` in evaluation, or a callable with the same arguments.
         seed: of all draws.
-        concept_fraction: share of a picture's concepts in an item; 1 (all of them) in fine-tuning and evaluation.
+        concept_fraction: share of an image's concepts in an item; 1 (all of them) in fine-tuning and evaluation.
         use_concepts: False gives items without concepts.
         max_words: words kept of the text (30); None keeps all.
 
     Raises:
         ValueError: a fraction outside (0, 1], `max_words` below 1, a negative seed.
-        ImageReadError: from `__getitem__`, a picture that cannot be decoded.
+        ImageReadError: from `__getitem__`, an image that cannot be decoded.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Sentences that a picture may entail, for fine-tuning and evaluation."""
+"""Sentences that an image may entail, for fine-tuning and evaluation."""
 
 from typing import TypedDict
 
@@ -10,7 +10,7 @@ from .text_cleaning import clean_caption, names_side
 
 
 class EntailmentItem(TypedDict):
-    """`pixel_values` float [3, H, W], the cleaned `text`, the picture's `concepts`, `label` or None, the item's `index`."""
+    """`pixel_values` float [3, H, W], the cleaned `text`, the image's `concepts`, `label` or None, the item's `index`."""
 
     pixel_values: torch.Tensor
     text: str

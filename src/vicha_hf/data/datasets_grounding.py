@@ -1,4 +1,4 @@
-"""Expressions that name a part of a picture, for the evaluation of grounding; it is trained as retrieval."""
+"""Expressions that name a part of an image, for the evaluation of grounding; it is trained as retrieval."""
 
 from typing import TypedDict
 
@@ -10,7 +10,7 @@ from .text_cleaning import clean_caption, names_side
 
 
 class GroundingItem(TypedDict):
-    """`pixel_values` float [3, H, W], the cleaned `text`, the picture's `concepts`, the item's `index`."""
+    """`pixel_values` float [3, H, W], the cleaned `text`, the image's `concepts`, the item's `index`."""
 
     pixel_values: torch.Tensor
     text: str

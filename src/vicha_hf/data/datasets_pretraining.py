@@ -1,7 +1,7 @@
-"""Pictures with a caption and a part of their concepts, for image-text pretraining and retrieval fine-tuning."""
+"""Images with a caption and a part of their concepts, for image-text pretraining and retrieval fine-tuning."""
 
 from collections.abc import Callable
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -12,17 +12,16 @@ from .annotations_grounding import GroundingRecord
 from .concept_augmentation import check_concept_fraction, sample_concepts
 from .seeded_dataset import SeededDataset
 from .text_cleaning import clean_caption, names_side
-from .visual_token_storage import VisualTokenStore
 
 
-# Share of a picture's 15 concepts that a training step sees (ViCHA, arXiv 2208.13628).
+# Share of an image's 15 concepts that a training step sees (ViCHA, arXiv 2208.13628).
 CONCEPT_FRACTION = 0.3
 MAX_CAPTION_WORDS = 30
 
 
 class PretrainingItem(TypedDict):
     """
-    A training example: `pixel_values` float [3, H, W], the cleaned `caption`, its `concepts`, the picture's number, and,
+    A training example: `pixel_values` float [3, H, W], the cleaned `caption`, its `concepts`, the image's number, and,
     where they are stored, its `visual_token_ids` int64 [P].
     """
 
@@ -31,6 +30,16 @@ class PretrainingItem(TypedDict):
     concepts: list[str]
     image_id: int
     visual_token_ids: NotRequired[torch.Tensor]
+
+
+class StoredVisualTokens(Protocol):
+    """Visual tokens that were made beforehand, such as `VisualTokenStore`'s."""
+
+    def require_fitting(self, annotations: Annotations, transform: Callable) -> None:
+        """Raises a `ValueError` where the tokens are not those of the annotations' images under the transform."""
+
+    def tokens_of(self, record: ImageTextRecord | GroundingRecord) -> torch.Tensor:
+        """Visual tokens of a record's image, int64 [P]."""
 
 
 class PretrainingDataset(SeededDataset):
@@ -42,20 +51,20 @@ class PretrainingDataset(SeededDataset):
 
     Args:
         annotations: from `read_image_text_records`, or, for the training of grounding, `read_grounding_records`.
-        transform: picture and generator to float [3, H, W], such as `PretrainingTransform`.
+        transform: image and generator to float [3, H, W], such as `PretrainingTransform`.
         seed: of all draws.
         captions: "one" (as ALBEF): an item per record with a caption drawn among its captions; "all": an item per caption.
-        concept_fraction: share of a picture's concepts in an item (0.3), drawn without replacement, at least one where
+        concept_fraction: share of an image's concepts in an item (0.3), drawn without replacement, at least one where
             there are any; 1 gives all of them in the order of the annotation.
         use_concepts: False gives items without concepts.
         max_words: words kept of a caption (30).
-        mirror_texts_with_sides: False never mirrors the picture of a caption that says left or right.
-        stored_visual_tokens: gives items their pictures' visual tokens; possible only with a transform that draws nothing.
+        mirror_texts_with_sides: False never mirrors the image of a caption that says left or right.
+        stored_visual_tokens: gives items their images' visual tokens; possible only with a transform that draws nothing.
 
     Raises:
         ValueError: an unknown `captions`, a fraction outside (0, 1], `max_words` below 1, a negative seed, stored tokens
             that do not fit.
-        ImageReadError: from `__getitem__`, a picture that cannot be decoded.
+        ImageReadError: from `__getitem__`, an image that cannot be decoded.
     """
 
     def __init__(
@@ -69,7 +78,7 @@ class PretrainingDataset(SeededDataset):
         use_concepts: bool = True,
         max_words: int = MAX_CAPTION_WORDS,
         mirror_texts_with_sides: bool = True,
-        stored_visual_tokens: VisualTokenStore | None = None,
+        stored_visual_tokens: StoredVisualTokens | None = None,
     ):
         if captions not in ("one", "all"):
             raise ValueError(f'captions={captions!r} must be "one" (of each record) or "all"')

@@ -1,4 +1,4 @@
-"""Statements about two pictures, for fine-tuning and evaluation."""
+"""Statements about two images, for fine-tuning and evaluation."""
 
 from typing import TypedDict
 
@@ -11,7 +11,7 @@ from .text_cleaning import clean_caption, names_side
 
 class ReasoningItem(TypedDict):
     """
-    `pixel_values` float [2, 3, H, W] and `concepts`, the left picture's and the right one's; the cleaned `text`, `label` (1 =
+    `pixel_values` float [2, 3, H, W] and `concepts`, the left image's and the right one's; the cleaned `text`, `label` (1 =
     true) or None, and the item's `index`.
     """
 
@@ -23,7 +23,7 @@ class ReasoningItem(TypedDict):
 
 
 class ReasoningDataset(AnnotatedDataset[ReasoningRecord]):
-    """Records of `read_reasoning_records`; see `AnnotatedDataset`. Both pictures are augmented apart."""
+    """Records of `read_reasoning_records`; see `AnnotatedDataset`. Both images are augmented apart."""
 
     def __init__(self, annotations, transform, *, max_words: int | None = None, **options):
         super().__init__(annotations, transform, max_words=max_words, **options)

@@ -1,4 +1,4 @@
-"""A retrieval benchmark: every picture once, every caption once, and which belongs to which."""
+"""A retrieval benchmark: every image once, every caption once, and which belongs to which."""
 
 from collections.abc import Callable
 from typing import TypedDict
@@ -14,7 +14,7 @@ from .text_cleaning import clean_caption
 
 
 class RetrievalImage(TypedDict):
-    """A picture of the benchmark: `pixel_values` float [3, H, W] and all its `concepts`."""
+    """An image of the benchmark: `pixel_values` float [3, H, W] and all its `concepts`."""
 
     pixel_values: torch.Tensor
     concepts: list[str]
@@ -23,20 +23,20 @@ class RetrievalImage(TypedDict):
 
 class RetrievalDataset(Dataset):
     """
-    The items are the pictures, in order of first appearance; the captions stand in `texts`.
+    The items are the images, in order of first appearance; the captions stand in `texts`.
 
-    Records of the same picture (equal `image_id`) are merged: captions in order, concepts joined without repetitions.
+    Records of the same image (equal `image_id`) are merged: captions in order, concepts joined without repetitions.
 
     Args:
         annotations: from `read_image_text_records`.
-        transform: picture to float [3, H, W], such as `EvaluationTransform`.
+        transform: image to float [3, H, W], such as `EvaluationTransform`.
         max_words: words kept of a caption (30).
-        use_concepts: False gives pictures without concepts.
+        use_concepts: False gives images without concepts.
 
     Attributes:
-        texts: the cleaned captions, all pictures' one after the other.
-        captions_of_image: per picture the indices of its captions in `texts`.
-        image_of_caption: per caption the index of its picture.
+        texts: the cleaned captions, all images' one after the other.
+        captions_of_image: per image the indices of its captions in `texts`.
+        image_of_caption: per caption the index of its image.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class RetrievalDataset(Dataset):
         self.texts: list[str] = []
         self.captions_of_image: list[list[int]] = []
         self.image_of_caption: list[int] = []
-        self._pictures: list[tuple[str | EmbeddedImage, str]] = []
+        self._images: list[tuple[str | EmbeddedImage, str]] = []
         self._concepts: list[dict[str, None]] = []
         self._image_ids: list[int] = []
         position_of: dict[int, int] = {}
         for record in annotations:
-            position = position_of.setdefault(record.image_id, len(self._pictures))
-            if position == len(self._pictures):
-                self._pictures.append((record.image, record.where))
+            position = position_of.setdefault(record.image_id, len(self._images))
+            if position == len(self._images):
+                self._images.append((record.image, record.where))
                 self._concepts.append({})
                 self._image_ids.append(record.image_id)
                 self.captions_of_image.append([])
@@ -70,10 +70,10 @@ class RetrievalDataset(Dataset):
                 self.texts.append(clean_caption(caption, max_words))
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def __getitem__(self, index: int) -> RetrievalImage:
-        image, where = self._pictures[index]
+        image, where = self._images[index]
         return RetrievalImage(
             pixel_values=self.transform(open_image(image, where)),
             concepts=list(self._concepts[index]) if self.use_concepts else [],

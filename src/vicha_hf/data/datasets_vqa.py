@@ -1,4 +1,4 @@
-"""Questions about pictures, for fine-tuning and evaluation."""
+"""Questions about images, for fine-tuning and evaluation."""
 
 from typing import TypedDict
 
@@ -11,7 +11,7 @@ from .text_cleaning import clean_question, names_side
 
 class QuestionItem(TypedDict):
     """
-    `pixel_values` float [3, H, W], the cleaned `question`, the picture's `concepts`, the different `answers` with their
+    `pixel_values` float [3, H, W], the cleaned `question`, the image's `concepts`, the different `answers` with their
     `weights` (empty where none are known), and the item's `index`.
     """
 

@@ -38,7 +38,7 @@ def shear_slope(level: float) -> float:
 
 
 def translation_pixels(level: float) -> float:
-    """Shift in pixels, whatever the size of the picture: 7 at level 7."""
+    """Shift in pixels, whatever the size of the image: 7 at level 7."""
     return level / MAX_LEVEL * MAX_TRANSLATION_PIXELS
 
 
@@ -48,7 +48,7 @@ def rotation_degrees(level: float) -> float:
 
 
 def identity(image: Image.Image, level: float, sign: int) -> Image.Image:
-    """Leaves the picture alone."""
+    """Leaves the image alone."""
     return image
 
 
@@ -68,7 +68,7 @@ def brightness(image: Image.Image, level: float, sign: int) -> Image.Image:
 
 
 def sharpness(image: Image.Image, level: float, sign: int) -> Image.Image:
-    """Moves the picture away from its blurred version by `enhancement_factor(level)`."""
+    """Moves the image away from its blurred version by `enhancement_factor(level)`."""
     return ImageEnhance.Sharpness(image).enhance(enhancement_factor(level))
 
 
@@ -124,7 +124,7 @@ class RandAugment:
     and rotations go either way with equal probability.
 
     Args:
-        num_operations: operations drawn per picture (published: 2).
+        num_operations: operations drawn per image (published: 2).
         level: strength from 0 to 10 (published: 7).
 
     Raises:
@@ -140,7 +140,7 @@ class RandAugment:
         self.level = level
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        """Augments an RGB picture; the size stays."""
+        """Augments an RGB image; the size stays."""
         names = list(OPERATIONS)
         for index in rng.integers(len(names), size=self.num_operations):
             # All three draws always happen, so that a skipped operation does not shift the draws that follow.

@@ -45,10 +45,10 @@ class SeededDataset(Dataset):
         )
 
     def describe_sample(self, index: int) -> str:
-        """Pictures, file and record of an item, for messages."""
+        """Images, file and record of an item, for messages."""
         record = self.annotations[self._record_index(index)]
-        pictures = record.images if hasattr(record, "images") else (record.image,)
-        return f"{', '.join(map(str, pictures))} ({record.where})"
+        images = record.images if hasattr(record, "images") else (record.image,)
+        return f"{', '.join(map(str, images))} ({record.where})"
 
     def _record_index(self, index: int) -> int:
         return index

@@ -42,7 +42,7 @@ def clean_question(text: str, max_words: int | None) -> str:
 
 
 def names_side(text: str) -> bool:
-    """Whether a text says left or right, so that it would be wrong of a mirrored picture."""
+    """Whether a text says left or right, so that it would be wrong of a mirrored image."""
     return _SIDE.search(text.lower()) is not None
 
 

@@ -1,4 +1,4 @@
-"""Pictures to normalised tensors for training (cropped, flipped, augmented) and evaluation (resized)."""
+"""Images to normalised tensors for training (cropped, flipped, augmented) and evaluation (resized)."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from .randaugment import RandAugment
 
 # Width to height of a random crop, drawn log-uniformly.
 CROP_RATIO = (3 / 4, 4 / 3)
-# Share of the picture's area: pretraining and fine-tuning of the published systems.
+# Share of the image's area: pretraining and fine-tuning of the published systems.
 PRETRAINING_CROP_SCALE = (0.2, 1.0)
 FINETUNING_CROP_SCALE = (0.5, 1.0)
 CROP_ATTEMPTS = 10
@@ -30,7 +30,7 @@ class EvaluationTransform:
         image_processor: where the channel means and deviations come from (default: CLIP's).
     """
 
-    # What a transform draws, in words; empty where a picture always gives the same pixel values.
+    # What a transform draws, in words; empty where an image always gives the same pixel values.
     random_operations = ()
 
     def __init__(self, image_size: int | tuple[int, int], image_processor: PilBackend | None = None):
@@ -48,7 +48,7 @@ class EvaluationTransform:
     ) -> torch.Tensor:
         """
         Args:
-            image: an RGB picture.
+            image: an RGB image.
             rng, may_mirror: not used; evaluation draws nothing.
 
         Returns:
@@ -57,9 +57,9 @@ class EvaluationTransform:
         return self._normalize(image.resize((self.width, self.height), Image.Resampling.BICUBIC))
 
 
-class MeanPicture:
+class MeanImage:
     """
-    Puts the mean picture (0 everywhere after normalisation) in the place of every picture, so that only the text is left to
+    Puts the mean image (0 everywhere after normalisation) in the place of every image, so that only the text is left to
     answer from.
 
     Args:
@@ -77,7 +77,7 @@ class MeanPicture:
     def __call__(
         self, image: Image.Image, rng: np.random.Generator | None = None, may_mirror: bool = True
     ) -> torch.Tensor:
-        """float32 [3, height, width], whatever the picture; nothing is drawn."""
+        """float32 [3, height, width], whatever the image; nothing is drawn."""
         return torch.zeros(3, self.height, self.width)
 
 
@@ -86,14 +86,14 @@ class PretrainingTransform:
     Random crop resized bicubically, random horizontal flip, RandAugment, normalisation (ALBEF, arXiv 2107.07651; kept by
     ViCHA and SIMLA).
 
-    Every draw comes from the generator that is passed in, so a picture's augmentation depends on nothing else: not on the
-    number of workers, nor on the pictures before it.
+    Every draw comes from the generator that is passed in, so an image's augmentation depends on nothing else: not on the
+    number of workers, nor on the images before it.
 
     Args:
         image_size: side of the square, or (height, width).
-        scale: smallest and largest share of the picture's area that a crop keeps (0.2 .. 1 in pretraining, 0.5 .. 1 in
-            fine-tuning). None resizes the whole picture instead, as grounding does.
-        hflip: whether to mirror half of the pictures. Turn it off where captions say left and right.
+        scale: smallest and largest share of the image's area that a crop keeps (0.2 .. 1 in pretraining, 0.5 .. 1 in
+            fine-tuning). None resizes the whole image instead, as grounding does.
+        hflip: whether to mirror half of the images. Turn it off where captions say left and right.
         randaugment: whether to augment, or a `RandAugment` of one's own.
         image_processor: where the channel means and deviations come from (default: CLIP's).
 
@@ -121,7 +121,7 @@ class PretrainingTransform:
 
     @property
     def random_operations(self) -> tuple[str, ...]:
-        """What it draws, in words; empty where a picture always gives the same pixel values."""
+        """What it draws, in words; empty where an image always gives the same pixel values."""
         operations = {
             f"scale={self.scale}": self.scale is not None,
             "hflip": self.hflip,
@@ -138,15 +138,15 @@ class PretrainingTransform:
     def __call__(self, image: Image.Image, rng: np.random.Generator, may_mirror: bool = True) -> torch.Tensor:
         """
         Args:
-            image: an RGB picture.
+            image: an RGB image.
             rng: source of every draw.
-            may_mirror: False keeps left and right of this picture where they are; no other draw changes by it.
+            may_mirror: False keeps left and right of this image where they are; no other draw changes by it.
 
         Returns:
             float32 [3, height, width].
         """
         if self.scale is not None:
-            # Cropped first: resizing a box of the whole picture would mix pixels from outside the box into its edge.
+            # Cropped first: resizing a box of the whole image would mix pixels from outside the box into its edge.
             image = image.crop(random_crop_box(image.size, self.scale, CROP_RATIO, rng))
         image = image.resize((self.width, self.height), Image.Resampling.BICUBIC)
         if self.hflip and rng.random() < FLIP_PROBABILITY and may_mirror:
@@ -161,11 +161,11 @@ def random_crop_box(
 ) -> tuple[int, int, int, int]:
     """
     A random box (left, upper, right, lower) whose share of the area lies in `scale` and whose width to height lies in
-    `ratio` (Szegedy et al. 2015, arXiv 1409.4842). Where ten draws do not fit into the picture, the largest centred box
+    `ratio` (Szegedy et al. 2015, arXiv 1409.4842). Where ten draws do not fit into the image, the largest centred box
     with an allowed shape is taken.
 
     Args:
-        size: (width, height) of the picture in pixels.
+        size: (width, height) of the image in pixels.
     """
     width, height = size
     log_ratio = math.log(ratio[0]), math.log(ratio[1])

@@ -63,12 +63,12 @@ def grounding_accuracy(
 
 def hottest_points(heatmaps: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int] | None]:
     """
-    Where each map is hottest, as pixel (x, y) of the picture that it is brought to (bicubic); `None` for a map without
+    Where each map is hottest, as pixel (x, y) of the image that it is brought to (bicubic); `None` for a map without
     heat.
 
     Args:
         heatmaps: [B, h, w].
-        image_sizes: for each picture (height, width), pixels.
+        image_sizes: for each image (height, width), pixels.
     """
     points: list[tuple[int, int] | None] = []
     for heatmap, size in zip(heatmaps, image_sizes, strict=True):
@@ -145,7 +145,7 @@ def evaluate_grounding(
     Args:
         model: a head for grounding, in evaluation mode.
         processor: the model's.
-        dataset: a [`GroundingDataset`] of records with proposals, reference box and picture size.
+        dataset: a [`GroundingDataset`] of records with proposals, reference box and image size.
         methods: "itm" (cross-attention of the matching head), "itc" (vision attention of the similarity), or both.
         layers: method -> layer; the published ones by default.
         batch_size, num_workers, progress: see [`predict_all`].

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 
+CUTOFFS = (1, 5, 10)
+DIRECTIONS = {"i2t": "image to captions", "t2i": "caption to images"}
 QUERIES_PER_BLOCK = 256
 
 

@@ -103,7 +103,7 @@ class RetrievalScores:
         }
 
 
-# States of pictures that are kept between the two stages, GiB; what goes beyond is encoded again.
+# States of images that are kept between the two stages, GiB; what goes beyond is encoded again.
 KEPT_STATES_GIB = 8.0
 
 
@@ -128,15 +128,15 @@ def evaluate_retrieval(
         dataset: a [`~vicha_hf.data.datasets_retrieval.RetrievalDataset`].
         k: how many candidates of the first stage the matching head re-ranks; clipped to the size of the corpus.
             The published models use 128 for Flickr30K and 256 for COCO.
-        batch_size: pictures, or captions, encoded at a time.
+        batch_size: images, or captions, encoded at a time.
         device: where to run; by default where the accelerator, or else the model, is.
         with_concepts: False leaves the dataset's visual concepts out.
         progress: whether to show progress bars.
-        num_workers: processes that load pictures.
-        accelerator: an `accelerate.Accelerator`; each of its processes encodes and re-ranks its share of the pictures,
+        num_workers: processes that load images.
+        accelerator: an `accelerate.Accelerator`; each of its processes encodes and re-ranks its share of the images,
             and all return the same result. `model` is the unwrapped one.
-        kept_states_gib: GiB of picture states that each process keeps from the first stage for the second; the
-            pictures beyond are loaded and encoded again.
+        kept_states_gib: GiB of image states that each process keeps from the first stage for the second; the
+            images beyond are loaded and encoded again.
 
     Returns:
         Everything that [`retrieval_metrics`] names for the re-ranked scores, the same with `_itc_only` for the first
@@ -177,7 +177,7 @@ def score_retrieval(
     if k < 1:
         raise ValueError(f"k={k} is not possible: the second stage needs at least one candidate per query")
     if len(dataset) == 0:
-        raise ValueError("the dataset has no picture: there is nothing to retrieve")
+        raise ValueError("the dataset has no image: there is nothing to retrieve")
     share = _Share(len(dataset), accelerator)
     if device is None:
         device = model.device if accelerator is None else accelerator.device
@@ -190,7 +190,7 @@ def score_retrieval(
             model, processor, dataset, share.indices, batch_size, device, with_concepts, num_workers, kept_states_gib
         )
         image_embeds = share.gather(images.encode(bar))
-        # Every process encodes all captions: that is less than a hundredth of their fusion with the pictures.
+        # Every process encodes all captions: that is less than a hundredth of their fusion with the images.
         text_batches = [
             dataset.texts[start : start + batch_size] for start in range(0, len(dataset.texts), batch_size)
         ]
@@ -204,7 +204,7 @@ def score_retrieval(
         del encodings
         own = torch.tensor(share.indices, device=device)
         scores = torch.empty(len(own), len(dataset.texts), device=device)
-        with bar(total=len(own), desc="Re-ranking", unit="picture") as progress_bar:
+        with bar(total=len(own), desc="Re-ranking", unit="image") as progress_bar:
             for start, encoded in images:
                 rows = own[start : start + len(encoded.hidden_states)]
                 wanted = candidates.of_images[rows] | candidates.of_texts[rows]
@@ -217,7 +217,7 @@ def score_retrieval(
 
 
 class _Share:
-    """Which pictures are this process's: every W-th, so that shares differ by one picture at most."""
+    """Which images are this process's: every W-th, so that shares differ by one image at most."""
 
     def __init__(self, num_images: int, accelerator=None):
         self.accelerator = accelerator
@@ -227,7 +227,7 @@ class _Share:
         self.indices = range(self.process, num_images, self.processes)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows [own pictures, ...] of every process -> [all pictures, ...], in the dataset's order."""
+        """The rows [own images, ...] of every process -> [all images, ...], in the dataset's order."""
         if self.processes == 1:
             return rows
         longest = -(-self.num_images // self.processes)
@@ -238,7 +238,7 @@ class _Share:
 
 
 class _ShareOfImages:
-    """Encodes some of the pictures; goes over them in batches `(first row, encoding)` for the second stage."""
+    """Encodes some of the images; goes over them in batches `(first row, encoding)` for the second stage."""
 
     def __init__(
         self, model, processor, dataset, indices, batch_size, device, with_concepts, num_workers, kept_states_gib
@@ -253,7 +253,7 @@ class _ShareOfImages:
         """The embeddings [n, E] of all of them; their states are kept as far as there is room."""
         embeds, full = [torch.empty(0, self.model.config.projection_dim, device=self.device)], False
         number = -(-len(self.indices) // self.batch_size)
-        for encoded in bar(self._encode_from(0), desc="Encoding pictures", unit="batch", total=number):
+        for encoded in bar(self._encode_from(0), desc="Encoding images", unit="batch", total=number):
             embeds.append(encoded.embeds)
             self.room -= encoded.hidden_states.nbytes
             full = full or self.room < 0

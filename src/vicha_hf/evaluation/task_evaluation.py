@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from transformers import AutoProcessor
 from transformers.utils import cached_file
 
+from ..arguments import require
 from ..data.annotations import Annotations, read_image_text_records
 from ..data.annotations_entailment import read_entailment_records
 from ..data.annotations_grounding import read_grounding_records
@@ -21,13 +22,12 @@ from ..data.datasets_grounding import GroundingDataset
 from ..data.datasets_reasoning import ReasoningDataset
 from ..data.datasets_retrieval import RetrievalDataset
 from ..data.datasets_vqa import QuestionAnsweringDataset
-from ..data.transforms import EvaluationTransform, MeanPicture
-from ..reporting.recall_table import format_recall_table
-from ..training.arguments import require
-from ..training.heads import load_finetuned
+from ..data.transforms import EvaluationTransform, MeanImage
+from ..families import load_finetuned
 from .classification import evaluate_classification
 from .grounding import METHODS, evaluate_grounding
 from .question_answering import evaluate_question_answering
+from .recall_table import format_recall_table
 from .retrieval import RetrievalScores, score_retrieval
 from .task_result import TaskResult
 
@@ -35,7 +35,7 @@ from .task_result import TaskResult
 # Stands beside the weights of a model for question answering: what it was trained to answer.
 ANSWER_LIST_FILE = "answer_list.json"
 
-# Tasks where a text alone can be answered; in the others chance says what a picture is worth.
+# Tasks where a text alone can be answered; in the others chance says what an image is worth.
 TASKS_WITH_TEXT_ONLY = ("vqa", "entailment", "reasoning")
 
 
@@ -52,7 +52,7 @@ class EvaluationArguments:
         on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
         batch_size: Samples at a time on one process.
         num_workers: Processes that load data, per process.
-        use_concepts: Whether pictures come with their visual concepts.
+        use_concepts: Whether images come with their visual concepts.
         k: Candidates of the second stage: of retrieval (published: 128, COCO 256), or answers of a question (128).
         top: How many of the best a retrieval's predictions hold per query.
         answer_list: JSON list of the answers to choose from; null takes the one beside the model.
@@ -62,8 +62,8 @@ class EvaluationArguments:
         layer_itm: Layer whose cross-attention grounds; null takes the published one (8 of 12).
         layer_itc: Layer of the vision encoder whose attention grounds; null takes the published one (8 of 12).
         splits: Splits of a grounding file to evaluate; null takes all.
-        text_only: Replace every picture by the mean picture and leave its concepts out.
-        text_only_model: Folder of a model fine-tuned with `data.text_only`; its metrics without pictures are written beside the others as `text_only_...`.
+        text_only: Replace every image by the mean image and leave its concepts out.
+        text_only_model: Folder of a model fine-tuned with `data.text_only`; its metrics without images are written beside the others as `text_only_...`.
     """
 
     task: Literal["retrieval", "vqa", "entailment", "reasoning", "grounding"]
@@ -96,7 +96,7 @@ class EvaluationArguments:
             self.task in TASKS_WITH_TEXT_ONLY or not (self.text_only or self.text_only_model),
             "text_only" if self.text_only else "text_only_model",
             self.text_only_model or True,
-            f"only {', '.join(TASKS_WITH_TEXT_ONLY)} have answers to give without a picture; compare {self.task} with "
+            f"only {', '.join(TASKS_WITH_TEXT_ONLY)} have answers to give without an image; compare {self.task} with "
             "the chance that stands beside its metrics.",
         )
 
@@ -108,7 +108,7 @@ class EvaluationArguments:
 
 @dataclass(frozen=True)
 class _Setup:
-    """A loaded model and how its pictures are shown."""
+    """A loaded model and how its images are shown."""
 
     arguments: EvaluationArguments
     model: Any
@@ -120,7 +120,7 @@ class _Setup:
 
     @property
     def transform(self) -> Callable:
-        kind = MeanPicture if self.text_only else EvaluationTransform
+        kind = MeanImage if self.text_only else EvaluationTransform
         return kind.from_image_processor(self.processor.image_processor)
 
     @property
@@ -221,7 +221,7 @@ def _retrieval(setup: _Setup) -> TaskResult:
 
 
 def best_of_each_query(scores: RetrievalScores, annotations: Annotations, dataset: RetrievalDataset, top: int) -> dict:
-    """The predictions of a retrieval: pictures and captions, and for each the `top` best of the others by index."""
+    """The predictions of a retrieval: images and captions, and for each the `top` best of the others by index."""
     names: dict[int, str] = {}
     for record in annotations:
         names.setdefault(record.image_id, str(record.image))

@@ -11,7 +11,7 @@ import math
 import torch
 
 
-# Placements tried for one block before a picture counts as full, as in BEiT.
+# Placements tried for one block before an image counts as full, as in BEiT.
 MAX_ATTEMPTS = 10
 
 
@@ -31,8 +31,8 @@ def draw_block_masks(
 
     A rectangle's area is uniform between `min_block` and what is still to be hidden, its shape log-uniform, its place
     uniform. It counts if it lies within the grid, leaves at least one row and one column free, and hides at least one
-    patch more but not more than are still to be hidden. So pictures hide *up to* `max_masked` patches: with the defaults
-    on 16 x 16 patches 74.35 in the mean, and exactly 75 in 63 % of the pictures. As in the published code, what is still
+    patch more but not more than are still to be hidden. So images hide *up to* `max_masked` patches: with the defaults
+    on 16 x 16 patches 74.35 in the mean, and exactly 75 in 63 % of the images. As in the published code, what is still
     to be hidden may be less than `min_block`: the area then lies between the two.
 
     The draws come from torch's global generator on the CPU, whatever `device` is: how many are needed depends on the
@@ -70,10 +70,10 @@ def draw_block_masks(
     masks = torch.zeros(batch_size, rows, columns, dtype=torch.bool)
     missing = torch.full((batch_size,), max_masked)
     failures = torch.zeros(batch_size, dtype=torch.int64)
-    # One placement per picture and turn; pictures that are full drop out.
-    while (open_pictures := ((missing > 0) & (failures < MAX_ATTEMPTS)).nonzero().flatten()).numel():
-        draws = torch.rand(batch_size, 4, dtype=torch.float64)[open_pictures].unbind(1)
-        allowed = missing[open_pictures].clamp(max=max_block)
+    # One placement per image and turn; images that are full drop out.
+    while (open_images := ((missing > 0) & (failures < MAX_ATTEMPTS)).nonzero().flatten()).numel():
+        draws = torch.rand(batch_size, 4, dtype=torch.float64)[open_images].unbind(1)
+        allowed = missing[open_images].clamp(max=max_block)
         area = min_block + (allowed - min_block) * draws[0]
         aspect = (log_aspects[0] + (log_aspects[1] - log_aspects[0]) * draws[1]).exp()
         height, width = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
@@ -82,12 +82,12 @@ def draw_block_masks(
         left = (draws[3] * (columns - width + 1)).long()[:, None, None]
         bottom, right = top + height[:, None, None], left + width[:, None, None]
         block = (row >= top) & (row < bottom) & (column >= left) & (column < right)
-        before = masks[open_pictures]
+        before = masks[open_images]
         added = (block & ~before).sum(dim=(1, 2))
         accepted = fits & (added > 0) & (added <= allowed)
-        masks[open_pictures] = before | (block & accepted[:, None, None])
-        missing[open_pictures] -= torch.where(accepted, added, 0)
-        failures[open_pictures] = torch.where(accepted, 0, failures[open_pictures] + 1)
+        masks[open_images] = before | (block & accepted[:, None, None])
+        missing[open_images] -= torch.where(accepted, added, 0)
+        failures[open_images] = torch.where(accepted, 0, failures[open_images] + 1)
     return masks.flatten(1).to(device)
 
 
@@ -136,4 +136,18 @@ def _placeable(rows: int, columns: int, area: int, min_aspect: float, max_aspect
     return max(area / widest**2, min_aspect) < min(tallest**2 / area, max_aspect)
 
 
-__all__ = ["check_block_mask", "draw_block_masks"]
+def num_kept_patches(num_patches: int, dropout: float) -> int:
+    """How many of `num_patches` stay where the share `dropout` goes: (1 - dropout) * num_patches, rounded."""
+    return round((1 - dropout) * num_patches)
+
+
+def draw_kept_patches(num_images: int, num_patches: int, dropout: float, device: torch.device) -> torch.Tensor:
+    """
+    The patches that each image keeps, every choice of them equally likely, in reading order: indices [B, K],
+    K = [`num_kept_patches`]. From torch's generator of the device.
+    """
+    order = torch.rand(num_images, num_patches, device=device).argsort(dim=1)
+    return order[:, : num_kept_patches(num_patches, dropout)].sort(dim=1).values
+
+
+__all__ = ["check_block_mask", "draw_block_masks", "draw_kept_patches", "num_kept_patches"]

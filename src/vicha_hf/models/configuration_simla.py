@@ -95,7 +95,7 @@ class SimlaConfig(VisionTextConfig):
         mim_min_block_patches (`int`, defaults to 16): patches of the smallest masked block.
         mim_min_block_aspect (`float`, defaults to 0.3): height over width of the flattest masked block; the tallest has
             the inverse.
-        psl_weight (`float`, defaults to 1): prediction of the caption's keywords from the picture's feature.
+        psl_weight (`float`, defaults to 1): prediction of the caption's keywords from the image's feature.
         psl_num_keywords (`int`, defaults to 5): keywords of a caption.
         psl_votes_per_head (`int`, defaults to 4): tokens that each attention head nominates.
     """
@@ -104,7 +104,7 @@ class SimlaConfig(VisionTextConfig):
     sub_configs_defaults: ClassVar[dict] = {"vision_config": SimlaVisionConfig, "text_config": SimlaTextConfig}
     weight_fields: ClassVar[tuple[str, ...]] = (*VisionTextConfig.weight_fields, "mim_weight", "psl_weight")
     known_quirks: ClassVar[tuple[str, ...]] = SIMLA_REFERENCE_QUIRKS
-    # Data pipelines ask every configuration; SIMLA's pictures come without visual concepts.
+    # Data pipelines ask every configuration; SIMLA's images come without visual concepts.
     use_concepts: ClassVar[bool] = False
 
     vision_config: dict | SimlaVisionConfig | None = None
@@ -148,7 +148,7 @@ class SimlaConfig(VisionTextConfig):
             "mim_max_masked_patches",
             self.mim_max_masked_patches,
             f"of the {vision.num_patches} patches at least one stays, and a block of mim_min_block_patches="
-            f"{self.mim_min_block_patches} must fit (paper: 75 of 256, blocks of 16 or more); lower both for small pictures.",
+            f"{self.mim_min_block_patches} must fit (paper: 75 of 256, blocks of 16 or more); lower both for small images.",
         )
         require(
             0 < self.mim_min_block_aspect <= 1,

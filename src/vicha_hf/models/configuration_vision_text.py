@@ -5,7 +5,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .patch_dropout import num_kept_patches
+from .block_mask import num_kept_patches
 
 
 ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -53,7 +53,7 @@ class VisionConfig(PreTrainedConfig):
 
     @property
     def grid_size(self) -> int:
-        """Patches along one side of the picture."""
+        """Patches along one side of the image."""
         return self.image_size // self.patch_size
 
     @property
@@ -153,11 +153,11 @@ class VisionTextConfig(PreTrainedConfig):
         temperature_init (`float`, defaults to 0.07): initial softmax temperature, learned, kept in [0.001, 0.5].
         itc_weight, itm_weight, mlm_weight (`float`, default 1): image-text contrast, matching, masked language modelling.
         mlm_probability (`float`, defaults to 0.15): share of the tokens that is predicted.
-        patch_dropout (`float`, defaults to 0): share of each picture's patches that a pretraining step leaves out, drawn anew
+        patch_dropout (`float`, defaults to 0): share of each image's patches that a pretraining step leaves out, drawn anew
             each time (FLIP, arXiv 2212.00794; not of these papers). Contrast and fusion see the rest; the teacher and masked
             image modelling, which has a mask of its own, see what they always see.
         cross_process_negatives (`bool`, defaults to `False`): draw the hard negatives of matching from the batch of all
-            processes instead of the own one; the drawn pictures and texts travel, with their gradient.
+            processes instead of the own one; the drawn images and texts travel, with their gradient.
         queue_size (`int`, defaults to 65536): teacher features of past samples that serve as negatives.
         queue_warmup_batches (`int`, defaults to 0): batches before they do. The papers start from pretrained encoders
             and need none; from random weights the queue hinders the first steps.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .modeling_outputs import ImageEncoding, TextEncoding
+from .encodings import ImageEncoding, TextEncoding
 from .objective_itc import ContrastColumns
 
 

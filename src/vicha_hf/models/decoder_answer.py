@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput
 from .configuration_vision_text import TextConfig
 from .encoder_attention import cross_attention_implementation, expand_key_mask
 from .encoder_text import CrossAttention, KeyValues, TextEmbeddings, TextEncoder, TextLayer, TextLayers
-from .training_state import copy_matching_weights
+from .pretrained_encoders import copy_matching_weights
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Fusing a text with two pictures: the cross-attending layers alternate between them (ALBEF section 5, NLVR2)."""
+"""Fusing a text with two images: the cross-attending layers alternate between them (ALBEF section 5, NLVR2)."""
 
 import torch
 from torch import nn
@@ -7,8 +7,8 @@ from transformers.utils import logging
 
 from .encoder_attention import cross_attention_implementation, expand_key_mask
 from .encoder_text import CrossAttention, TextEncoder, TextLayer
-from .modeling_outputs import ImageEncoding
-from .training_state import copy_matching_weights
+from .encodings import ImageEncoding
+from .pretrained_encoders import copy_matching_weights
 
 
 logger = logging.get_logger(__name__)
@@ -17,8 +17,8 @@ logger = logging.get_logger(__name__)
 class ImagePairEncoder(nn.Module):
     """
     Doubles the layers of a text encoder from one layer on: behind each of them comes a twin with weights of its own,
-    which reads the other picture through its sibling's key and value projections. Of all layers that cross-attend,
-    the first reads picture 0, the next picture 1, and so on.
+    which reads the other image through its sibling's key and value projections. Of all layers that cross-attend,
+    the first reads image 0, the next image 1, and so on.
 
     Args:
         config: the text configuration.
@@ -52,8 +52,8 @@ class ImagePairEncoder(nn.Module):
         Args:
             text_model: the text encoder whose layers are doubled.
             input_ids, attention_mask: [B, T], 1 = attend.
-            images: N encoded pictures.
-            image_index: [B, 2], each text's two pictures among the N.
+            images: N encoded images.
+            image_index: [B, 2], each text's two images among the N.
 
         Returns:
             The fused text [B, T, d_t].
@@ -82,10 +82,10 @@ class ImagePairEncoder(nn.Module):
                 if layer.crossattention is None:
                     hidden_states = step(hidden_states, self_attention_mask)
                     continue
-                picture = num_cross_attending % 2
+                image = num_cross_attending % 2
                 num_cross_attending += 1
                 hidden_states = step(
-                    hidden_states, self_attention_mask, *key_values, image_masks[picture], image_index[:, picture]
+                    hidden_states, self_attention_mask, *key_values, image_masks[image], image_index[:, image]
                 )
         return hidden_states
 

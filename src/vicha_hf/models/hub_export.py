@@ -16,14 +16,14 @@ AUTO_CLASSES = {
         "AutoConfig": "configuration_vicha.ViChaConfig",
         "AutoModel": "modeling_vicha.ViChaModel",
         "AutoModelForPreTraining": "modeling_vicha.ViChaForPreTraining",
-        "AutoModelForVisualQuestionAnswering": "modeling_vicha_vqa.ViChaForVQA",
+        "AutoModelForVisualQuestionAnswering": "modeling_vicha.ViChaForVQA",
         "AutoModelForZeroShotImageClassification": "modeling_vicha.ViChaModel",
     },
     "simla": {
         "AutoConfig": "configuration_simla.SimlaConfig",
         "AutoModel": "modeling_simla.SimlaModel",
         "AutoModelForPreTraining": "modeling_simla.SimlaForPreTraining",
-        "AutoModelForVisualQuestionAnswering": "modeling_simla_vqa.SimlaForVQA",
+        "AutoModelForVisualQuestionAnswering": "modeling_simla.SimlaForVQA",
         "AutoModelForZeroShotImageClassification": "modeling_simla.SimlaModel",
     },
 }

@@ -1,4 +1,4 @@
-"""Showing heat maps on their picture: one, or one for each word of a caption."""
+"""Showing heat maps on their image: one, or one for each word of a caption."""
 
 from collections.abc import Sequence
 
@@ -9,43 +9,43 @@ from PIL import Image, ImageDraw
 # From no heat to most heat, as (red, green, blue).
 _COLOURS = np.array([(30, 0, 120), (200, 0, 80), (255, 140, 0), (255, 255, 160)], dtype=np.float32)
 
-# Of a strip: pixels between two pictures, and below a picture for its word.
+# Of a strip: pixels between two images, and below an image for its word.
 GAP, LINE = 6, 16
 
 
-def overlay_heatmap(picture: Image.Image, heatmap, opacity: float = 0.6, max_heat: float | None = None) -> Image.Image:
+def overlay_heatmap(image: Image.Image, heatmap, opacity: float = 0.6, max_heat: float | None = None) -> Image.Image:
     """
-    Lays a heat map over a picture: the hottest place gets the brightest colour and the given opacity, a place without
+    Lays a heat map over an image: the hottest place gets the brightest colour and the given opacity, a place without
     heat stays as it is.
 
     Args:
-        picture: a Pillow image, of any size and mode.
-        heatmap: [h, w], array or tensor; brought to the picture's size (bicubic), negative heat counts as none.
+        image: a Pillow image, of any size and mode.
+        heatmap: [h, w], array or tensor; brought to the image's size (bicubic), negative heat counts as none.
         opacity: of the hottest place, between 0 and 1.
         max_heat: heat that counts as hottest, for maps that are to be compared; None takes the map's own largest.
 
     Returns:
-        An RGB picture of the same size.
+        An RGB image of the same size.
 
     Raises:
         ValueError: a map that is not [h, w] or not finite, an impossible opacity, a `max_heat` that is not positive.
     """
     heat = np.asarray(heatmap.detach().float().cpu() if hasattr(heatmap, "detach") else heatmap, dtype=np.float32)
     if heat.ndim != 2 or heat.size == 0:
-        raise ValueError(f"`heatmap` has shape {heat.shape}; expected the map of one picture, [h, w].")
+        raise ValueError(f"`heatmap` has shape {heat.shape}; expected the map of one image, [h, w].")
     if not np.isfinite(heat).all():
         raise ValueError("`heatmap` holds values that are not finite: look for a NaN in the model's output.")
     if not 0 <= opacity <= 1:
         raise ValueError(f"`opacity={opacity}` must lie between 0 and 1.")
     if max_heat is not None and not max_heat > 0:
         raise ValueError(f"`max_heat={max_heat}` must be positive.")
-    heat = np.asarray(Image.fromarray(heat).resize(picture.size, Image.Resampling.BICUBIC)).clip(min=0)
+    heat = np.asarray(Image.fromarray(heat).resize(image.size, Image.Resampling.BICUBIC)).clip(min=0)
     highest = float(heat.max()) if max_heat is None else max_heat
     heat = (heat / max(highest, np.finfo(np.float32).tiny)).clip(max=1)
     stops = np.linspace(0, 1, len(_COLOURS))
     colours = np.stack([np.interp(heat, stops, channel) for channel in _COLOURS.T], axis=-1)
     weight = opacity * heat[..., None]
-    blended = (1 - weight) * np.asarray(picture.convert("RGB"), dtype=np.float32) + weight * colours
+    blended = (1 - weight) * np.asarray(image.convert("RGB"), dtype=np.float32) + weight * colours
     return Image.fromarray(blended.round().astype(np.uint8))
 
 
@@ -71,13 +71,13 @@ def merge_word_pieces(tokens: Sequence[str], heatmaps) -> tuple[list[str], np.nd
     return words, np.stack(merged) if merged else maps
 
 
-def draw_word_heatmaps(picture: Image.Image, words: Sequence[str], heatmaps, opacity: float = 0.7) -> Image.Image:
+def draw_word_heatmaps(image: Image.Image, words: Sequence[str], heatmaps, opacity: float = 0.7) -> Image.Image:
     """
-    A strip: the picture, then once for each word with that word's heat map over it. All maps have one scale, so that a
+    A strip: the image, then once for each word with that word's heat map over it. All maps have one scale, so that a
     word that looks nowhere stays pale.
 
     Args:
-        picture: a Pillow image.
+        image: a Pillow image.
         words: W words, written below.
         heatmaps: [W, h, w], array or tensor.
         opacity: of the hottest place of all maps.
@@ -89,8 +89,8 @@ def draw_word_heatmaps(picture: Image.Image, words: Sequence[str], heatmaps, opa
         raise ValueError(f"{len(words)} `words` and {len(heatmaps)} `heatmaps`: give one map per word, at least one.")
     highest = float(max(heat.max() for heat in heatmaps))
     shared = highest if highest > 0 else None
-    panels = [picture.convert("RGB"), *(overlay_heatmap(picture, heat, opacity, shared) for heat in heatmaps)]
-    width, height = picture.size
+    panels = [image.convert("RGB"), *(overlay_heatmap(image, heat, opacity, shared) for heat in heatmaps)]
+    width, height = image.size
     strip = Image.new("RGB", (len(panels) * (width + GAP) - GAP, height + LINE), "white")
     pen = ImageDraw.Draw(strip)
     for column, (panel, word) in enumerate(zip(panels, ["", *words], strict=True)):

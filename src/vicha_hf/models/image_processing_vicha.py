@@ -1,4 +1,4 @@
-"""Pictures to pixel values: upright RGB, bicubic resize to a rectangle, rescale, CLIP normalisation (Pillow and NumPy only)."""
+"""Images to pixel values: upright RGB, bicubic resize to a rectangle, rescale, CLIP normalisation (Pillow and NumPy only)."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ from transformers.image_utils import (
 
 def to_upright_rgb(image: Image.Image) -> Image.Image:
     """
-    Any Pillow picture as 8-bit RGB, the way a person sees it.
+    Any Pillow image as 8-bit RGB, the way a person sees it.
 
     The EXIF orientation is applied, transparency (RGBA, LA, palette with a transparent colour) is composited on white,
     grayscale and palettes are expanded, 16-bit grayscale keeps its high byte.
@@ -40,7 +40,7 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(
-            f"a picture of mode {image.mode!r} has no known value range; convert it to 8 bits per channel first"
+            f"an image of mode {image.mode!r} has no known value range; convert it to 8 bits per channel first"
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -54,13 +54,13 @@ class ViChaImageProcessor(PilBackend):
     Image processor of ViCHA: `size` (height, width) by bicubic interpolation without cropping, values scaled to [0, 1],
     then normalised with CLIP's channel means and deviations, as the published code does at evaluation.
 
-    Accepted pictures, single or in a list: Pillow images of any 8- or 16-bit mode, paths, URLs, and arrays or tensors
+    Accepted images, single or in a list: Pillow images of any 8- or 16-bit mode, paths, URLs, and arrays or tensors
     ([H, W], [H, W, C], [C, H, W] or a batch [B, ...] of the last two; C = 1, 3 or 4) of integers in 0 .. 255 or floats
     in 0 .. 1. Returns `pixel_values` [B, 3, height, width], float32.
 
     Raises:
         ValueError: an array of a wrong shape or value range, an unusable `size`; the message names the remedy.
-        TypeError: something that is not a picture.
+        TypeError: something that is not an image.
     """
 
     resample = PILImageResampling.BICUBIC
@@ -85,7 +85,7 @@ class ViChaImageProcessor(PilBackend):
         return kwargs
 
     def fetch_images(self, image_url_or_urls):
-        """Opens paths and URLs; pictures pass through. Lists keep their structure."""
+        """Opens paths and URLs; images pass through. Lists keep their structure."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(entry) for entry in image_url_or_urls]
         if isinstance(image_url_or_urls, str | Path) and os.path.isfile(image_url_or_urls):
@@ -94,13 +94,13 @@ class ViChaImageProcessor(PilBackend):
                 image.load()
                 return image
         if isinstance(image_url_or_urls, Path):
-            raise ValueError(f"picture file not found: {image_url_or_urls}")
+            raise ValueError(f"image file not found: {image_url_or_urls}")
         return super().fetch_images(image_url_or_urls)
 
     def _prepare_images_structure(self, images, expected_ndims: int = 3):
         # The library refuses [H, W] arrays and lists that mix Pillow images with arrays; a channel axis and one list fix both.
         if isinstance(images, list | tuple) and not len(images):
-            raise ValueError(f"{type(self).__name__}: the list of pictures is empty")
+            raise ValueError(f"{type(self).__name__}: the list of images is empty")
         images = self.fetch_images(images)
         if isinstance(images, list | tuple):
             images = [_with_channel_axis(image) for image in images]
@@ -111,10 +111,10 @@ class ViChaImageProcessor(PilBackend):
     def process_image(
         self, image, do_convert_rgb=None, input_data_format=None, do_rescale=None, **kwargs
     ) -> np.ndarray:
-        """One picture as an array [C, H, W]: uint8, or untouched floats when `do_rescale` is off."""
+        """One image as an array [C, H, W]: uint8, or untouched floats when `do_rescale` is off."""
         if isinstance(image, Image.Image):
             if 0 in image.size:
-                raise ValueError(f"a picture of size {image.size} (width, height) has no pixels")
+                raise ValueError(f"an image of size {image.size} (width, height) has no pixels")
             if do_convert_rgb:
                 image = to_upright_rgb(image)
         else:
@@ -137,14 +137,14 @@ def _with_channel_axis(image):
 
 def _checked_layout(image: np.ndarray, layout: str | ChannelDimension | None) -> ChannelDimension:
     if 0 in image.shape:
-        raise ValueError(f"a picture array of shape {image.shape} has no pixels")
+        raise ValueError(f"an image array of shape {image.shape} has no pixels")
     if layout is not None:
         return ChannelDimension(layout)
     try:
         return infer_channel_dimension_format(image, num_channels=(1, 3, 4))
     except ValueError as error:
         raise ValueError(
-            f"a picture array must be [H, W], [H, W, C] or [C, H, W] with C = 1, 3 or 4, got shape {image.shape}"
+            f"an image array must be [H, W], [H, W, C] or [C, H, W] with C = 1, 3 or 4, got shape {image.shape}"
         ) from error
 
 
@@ -158,7 +158,7 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
     if np.issubdtype(image.dtype, np.floating) and low >= 0 and high <= 1:  # NaN fails both comparisons
         return np.rint(image * 255).astype(np.uint8)
     raise ValueError(
-        f"a picture array of {image.dtype} with values {low} .. {high} has an unknown scale: pass integers in 0 .. 255 or "
+        f"an image array of {image.dtype} with values {low} .. {high} has an unknown scale: pass integers in 0 .. 255 or "
         "floats in 0 .. 1 (or do_resize=False, do_rescale=False, do_normalize=False for values that are already final)"
     )
 

@@ -1,7 +1,5 @@
 """SIMLA: single-stream vision-language model with cross-modality reconstruction and pseudo-labelled keywords (arXiv 2203.14395)."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
@@ -12,20 +10,21 @@ from .encoder_attention import recorded_attention
 from .input_checks import check_rows
 from .modeling_outputs import KeywordPredictionOutput, PreTrainingOutput
 from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
-from .objective_image_token_reconstruction import ImageTokenReconstruction, ImageTokenReconstructionOutput
+from .objective_image_token_reconstruction import (
+    ImageTokenizer,
+    ImageTokenReconstruction,
+    ImageTokenReconstructionOutput,
+    require_fitting_tokenizer,
+)
 from .objective_itm import MatchingOutput
 from .objective_pseudo_label_keywords import PseudoLabelKeywords, PseudoLabelOutput
+from .task_classification import VisualEntailmentTask
+from .task_grounding import GroundingTask
 from .task_pretraining import EncodedStep, PretrainingTask
+from .task_question_answering import QuestionAnsweringTask
 from .task_retrieval import RetrievalTask
-from .visual_tokenizer import VisualTokenizer, require_fitting_tokenizer
-
-
-if TYPE_CHECKING:
-    # transformers ships the files that it finds imported: with these lines every folder carries the code of every head.
-    from .modeling_simla_entailment import SimlaForVisualEntailment  # noqa: F401
-    from .modeling_simla_grounding import SimlaForGrounding  # noqa: F401
-    from .modeling_simla_reasoning import SimlaForTextAssignment, SimlaForVisualReasoning  # noqa: F401
-    from .modeling_simla_vqa import SimlaForVQA  # noqa: F401
+from .task_text_assignment import TextAssignmentTask
+from .task_visual_reasoning import VisualReasoningTask
 
 
 class SimlaPreTrainedModel(VisionTextPreTrainedModel):
@@ -51,11 +50,11 @@ class SimlaPreTrainedModel(VisionTextPreTrainedModel):
 class SimlaModel(VisionTextModel, SimlaPreTrainedModel):
     """
     The bare SIMLA model: vision encoder, single-stream text encoder, projections to a joint space. Every text layer can
-    attend to the picture; texts are embedded without it and fused anew from their ids.
+    attend to the image; texts are embedded without it and fused anew from their ids.
 
     Args:
         config: its configuration.
-        add_projections: whether pictures and texts are embedded in the joint space; heads that only fuse have no use
+        add_projections: whether images and texts are embedded in the joint space; heads that only fuse have no use
             for it, and their encodings have no `embeds`.
     """
 
@@ -74,7 +73,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
     Example:
 
     ```python
-    >>> words = model.eval().predict_keywords(**processor(images=picture, return_tensors="pt"))
+    >>> words = model.eval().predict_keywords(**processor(images=image, return_tensors="pt"))
     >>> processor.decode_keywords(words)[0]  # [("dog", 0.91), ("grass", 0.74), ...]
     ```
     """
@@ -86,7 +85,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         self._freeze_untrained()
         self.post_init()
 
-    def set_visual_tokenizer(self, tokenizer: VisualTokenizer | None) -> None:
+    def set_visual_tokenizer(self, tokenizer: ImageTokenizer | None) -> None:
         """
         Batches without `visual_token_ids` then get them from this tokenizer, made of the very pixel values that the
         vision encoder reads, on the model's device. It is no part of the model: it is neither trained nor saved.
@@ -149,7 +148,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         features join the queue; in evaluation mode nothing changes.
 
         Args:
-            pixel_values: [B, 3, H, W]; row b of pictures and texts is a pair.
+            pixel_values: [B, 3, H, W]; row b of images and texts is a pair.
             input_ids, attention_mask: [B, T], 1 = attend.
             image_ids: [B], equal for the same image; other pairs of an image are then nobody's negatives.
             visual_token_ids: [B, h, w] or [B, P], each patch's code by a visual tokenizer; needed unless `mim_weight=0`
@@ -158,7 +157,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
             mlm_input_ids, mlm_labels: [B, T], masked ids and labels (-100 = not predicted).
             negative_image_indices: [B], for each text the row of its negative image.
             negative_text_indices: [B], for each image the row of its negative text.
-            patch_indices: [B, K], the patches of each picture that contrast and fusion see; by default drawn as
+            patch_indices: [B, K], the patches of each image that contrast and fusion see; by default drawn as
                 `patch_dropout` says in training mode, and otherwise all.
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
@@ -234,7 +233,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
 
     @torch.no_grad()
     def _keyword_attention(self, text_model: nn.Module, step: EncodedStep) -> torch.Tensor:
-        """[B, H, T], what [CLS] pays to each token in the last layer of the teacher's fusion with the picture."""
+        """[B, H, T], what [CLS] pays to each token in the last layer of the teacher's fusion with the image."""
         online_inputs = "simla_teacher_online_inputs" in self.config.reference_quirks
         images = step.images if online_inputs else step.teacher_images
         with recorded_attention(text_model.encoder.layer[-1].attention.self) as record:
@@ -252,11 +251,11 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
     @torch.no_grad()
     def predict_keywords(self, pixel_values: torch.Tensor, top_k: int = 10, **kwargs) -> KeywordPredictionOutput:
         """
-        Which words does each picture contain, as the keyword head learnt them?
+        Which words does each image contain, as the keyword head learnt them?
 
         Args:
             pixel_values: [B, 3, H, W].
-            top_k: words per picture, the most probable ones; special tokens are left out.
+            top_k: words per image, the most probable ones; special tokens are left out.
 
         Raises:
             ValueError: a model without keyword head, or an impossible `top_k`.
@@ -278,4 +277,75 @@ class SimlaForRetrieval(RetrievalTask, SimlaPreTrainedModel):
     """
 
 
-__all__ = ["SimlaForPreTraining", "SimlaForRetrieval", "SimlaModel", "SimlaPreTrainedModel"]
+class SimlaForVQA(QuestionAnsweringTask, SimlaPreTrainedModel):
+    """
+    Answers questions about images with a decoder that starts from the text encoder's layers from
+    `text_config.first_doubled_layer` on, and has as many.
+
+    Example:
+
+    ```python
+    >>> inputs = processor(images=image, text="what is on the grass?", return_tensors="pt")
+    >>> processor.tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+    >>> answers = processor.tokenizer(["a dog", "a cat", "2"], padding=True, return_tensors="pt")
+    >>> ranking = model.rank_answers(**inputs, answers=answers, top_k=2)
+    >>> ranking.answer_indices, ranking.probabilities  # [1, 2] each, best first
+    ```
+    """
+
+
+class SimlaForGrounding(GroundingTask, SimlaForRetrieval):
+    """
+    Finds what an expression names, from training on (image, expression) pairs alone: trains as `SimlaForRetrieval`,
+    answers with a Grad-CAM heat map, for the expression and for each of its words.
+
+    Example:
+
+    ```python
+    >>> inputs = processor(images=image, text="the dog on the left", return_tensors="pt")
+    >>> heatmaps = model.eval()(**inputs).heatmaps  # [1, h, w]
+    >>> ranking = model.rank_boxes(heatmaps, boxes=[proposals], image_sizes=[(image.height, image.width)])
+    >>> proposals[ranking.best_indices[0]]
+    ```
+    """
+
+
+class SimlaForVisualEntailment(VisualEntailmentTask, SimlaPreTrainedModel):
+    """
+    Whether an image contradicts a sentence, leaves it open or entails it.
+
+    Example:
+
+    ```python
+    >>> inputs = processor(images=image, text="two dogs are asleep", return_tensors="pt")
+    >>> logits = model(**inputs).logits  # [1, 3]
+    >>> model.CLASSES[logits.argmax()]
+    ```
+    """
+
+
+class SimlaForVisualReasoning(VisualReasoningTask, SimlaPreTrainedModel):
+    """
+    Whether a statement about two images is true. All layers attend to an image, the left and the right one in turn;
+    those from `text_config.first_doubled_layer` on are doubled, and the two of a pair share keys and values.
+    """
+
+
+class SimlaForTextAssignment(TextAssignmentTask, SimlaPreTrainedModel):
+    """
+    The pretraining step before visual reasoning: of two images, which one does the text belong to, if any? The joint
+    space only finds similar images and is not trained.
+    """
+
+
+__all__ = [
+    "SimlaForGrounding",
+    "SimlaForPreTraining",
+    "SimlaForRetrieval",
+    "SimlaForTextAssignment",
+    "SimlaForVQA",
+    "SimlaForVisualEntailment",
+    "SimlaForVisualReasoning",
+    "SimlaModel",
+    "SimlaPreTrainedModel",
+]

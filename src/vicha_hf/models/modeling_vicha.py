@@ -1,7 +1,5 @@
 """ViCHA: vision-language model with visual concepts, hierarchical alignment and masked image modelling (arXiv 2208.13628)."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
@@ -9,23 +7,21 @@ from transformers.utils import can_return_tuple
 from .configuration_vicha import ViChaConfig
 from .contrast_parts import CachedLoss, ContrastPart, RandomState
 from .encoder_concept import ConceptEncoder
+from .encodings import ImageEncoding
 from .input_checks import check_rows
 from .modeling_outputs import PreTrainingOutput
 from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
 from .objective_hierarchical_itc import HierarchicalContrast, HierarchicalContrastiveOutput
 from .objective_itm import MatchingOutput
 from .objective_mim import MaskedImageModeling
+from .task_classification import VisualEntailmentTask
 from .task_contrast_and_match import encoded_inputs
+from .task_grounding import GroundingTask
 from .task_pretraining import EncodedStep, PretrainingTask
+from .task_question_answering import QuestionAnsweringTask
 from .task_retrieval import RetrievalTask
-
-
-if TYPE_CHECKING:
-    # transformers ships the files that it finds imported: with these lines every folder carries the code of every head.
-    from .modeling_vicha_entailment import ViChaForVisualEntailment  # noqa: F401
-    from .modeling_vicha_grounding import ViChaForGrounding  # noqa: F401
-    from .modeling_vicha_reasoning import ViChaForTextAssignment, ViChaForVisualReasoning  # noqa: F401
-    from .modeling_vicha_vqa import ViChaForVQA  # noqa: F401
+from .task_text_assignment import TextAssignmentTask
+from .task_visual_reasoning import VisualReasoningTask
 
 
 class ViChaPreTrainedModel(VisionTextPreTrainedModel):
@@ -63,7 +59,7 @@ class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
 
     Args:
         config: its configuration.
-        add_projections: whether pictures and texts are embedded in the joint space; heads that only fuse have no use
+        add_projections: whether images and texts are embedded in the joint space; heads that only fuse have no use
             for it, and their encodings have no `embeds`.
     """
 
@@ -100,7 +96,7 @@ class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
 
     def _unread_concepts(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        One concept token per picture that nothing attends to. Data-parallel training waits for the gradient of every
+        One concept token per image that nothing attends to. Data-parallel training waits for the gradient of every
         parameter on every process, also where a whole batch happens to have no concepts.
         """
         ids = torch.zeros(pixel_values.shape[0], 1, dtype=torch.long, device=pixel_values.device)
@@ -154,7 +150,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         queue; in evaluation mode nothing changes.
 
         Args:
-            pixel_values: [B, 3, H, W]; row b of pictures and texts is a pair.
+            pixel_values: [B, 3, H, W]; row b of images and texts is a pair.
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend.
             image_ids: [B], equal for the same image; other pairs of an image are then nobody's negatives.
@@ -162,7 +158,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             mim_noise: [B, P]; the patches with the smallest values stay.
             negative_image_indices: [B], for each text the row of its negative image.
             negative_text_indices: [B], for each image the row of its negative text.
-            patch_indices: [B, K], the patches of each picture that contrast and fusion see; by default drawn as
+            patch_indices: [B, K], the patches of each image that contrast and fusion see; by default drawn as
                 `patch_dropout` says in training mode, and otherwise all.
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
@@ -211,7 +207,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         return HierarchicalContrastiveOutput(loss=step.part.levels.through([*image_embeds, *text_embeds, temperature]))
 
     def _levels(self, vision_output, text_output) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """[CLS] of pictures [B, d_v] and texts [B, d_t] at each level below the top, the lowest first."""
+        """[CLS] of images [B, d_v] and texts [B, d_t] at each level below the top, the lowest first."""
         levels = slice(-(self.config.hierarchical_itc_levels + 1), -1)
         norm = self.vicha.vision_model.layernorm
         image_levels = [norm(states[:, 0]) for states in vision_output.hidden_states[levels]]
@@ -247,4 +243,79 @@ class ViChaForRetrieval(RetrievalTask, ViChaPreTrainedModel):
     """
 
 
-__all__ = ["ViChaForPreTraining", "ViChaForRetrieval", "ViChaModel", "ViChaPreTrainedModel"]
+class ViChaForVQA(QuestionAnsweringTask, ViChaPreTrainedModel):
+    """
+    Answers questions about images with a decoder that has as many layers as the text encoder has fusion layers.
+
+    Example:
+
+    ```python
+    >>> inputs = processor(images=image, text="what is on the grass?", concepts=[["dog"]], return_tensors="pt")
+    >>> processor.tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+    >>> answers = processor.tokenizer(["a dog", "a cat", "2"], padding=True, return_tensors="pt")
+    >>> ranking = model.rank_answers(**inputs, answers=answers, top_k=2)
+    >>> ranking.answer_indices, ranking.probabilities  # [1, 2] each, best first
+    ```
+    """
+
+
+class ViChaForGrounding(GroundingTask, ViChaForRetrieval):
+    """
+    Finds what an expression names, from training on (image, expression) pairs alone: trains as `ViChaForRetrieval`,
+    answers with a Grad-CAM heat map.
+
+    Example:
+
+    ```python
+    >>> inputs = processor(images=image, text="the dog on the left", concepts=[["dog"]], return_tensors="pt")
+    >>> heatmaps = model.eval()(**inputs).heatmaps  # [1, h, w]
+    >>> ranking = model.rank_boxes(heatmaps, boxes=[proposals], image_sizes=[(image.height, image.width)])
+    >>> proposals[ranking.best_indices[0]]
+    ```
+    """
+
+
+class ViChaForVisualEntailment(VisualEntailmentTask, ViChaPreTrainedModel):
+    """
+    Whether an image contradicts a sentence, leaves it open or entails it.
+
+    Example:
+
+    ```python
+    >>> inputs = processor(images=image, text="two dogs are asleep", concepts=[["dog"]], return_tensors="pt")
+    >>> logits = model(**inputs).logits  # [1, 3]
+    >>> model.CLASSES[logits.argmax()]
+    ```
+    """
+
+
+class ViChaForVisualReasoning(VisualReasoningTask, ViChaPreTrainedModel):
+    """
+    Whether a statement about two images is true. The fusion layers are doubled: the first of a pair reads the left
+    image, the second the right one; they share keys and values.
+    """
+
+    def _encode_images(self, base, *inputs) -> ImageEncoding:
+        if base is self.vicha or "nlvr_online_teacher" not in self.config.reference_quirks:
+            return super()._encode_images(base, *inputs)
+        return base._encode_images(*inputs, vision_model=self.vicha.vision_model)[0]
+
+
+class ViChaForTextAssignment(TextAssignmentTask, ViChaPreTrainedModel):
+    """
+    The pretraining step before visual reasoning: of two images, which one does the text belong to, if any? The joint
+    space only finds similar images and is not trained.
+    """
+
+
+__all__ = [
+    "ViChaForGrounding",
+    "ViChaForPreTraining",
+    "ViChaForRetrieval",
+    "ViChaForTextAssignment",
+    "ViChaForVQA",
+    "ViChaForVisualEntailment",
+    "ViChaForVisualReasoning",
+    "ViChaModel",
+    "ViChaPreTrainedModel",
+]

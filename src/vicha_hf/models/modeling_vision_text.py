@@ -12,9 +12,10 @@ from transformers.utils import can_return_tuple
 from .configuration_vision_text import VisionTextConfig
 from .encoder_text import TextEncoder
 from .encoder_vision import VisionEncoder, image_attention_mask
+from .encodings import ImageEncoding, TextEncoding
 from .hub_export import HubExportMixin
 from .input_checks import check_rows
-from .modeling_outputs import ImageEncoding, TextEncoding, VisionTextOutput
+from .modeling_outputs import VisionTextOutput
 from .training_state import TrainingStateMixin
 
 
@@ -109,7 +110,7 @@ class VisionTextModel:
 
     Args:
         config: its configuration.
-        add_projections: whether pictures and texts are embedded in the joint space; heads that only fuse have no use
+        add_projections: whether images and texts are embedded in the joint space; heads that only fuse have no use
             for it, and their encodings have no `embeds`.
     """
 
@@ -178,7 +179,7 @@ class VisionTextModel:
         concept_attention_mask: torch.Tensor | None = None,
     ) -> ImageEncoding:
         """
-        `pixel_values` [N, 3, H, W]; concepts [N, C], mask 1 = attend, optional, for models that have them. A picture
+        `pixel_values` [N, 3, H, W]; concepts [N, C], mask 1 = attend, optional, for models that have them. An image
         whose mask row is zero is encoded as without concepts.
         """
         return self._encode_images(pixel_values, concept_input_ids, concept_attention_mask)[0]
@@ -257,7 +258,7 @@ class VisionTextModel:
         Example:
 
         ```python
-        >>> inputs = processor(images=picture, text=["a cat", "a dog"], return_tensors="pt")
+        >>> inputs = processor(images=image, text=["a cat", "a dog"], return_tensors="pt")
         >>> probabilities = model(**inputs).logits_per_image.softmax(dim=-1)  # [1, 2]
         ```
         """

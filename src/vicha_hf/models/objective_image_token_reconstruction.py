@@ -8,6 +8,7 @@ References:
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -16,8 +17,7 @@ from transformers.utils import ModelOutput
 
 from .block_mask import check_block_mask, draw_block_masks
 from .configuration_simla import SimlaConfig
-from .objective_distillation import distilled_cross_entropy
-from .objective_mlm import leading_positions
+from .objective_mlm import distilled_cross_entropy, leading_positions
 from .process_group import mean_over_processes
 
 
@@ -70,7 +70,7 @@ class ImageTokenReconstruction(nn.Module):
         check_block_mask(grid, **self._mask_settings())
 
     def draw_masks(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Block-wise masks [B, P] for pictures [B, 3, H, W], true = masked; see [`draw_block_masks`]."""
+        """Block-wise masks [B, P] for images [B, 3, H, W], true = masked; see [`draw_block_masks`]."""
         grid = self._grid(pixel_values)
         return draw_block_masks(len(pixel_values), grid, **self._mask_settings(), device=pixel_values.device)
 
@@ -110,7 +110,7 @@ class ImageTokenReconstruction(nn.Module):
             return values.flatten(1)
         own = " x ".join(map(str, values.shape[1:]))
         raise ValueError(
-            f"`{name}` has shape {tuple(values.shape)}, {own} per picture, but the {batch_size} pictures have "
+            f"`{name}` has shape {tuple(values.shape)}, {own} per image, but the {batch_size} images have "
             f"{grid[0]} x {grid[1]} = {grid[0] * grid[1]} patches each: the grid of visual tokens must be the grid of "
             "patches. Choose a tokenizer whose codes are as large as `vision_config.patch_size`, or resize its input."
         )
@@ -164,3 +164,59 @@ class ImageTokenReconstruction(nn.Module):
         losses = distilled_cross_entropy(logits, teacher_logits, labels, alpha)
         loss = mean_over_processes(losses.sum(), torch.tensor(len(labels), device=losses.device))
         return ImageTokenReconstructionOutput(loss=loss, logits=logits, teacher_logits=teacher_logits, labels=labels)
+
+
+class ImageTokenizer(Protocol):
+    """A visual tokenizer as the model sees it: one code per patch of the very pixel values that it reads itself."""
+
+    vocab_size: int
+    patch_size: int
+
+    def grid_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of tokens of an image of height x width pixels."""
+
+    def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """[B, 3, H, W] -> codes, int64 [B, P]."""
+
+
+def require_fitting_tokenizer(
+    tokenizer: ImageTokenizer,
+    *,
+    image_size: int | tuple[int, int],
+    patch_size: int,
+    vocab_size: int | None = None,
+    image_processor=None,
+) -> None:
+    """
+    Checks that a tokenizer gives one token for each patch of a model.
+
+    Args:
+        image_size: side of the model's square input in pixels, or (height, width).
+        patch_size: the model's.
+        vocab_size: codes that the model's head predicts; None does not look.
+        image_processor: the one that normalises the images; None does not look.
+
+    Raises:
+        ValueError: naming what differs, with both values and the remedy.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    tokens, patches = tokenizer.grid_size(height, width), (height // patch_size, width // patch_size)
+    if tokens != patches:
+        raise ValueError(
+            f"the visual tokenizer makes {tokens[0]} x {tokens[1]} tokens of an image of {height} x {width} pixels "
+            f"(one per {tokenizer.patch_size} pixels), but the model has {patches[0]} x {patches[1]} patches (one per "
+            f"{patch_size} pixels): make a tokenizer with patch_size={patch_size}"
+        )
+    if vocab_size is not None and tokenizer.vocab_size != vocab_size:
+        raise ValueError(
+            f"the visual tokenizer has {tokenizer.vocab_size} codes, but the model predicts {vocab_size}: set the "
+            f"model's number of visual tokens to {tokenizer.vocab_size}"
+        )
+    if image_processor is not None:
+        for name in ("image_mean", "image_std"):
+            expected, found = list(getattr(tokenizer.config, name)), list(getattr(image_processor, name))
+            if not torch.allclose(torch.tensor(expected), torch.tensor(found), atol=1e-4):
+                raise ValueError(
+                    f"the visual tokenizer was made for images normalised with {name}={expected}, but the image "
+                    f"processor uses {found}: make the tokenizer with the image processor's {name}"
+                )

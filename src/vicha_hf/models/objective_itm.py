@@ -21,7 +21,7 @@ MISMATCH = 0
 @dataclass
 class HardNegatives(ModelOutput):
     """
-    `image_indices` [B]: for each text a picture that it does not describe; `text_indices` [B]: for each image a text.
+    `image_indices` [B]: for each text an image that it does not describe; `text_indices` [B]: for each image a text.
     `image_exists`, `text_exists` [B]: false where there is no negative to draw (the index is then the own pair).
     `weights_i2t`, `weights_t2i` [B, N]: the sampling weights. Indices count the N candidates.
     """

@@ -1,5 +1,5 @@
 """
-Pseudo-labelled keywords: the picture's feature names the words that the teacher finds salient in its caption.
+Pseudo-labelled keywords: the image's feature names the words that the teacher finds salient in its caption.
 
 Reference:
     [1] Khan et al., SIMLA, arXiv 2203.14395, section 3 (pseudo-labelled keyword prediction, PSL).
@@ -77,9 +77,9 @@ class PseudoLabelOutput(ModelOutput):
 
 class PseudoLabelKeywords(nn.Module):
     """
-    A linear head over the picture's feature predicts the keywords. Loss: (1 - alpha) * binary cross-entropy with the
+    A linear head over the image's feature predicts the keywords. Loss: (1 - alpha) * binary cross-entropy with the
     keywords + alpha * binary cross-entropy with the teacher's own predictions, which know words that the caption leaves
-    out; the mean over pictures and vocabulary, of all processes.
+    out; the mean over images and vocabulary, of all processes.
 
     Args:
         config: sizes, special tokens, and how keywords are chosen.
@@ -125,7 +125,7 @@ class PseudoLabelKeywords(nn.Module):
         Args:
             image_embeds: [B, E], L2-normalised.
             teacher_logits: [B, vocabulary], the teacher's head on the teacher's feature.
-            attention: [B, H, T], the teacher's [CLS] attention to the text, fused with the picture, in its last layer.
+            attention: [B, H, T], the teacher's [CLS] attention to the text, fused with the image, in its last layer.
             input_ids, attention_mask: [B, T], the whole captions; 1 = attend.
             alpha: share of the teacher's predictions.
         """

@@ -1,4 +1,4 @@
-"""Texts without padding, to be fused with one picture after the other: the inner loop of re-ranking."""
+"""Texts without padding, to be fused with one image after the other: the inner loop of re-ranking."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from .encoder_attention import attention_function, cross_attention_implementation, split_heads
 from .encoder_text import TextEncoder
-from .modeling_outputs import TextEncoding
+from .encodings import TextEncoding
 
 
 # Text tokens that are fused at once: bounds the memory of fusion whatever the number of texts.
@@ -20,7 +20,7 @@ LengthGroups = list[tuple[int, int]]
 class PackedTexts:
     """
     The tokens of many texts in one row [tokens, d_t], ordered by length, as they enter the first cross-attention: what
-    comes before it does not depend on the picture and is computed here, once. Then each picture costs its keys and
+    comes before it does not depend on the image and is computed here, once. Then each image costs its keys and
     values once, only real tokens, and in the last layer only the [CLS] of each text.
 
     In evaluation mode; without gradient.
@@ -94,8 +94,8 @@ class PackedTexts:
     @torch.no_grad()
     def fuse(self, image_states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
         """
-        The fused [CLS] states [n, d_t] of one picture with the texts `index` [n]; `image_states` [S, d_v] are the
-        picture's tokens that may be attended to.
+        The fused [CLS] states [n, d_t] of one image with the texts `index` [n]; `image_states` [S, d_v] are the
+        image's tokens that may be attended to.
         """
         key_values = [layer.crossattention.self.project(image_states[None]) for layer in self.layers]
         fused = self.tokens.new_empty(len(index), self.tokens.shape[-1])

@@ -10,7 +10,6 @@ from .encoder_vision import interpolate_positions
 
 
 logger = logging.get_logger(__name__)
-
 VISION_MODEL_TYPES = ("vit", "deit")
 TEXT_MODEL_TYPES = ("bert",)
 
@@ -118,3 +117,18 @@ def _load(module: nn.Module, weights: dict, path: str, allowed_missing: tuple[st
         raise ValueError(
             f"{path} does not fit {type(module).__name__}: missing {missing or 'nothing'}, left over {unexpected or 'nothing'}."
         )
+
+
+@torch.no_grad()
+def copy_matching_weights(source: nn.Module, target: nn.Module) -> list[str]:
+    """
+    Copies the parameters of `source` into those of `target` that have the same name and shape. Returns the names of
+    the others: they stay as they are.
+    """
+    source, unmatched = dict(source.named_parameters()), []
+    for name, parameter in target.named_parameters():
+        if name in source and source[name].shape == parameter.shape:
+            parameter.copy_(source[name])
+        else:
+            unmatched.append(name)
+    return unmatched

@@ -1,4 +1,4 @@
-"""One call for pictures and texts: the arguments of every SIMLA model; and keywords as words."""
+"""One call for images and texts: the arguments of every SIMLA model; and keywords as words."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ class SimlaProcessor(VisionTextProcessor):
     ) -> BatchFeature:
         """
         Args:
-            images: one picture or a list of n (Pillow images, paths, arrays, tensors).
+            images: one image or a list of n (Pillow images, paths, arrays, tensors).
             text: one text or a list of m. n and m may differ: the bare model compares all with all.
             padding: True or "longest" (longest row of the batch), "max_length", or False.
             truncation: cut at the maximum length; False keeps everything.
@@ -62,7 +62,7 @@ class SimlaProcessor(VisionTextProcessor):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def decode_keywords(self, keywords: KeywordPredictionOutput) -> list[list[tuple[str, float]]]:
-        """What [`~SimlaForPreTraining.predict_keywords`] found, for each picture: words and their probabilities, best first."""
+        """What [`~SimlaForPreTraining.predict_keywords`] found, for each image: words and their probabilities, best first."""
         rows = zip(keywords.token_ids.tolist(), keywords.probabilities.tolist(), strict=True)
         return [list(zip(self.tokenizer.convert_ids_to_tokens(ids), values, strict=True)) for ids, values in rows]
 

@@ -1,4 +1,4 @@
-"""One call for pictures, texts and visual concepts: the arguments of every ViCHA model."""
+"""One call for images, texts and visual concepts: the arguments of every ViCHA model."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ class ViChaProcessor(VisionTextProcessor):
         image_processor: a `ViChaImageProcessor` (or another image processor that returns `pixel_values`).
         tokenizer: a BERT-like fast tokenizer; it must have a padding token.
         max_text_length: tokens kept of a text, special tokens included (paper: 25 in pretraining).
-        max_concept_length: tokens kept of the joined concepts of a picture (paper: 55).
+        max_concept_length: tokens kept of the joined concepts of an image (paper: 55).
         concept_separator: what stands between two concepts: " " as in the released configurations, or " [SEP] ".
         final_sep: whether a text ends with [SEP]. The published models were trained without it (quirk `no_final_sep`), so
             the processor of a converted checkpoint leaves it out.
@@ -60,10 +60,10 @@ class ViChaProcessor(VisionTextProcessor):
     ) -> BatchFeature:
         """
         Args:
-            images: one picture or a list of n (Pillow images, paths, arrays, tensors).
+            images: one image or a list of n (Pillow images, paths, arrays, tensors).
             text: one text or a list of m. n and m may differ: the bare model compares all with all.
-            concepts: per picture a list of words (or None, or [] for a picture without concepts); with a single picture
-                also just its list of words. Concepts may be given without pictures.
+            concepts: per image a list of words (or None, or [] for an image without concepts); with a single image
+                also just its list of words. Concepts may be given without images.
             padding: True or "longest" (longest row of the batch), "max_length", or False.
             truncation: cut at the maximum lengths; False keeps everything.
             max_text_length, max_concept_length: override the processor's for this call.
@@ -72,11 +72,11 @@ class ViChaProcessor(VisionTextProcessor):
 
         Returns:
             `pixel_values` [n, 3, H, W]; `input_ids`, `attention_mask` [m, T]; `concept_input_ids`,
-            `concept_attention_mask` [n, C] (masks: 1 = attend), each where its input was given. A picture without
-            concepts has a concept mask of zeros only; when no picture has any, the two concept entries are left out.
+            `concept_attention_mask` [n, C] (masks: 1 = attend), each where its input was given. An image without
+            concepts has a concept mask of zeros only; when no image has any, the two concept entries are left out.
 
         Raises:
-            ValueError: nothing given, or as many lists of concepts as there are not pictures.
+            ValueError: nothing given, or as many lists of concepts as there are not images.
             TypeError: an input of a wrong type (named with its position), an unknown option.
         """
         if images is None and text is None and concepts is None:
@@ -114,30 +114,28 @@ class ViChaProcessor(VisionTextProcessor):
 def _as_concept_rows(concepts, num_images: int | None) -> list[list[str]]:
     if not is_list(concepts):
         raise TypeError(
-            "ViChaProcessor: concepts must be a list with one list of words per picture, "
+            "ViChaProcessor: concepts must be a list with one list of words per image, "
             f"got {type(concepts).__name__}: {concepts!r}"
         )
     if num_images == 1 and (not concepts or any(isinstance(entry, str) for entry in concepts)):
         concepts = [concepts]
     if num_images is not None and len(concepts) != num_images:
         raise ValueError(
-            f"ViChaProcessor: {num_images} pictures but {len(concepts)} lists of concepts; give one list of words (or None) "
-            "per picture"
+            f"ViChaProcessor: {num_images} images but {len(concepts)} lists of concepts; give one list of words (or None) "
+            "per image"
         )
     rows = []
-    for picture, row in enumerate(concepts):
+    for image, row in enumerate(concepts):
         if row is None:
             row = []
         if not is_list(row):
             raise TypeError(
-                f"ViChaProcessor: the concepts of picture {picture} must be a list of words or None, "
+                f"ViChaProcessor: the concepts of image {image} must be a list of words or None, "
                 f"got {type(row).__name__}: {row!r}"
             )
         for word in row:
             if not isinstance(word, str) or not word.strip():
-                raise TypeError(
-                    f"ViChaProcessor: a concept of picture {picture} must be a non-blank str, got {word!r}"
-                )
+                raise TypeError(f"ViChaProcessor: a concept of image {image} must be a non-blank str, got {word!r}")
         rows.append(list(row))
     return rows
 

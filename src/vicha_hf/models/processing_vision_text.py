@@ -1,4 +1,4 @@
-"""One call for pictures and texts: what the processors of every family share."""
+"""One call for images and texts: what the processors of every family share."""
 
 from collections.abc import Sequence
 
@@ -60,12 +60,12 @@ class VisionTextProcessor(ProcessorMixin):
             data["input_ids"], data["attention_mask"] = encoded["input_ids"], encoded["attention_mask"]
         return data
 
-    def overlay_heatmap(self, picture, heatmap, opacity: float = 0.6):
+    def overlay_heatmap(self, image, heatmap, opacity: float = 0.6):
         """
-        A picture with a grounding head's heat map [h, w] over it, see [`~image_heatmap.overlay_heatmap`]: the map is
-        brought to the picture as it was given, before any resizing.
+        An image with a grounding head's heat map [h, w] over it, see [`~image_heatmap.overlay_heatmap`]: the map is
+        brought to the image as it was given, before any resizing.
         """
-        return overlay_heatmap(picture, heatmap, opacity)
+        return overlay_heatmap(image, heatmap, opacity)
 
     def decode_word_heatmaps(self, input_ids, word_heatmaps) -> tuple[list[str], np.ndarray]:
         """
@@ -73,24 +73,24 @@ class VisionTextProcessor(ProcessorMixin):
 
         Args:
             input_ids: [T], the caption's tokens.
-            word_heatmaps: [T, h, w], the picture's row of a grounding head's `word_heatmaps`.
+            word_heatmaps: [T, h, w], the image's row of a grounding head's `word_heatmaps`.
         """
         ids = [int(value) for value in input_ids]
         kept = [position for position, value in enumerate(ids) if value not in self.tokenizer.all_special_ids]
         tokens = self.tokenizer.convert_ids_to_tokens([ids[position] for position in kept])
         return merge_word_pieces(tokens, word_heatmaps[kept])
 
-    def draw_word_heatmaps(self, picture, input_ids, word_heatmaps, opacity: float = 0.7):
+    def draw_word_heatmaps(self, image, input_ids, word_heatmaps, opacity: float = 0.7):
         """
-        Where each word of a caption looks: a strip of the picture, once for each word with the word's heat map over it.
+        Where each word of a caption looks: a strip of the image, once for each word with the word's heat map over it.
 
         Args:
-            picture: a Pillow image, as it was given.
+            image: a Pillow image, as it was given.
             input_ids: [T], the caption's tokens; padding and special tokens are left out, word pieces joined.
-            word_heatmaps: [T, h, w], the picture's row of a grounding head's `word_heatmaps`.
+            word_heatmaps: [T, h, w], the image's row of a grounding head's `word_heatmaps`.
             opacity: of the hottest place.
         """
-        return draw_word_heatmaps(picture, *self.decode_word_heatmaps(input_ids, word_heatmaps), opacity)
+        return draw_word_heatmaps(image, *self.decode_word_heatmaps(input_ids, word_heatmaps), opacity)
 
     @property
     def model_input_names(self) -> list[str]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .modeling_outputs import ImageEncoding, RerankOutput, TextEncoding
+from .encodings import ImageEncoding, TextEncoding
+from .modeling_outputs import RerankOutput
 from .objective_itm import MATCH
 from .packed_texts import PackedTexts
 
@@ -19,8 +20,8 @@ TEXTS_PER_BLOCK = 1024
 @dataclass
 class Candidates:
     """
-    The pairs that the second stage scores: `of_images` [N_i, N_t] marks every picture's k texts, `of_texts` [N_i, N_t]
-    every text's k pictures.
+    The pairs that the second stage scores: `of_images` [N_i, N_t] marks every image's k texts, `of_texts` [N_i, N_t]
+    every text's k images.
     """
 
     of_images: torch.Tensor
@@ -81,8 +82,8 @@ class RetrievalScoring:
         text_index: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        The match logit [n] of n pairs: picture `image_index[i]` with text `text_index[i]` (each [n]; by default
-        picture i with text i). Differentiable; a picture's keys and values are computed once, however many texts it
+        The match logit [n] of n pairs: image `image_index[i]` with text `text_index[i]` (each [n]; by default
+        image i with text i). Differentiable; an image's keys and values are computed once, however many texts it
         meets.
         """
         self._check_matching_head()
@@ -106,8 +107,8 @@ class RetrievalScoring:
         self, images: ImageEncoding, texts: PackedTexts, wanted: torch.Tensor, progress: Callable = iter
     ) -> torch.Tensor:
         """
-        The match logits [n, N_t] of n pictures with the texts that `wanted` [n, N_t] marks, -100 elsewhere. One picture
-        is fused at a time: memory does not grow with the number of pairs. `progress` wraps the range of pictures.
+        The match logits [n, N_t] of n images with the texts that `wanted` [n, N_t] marks, -100 elsewhere. One image
+        is fused at a time: memory does not grow with the number of pairs. `progress` wraps the range of images.
         """
         scores = torch.full(wanted.shape, UNSCORED, dtype=torch.float32, device=wanted.device)
         for row in progress(range(len(scores))):
@@ -121,13 +122,13 @@ class RetrievalScoring:
     @torch.no_grad()
     def rerank(self, images: ImageEncoding, texts: TextEncoding, k: int, progress: Callable = iter) -> RerankOutput:
         """
-        Scores the `k` best candidates by cosine similarity of every picture and of every text with the matching head.
+        Scores the `k` best candidates by cosine similarity of every image and of every text with the matching head.
         A pair that both directions want is scored once; `k` above the size of the corpus scores every pair.
 
         Args:
-            images, texts: encodings of N_i pictures and N_t texts.
+            images, texts: encodings of N_i images and N_t texts.
             k: candidates per query.
-            progress: wraps the range of pictures, e.g. `tqdm.tqdm`.
+            progress: wraps the range of images, e.g. `tqdm.tqdm`.
         """
         candidates = Candidates.pick(images.embeds @ texts.embeds.T, k)
         wanted = candidates.of_images | candidates.of_texts

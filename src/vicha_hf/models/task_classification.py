@@ -1,14 +1,25 @@
-"""Classifying fused pictures and text with a momentum teacher's soft labels: what entailment and reasoning share."""
+"""Classifying fused images and text with a momentum teacher's soft labels: what entailment and reasoning share."""
 
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from .head_classification import ClassificationHead
 from .input_checks import check_labels, check_rows
 from .modeling_outputs import ClassificationOutput
-from .objective_distillation import distilled_cross_entropy
+from .objective_mlm import distilled_cross_entropy
 from .process_group import mean_over_processes
+
+
+class ClassificationHead(nn.Module):
+    """[CLS] of the fused text [B, d_t] -> linear, ReLU, linear -> logits [B, num_classes]."""
+
+    def __init__(self, hidden_size: int, num_classes: int):
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, num_classes)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.output(self.dense(hidden_states).relu())
 
 
 class ClassificationTask:
@@ -56,7 +67,7 @@ class ClassificationTask:
 
 
 class VisualEntailmentTask(ClassificationTask):
-    """Does the picture entail the sentence? (ALBEF section 5, SNLI-VE)."""
+    """Does the image entail the sentence? (ALBEF section 5, SNLI-VE)."""
 
     CLASSES = ("contradiction", "neutral", "entailment")
     CLASSIFIER = "entailment_classifier"
@@ -94,7 +105,7 @@ class VisualEntailmentTask(ClassificationTask):
     ) -> ClassificationOutput:
         """
         Args:
-            pixel_values: [B, 3, H, W]; row b of pictures and sentences is a pair.
+            pixel_values: [B, 3, H, W]; row b of images and sentences is a pair.
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
             labels: [B], indices into `CLASSES` (contradiction, neutral, entailment); needed in training mode. The
@@ -103,7 +114,7 @@ class VisualEntailmentTask(ClassificationTask):
             update_teacher: false for all but the first micro-batch of an accumulated step.
 
         Raises:
-            ValueError: pictures, sentences and labels that do not belong together.
+            ValueError: images, sentences and labels that do not belong together.
         """
         check_rows(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
         inputs = {

@@ -113,7 +113,7 @@ class ContrastAndMatch(RetrievalScoring):
         image_index, text_index = negatives.image_indices, negatives.text_indices
         if everywhere:
             key_values, image_mask, texts = self._with_negatives(images, key_values, texts, negatives)
-            # Behind the own pictures and texts come the fetched ones, one for each row.
+            # Behind the own images and texts come the fetched ones, one for each row.
             image_index = text_index = torch.arange(batch_size, 2 * batch_size, device=images.embeds.device)
         pair = torch.arange(batch_size, device=images.embeds.device)
         text_index = torch.cat([pair, pair, text_index])
@@ -129,8 +129,8 @@ class ContrastAndMatch(RetrievalScoring):
 
     def _with_negatives(self, images, key_values, texts: dict, negatives: HardNegatives):
         """
-        The own pictures' keys and values, their mask and the own texts [B, ...], each followed by the B negatives, which
-        come from the processes that have them. Pictures travel as tokens: keys and values of all layers would be more.
+        The own images' keys and values, their mask and the own texts [B, ...], each followed by the B negatives, which
+        come from the processes that have them. Images travel as tokens: keys and values of all layers would be more.
         """
         batch_size, device = len(images.embeds), images.embeds.device
         tokens, text_mask = images.hidden_states, texts["attention_mask"]

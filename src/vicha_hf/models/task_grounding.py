@@ -1,5 +1,5 @@
 """
-Weakly supervised grounding: where in the picture is what the expression names?
+Weakly supervised grounding: where in the image is what the expression names?
 
 References:
     [1] Selvaraju et al., Grad-CAM, arXiv 1610.02391.
@@ -28,12 +28,12 @@ def rank_boxes(
     area_exponent: float = 0.5,
 ) -> BoxRankingOutput:
     """
-    Scores boxes by the heat inside them: sum / area^0.5, on the map brought to the picture's size (bicubic).
+    Scores boxes by the heat inside them: sum / area^0.5, on the map brought to the image's size (bicubic).
 
     Args:
         heatmaps: [B, h, w].
-        boxes: for each picture its proposals [n, 4], (x, y, width, height) in pixels; edges are cut to whole pixels.
-        image_sizes: for each picture (height, width), pixels.
+        boxes: for each image its proposals [n, 4], (x, y, width, height) in pixels; edges are cut to whole pixels.
+        image_sizes: for each image (height, width), pixels.
         area_exponent: 0 favours large boxes, 1 small ones.
 
     Raises:
@@ -42,7 +42,7 @@ def rank_boxes(
     if not len(heatmaps) == len(boxes) == len(image_sizes):
         raise ValueError(
             f"{len(heatmaps)} `heatmaps`, {len(boxes)} lists of `boxes` and {len(image_sizes)} `image_sizes`: give one "
-            "of each per picture."
+            "of each per image."
         )
     all_scores, best = [], []
     for number, (heatmap, proposals, size) in enumerate(zip(heatmaps, boxes, image_sizes, strict=True)):
@@ -91,7 +91,7 @@ class GroundingTask:
         In training mode the retrieval losses, otherwise heat maps.
 
         Args:
-            pixel_values: [B, 3, H, W]; row b of pictures and expressions is a pair.
+            pixel_values: [B, 3, H, W]; row b of images and expressions is a pair.
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
             image_ids, distillation_alpha, update_teacher: for the losses, as in the retrieval class.

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from .block_mask import draw_kept_patches
 from .contrast_parts import ContrastPart
 from .encoder_text import KeyValues
+from .encodings import ImageEncoding, TextEncoding
 from .head_language_modeling import LanguageModelingHead
 from .input_checks import check_rows, check_together
-from .modeling_outputs import ImageEncoding, PreTrainingOutput, TextEncoding
+from .modeling_outputs import PreTrainingOutput
 from .objective_itc import ContrastiveOutput, ImageTextContrast
 from .objective_itm import HardNegativeSampler, ImageTextMatching, MatchingOutput
 from .objective_mlm import (
@@ -20,7 +22,6 @@ from .objective_mlm import (
     leading_positions,
     mask_tokens,
 )
-from .patch_dropout import draw_kept_patches
 from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
 from .task_contrast_and_match import ContrastAndMatch
 
@@ -29,7 +30,7 @@ from .task_contrast_and_match import ContrastAndMatch
 class EncodedStep:
     """
     A batch of pairs on its way through a training step: encodings by the model and by its teacher, keys and values of
-    the pictures for every text layer, what the encoders recorded, and what is known of the batch that it is a part of.
+    the images for every text layer, what the encoders recorded, and what is known of the batch that it is a part of.
     """
 
     images: ImageEncoding
@@ -153,7 +154,7 @@ class PretrainingTask(ContrastAndMatch):
         patch_indices=None,
         **record,
     ):
-        """The encodings of pictures and texts, each followed by what its encoder recorded."""
+        """The encodings of images and texts, each followed by what its encoder recorded."""
         if patch_indices is None:
             patch_indices = self._draw_kept_patches(pixel_values)
         images, vision_output = self.base_model._encode_images(

@@ -7,13 +7,12 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple, logging
 
-from .answer_ranking import PrefixLikelihoods
-from .answer_tree import AnswerTree
+from .answer_ranking import AnswerTree, PrefixLikelihoods
 from .decoder_answer import AnswerDecoder, QuestionEncoding
 from .head_language_modeling import LanguageModelingHead
 from .input_checks import check_rows
 from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
-from .objective_distillation import distilled_cross_entropy
+from .objective_mlm import distilled_cross_entropy
 from .process_group import mean_over_processes
 
 
@@ -99,7 +98,7 @@ class QuestionAnsweringTask:
         concept_input_ids: torch.Tensor | None = None,
         concept_attention_mask: torch.Tensor | None = None,
     ) -> QuestionEncoding:
-        """Pictures [B, 3, H, W] and questions [B, T], with or without concepts [B, C] -> [`QuestionEncoding`]."""
+        """Images [B, 3, H, W] and questions [B, T], with or without concepts [B, C] -> [`QuestionEncoding`]."""
         check_rows(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
         return self._encode_questions(
             self._online_modules(), pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
@@ -125,7 +124,7 @@ class QuestionAnsweringTask:
         The loss of given answers: sum(weight * summed token loss) / B. To answer, see `rank_answers` and `generate`.
 
         Args:
-            pixel_values: [B, 3, H, W]; row b of pictures and questions is a pair.
+            pixel_values: [B, 3, H, W]; row b of images and questions is a pair.
             input_ids, attention_mask: [B, T], the questions; 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
             answer_input_ids, answer_attention_mask: [n, A], every question's answers, one question after the other,

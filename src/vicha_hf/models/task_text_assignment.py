@@ -1,20 +1,79 @@
-"""Pretraining for visual reasoning: assigning a text to one of two pictures or to neither (ALBEF section 5)."""
+"""Pretraining for visual reasoning: assigning a text to one of two images or to neither (ALBEF section 5)."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, can_return_tuple
 
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
 from .input_checks import check_labels, check_rows
 from .modeling_outputs import TextAssignmentOutput
-from .objective_distillation import distilled_cross_entropy
-from .objective_text_assignment import PicturePairs, PicturePairSampler
+from .objective_mlm import distilled_cross_entropy
 from .process_group import mean_over_processes
+
+
+FIRST, SECOND, NEITHER = 0, 1, 2
+
+
+# Of the published code; the model's own learned temperature is not used here.
+SIMILARITY_TEMPERATURE = 0.07
+
+
+@dataclass
+class ImagePairs(ModelOutput):
+    """
+    `indices` [B, 2]: the rows of each text's two images; `labels` [B]: 0 the own image comes first, 1 second,
+    2 it is neither; `exists` [B]: false where the batch holds no other image (both indices are then the row itself).
+    """
+
+    indices: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
+    exists: torch.Tensor | None = None
+
+
+class ImagePairSampler(nn.Module):
+    """
+    Draws each class with probability 1/3 and the other images in proportion to their softmaxed similarity to the own
+    one. Images with the own image id are never drawn; where only one other image is left, it is never "neither".
+    """
+
+    @torch.no_grad()
+    def weights(self, image_embeds: torch.Tensor, image_ids: torch.Tensor | None = None) -> torch.Tensor:
+        """L2-normalised [B, E], ids [B] -> sampling weights [B, B], 0 for images that are not to be drawn."""
+        similarity = image_embeds.float() @ image_embeds.float().T / SIMILARITY_TEMPERATURE
+        return similarity.softmax(dim=1).masked_fill(_same_image(image_embeds, image_ids), 0.0)
+
+    @torch.no_grad()
+    def forward(self, image_embeds: torch.Tensor, image_ids: torch.Tensor | None = None) -> ImagePairs:
+        """`image_embeds` [B, E], L2-normalised; `image_ids` [B], equal for the same image."""
+        batch_size, device = len(image_embeds), image_embeds.device
+        same = _same_image(image_embeds, image_ids)
+        similarity = image_embeds.float() @ image_embeds.float().T / SIMILARITY_TEMPERATURE
+        # Adding Gumbel noise and taking the largest draws without replacement in proportion to the softmax, for all
+        # rows at once and without underflow.
+        noise = -torch.empty_like(similarity).exponential_().log()
+        others = (similarity + noise).masked_fill(same, -torch.inf).topk(min(2, batch_size), dim=1).indices
+        num_others = (~same).sum(dim=1)
+        own = torch.arange(batch_size, device=device)
+        first_other = torch.where(num_others > 0, others[:, 0], own)
+        labels = torch.randint(3, (batch_size,), device=device)
+        labels = torch.where(num_others > 1, labels, torch.randint(2, (batch_size,), device=device))
+        indices = torch.stack(
+            [torch.where(labels == FIRST, own, first_other), torch.where(labels == SECOND, own, first_other)], dim=1
+        )
+        indices[:, 1] = torch.where(labels == NEITHER, others[:, -1], indices[:, 1])
+        return ImagePairs(indices=indices, labels=labels, exists=num_others > 0)
+
+
+def _same_image(image_embeds, image_ids):
+    same = torch.eye(len(image_embeds), dtype=torch.bool, device=image_embeds.device)
+    return same if image_ids is None else same | (image_ids[:, None] == image_ids[None, :])
 
 
 class TextAssignmentTask(ImagePairTask):
     """
-    To be mixed in before a family's `PreTrainedModel`. The joint space only finds similar pictures and is not trained.
+    To be mixed in before a family's `PreTrainedModel`. The joint space only finds similar images and is not trained.
     """
 
     CLASSES = ("first", "second", "neither")
@@ -37,9 +96,9 @@ class TextAssignmentTask(ImagePairTask):
     def _online_modules(self) -> dict[str, nn.Module]:
         return {}
 
-    def _pairs(self, image_embeds, image_ids, pair_indices, labels) -> PicturePairs:
+    def _pairs(self, image_embeds, image_ids, pair_indices, labels) -> ImagePairs:
         if pair_indices is None and labels is None:
-            return PicturePairSampler()(image_embeds, image_ids)
+            return ImagePairSampler()(image_embeds, image_ids)
         batch_size = len(image_embeds)
         if pair_indices is None or labels is None:
             raise ValueError("Give both `pair_indices` [B, 2] and `labels` [B], or neither to have them drawn.")
@@ -52,7 +111,7 @@ class TextAssignmentTask(ImagePairTask):
                 f"[{batch_size}, 2], between 0 and {batch_size - 1}."
             )
         check_labels(labels, batch_size, self.CLASSES)
-        return PicturePairs(indices=pair_indices, labels=labels, exists=torch.ones_like(labels, dtype=torch.bool))
+        return ImagePairs(indices=pair_indices, labels=labels, exists=torch.ones_like(labels, dtype=torch.bool))
 
     @can_return_tuple
     def forward(
@@ -71,12 +130,12 @@ class TextAssignmentTask(ImagePairTask):
     ) -> TextAssignmentOutput:
         """
         Args:
-            pixel_values: [B, 3, H, W]; row b of pictures and texts belongs together.
+            pixel_values: [B, 3, H, W]; row b of images and texts belongs together.
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
-            pair_indices: [B, 2], each text's two pictures as rows of the batch; drawn inside by default.
-            labels: [B], 0 the own picture comes first, 1 second, 2 neither; given together with `pair_indices`.
-            image_ids: [B], equal for the same picture, which is then never drawn as another one.
+            pair_indices: [B, 2], each text's two images as rows of the batch; drawn inside by default.
+            labels: [B], 0 the own image comes first, 1 second, 2 neither; given together with `pair_indices`.
+            image_ids: [B], equal for the same image, which is then never drawn as another one.
             distillation_alpha, update_teacher: accepted as by every training head. The task has no teacher, here as
                 in the paper, so they change nothing.
 
@@ -92,7 +151,7 @@ class TextAssignmentTask(ImagePairTask):
         states = self.image_pair_encoder(base.text_model, input_ids, attention_mask, images, pairs.indices)
         logits = self.assignment_head(states[:, 0])
         losses = distilled_cross_entropy(logits, None, pairs.labels, 0.0)
-        # A batch of one picture has nothing to assign: its rows do not count.
+        # A batch of one image has nothing to assign: its rows do not count.
         counted = pairs.exists.to(losses.dtype)
         return TextAssignmentOutput(
             loss=mean_over_processes((losses * counted).sum(), counted.sum()),

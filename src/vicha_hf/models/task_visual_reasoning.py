@@ -1,12 +1,13 @@
-"""Is a statement about two pictures true? (NLVR2; ALBEF section 5)."""
+"""Is a statement about two images true? (NLVR2; ALBEF section 5)."""
 
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
+from .encodings import ImageEncoding
 from .input_checks import check_rows
-from .modeling_outputs import ClassificationOutput, ImageEncoding
+from .modeling_outputs import ClassificationOutput
 from .task_classification import ClassificationTask
 
 
@@ -16,7 +17,7 @@ PairOfTensors = torch.Tensor | tuple[torch.Tensor | None, torch.Tensor | None] |
 class VisualReasoningTask(ImagePairTask, ClassificationTask):
     """
     To be mixed in before a family's `PreTrainedModel`. From the family's first doubled layer on, every text layer has a
-    twin: the first of a pair reads one picture, the second the other; they share keys and values.
+    twin: the first of a pair reads one image, the second the other; they share keys and values.
     """
 
     CLASSES = ("False", "True")
@@ -34,19 +35,19 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask):
         return super()._online_modules() | {"image_pair_encoder": self.image_pair_encoder}
 
     def _encode_images(self, base: nn.Module, *inputs) -> ImageEncoding:
-        """Pictures encoded by the online base model or the teacher's."""
+        """Images encoded by the online base model or the teacher's."""
         return base.encode_images(*inputs)
 
     def _encode_both(self, base, pixel_values, concept_input_ids, concept_attention_mask) -> ImageEncoding:
-        """The left pictures, then the right ones: [2B, ...]."""
-        pictures = pixel_values.unbind(1)
+        """The left images, then the right ones: [2B, ...]."""
+        images = pixel_values.unbind(1)
         ids, masks = _pair(concept_input_ids), _pair(concept_attention_mask)
         if base.reads_concept_padding:
             # Each side keeps its own.
-            sides = zip(pictures, ids, masks, strict=True)
+            sides = zip(images, ids, masks, strict=True)
             return ImageEncoding.concatenate([self._encode_images(base, *side) for side in sides])
         # One pass, whatever the lengths: processes that share the weights must run the encoder equally often.
-        return self._encode_images(base, torch.cat(pictures), *_one_batch(ids, masks))
+        return self._encode_images(base, torch.cat(images), *_one_batch(ids, masks))
 
     def _fuse(
         self, modules, pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
@@ -72,7 +73,7 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask):
     ) -> ClassificationOutput:
         """
         Args:
-            pixel_values: [B, 2, 3, H, W], the left and the right picture.
+            pixel_values: [B, 2, 3, H, W], the left and the right image.
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, 2, C], or a pair ([B, C1], [B, C2]) of different lengths,
                 either of them possibly `None`; 1 = attend, a zero row = no concepts.
@@ -82,11 +83,11 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask):
             update_teacher: false for all but the first micro-batch of an accumulated step.
 
         Raises:
-            ValueError: not two pictures per text, or pictures, texts, concepts and labels that do not belong together.
+            ValueError: not two images per text, or images, texts, concepts and labels that do not belong together.
         """
         if pixel_values.dim() != 5 or pixel_values.shape[1] != 2:
             raise ValueError(
-                f"`pixel_values` has shape {tuple(pixel_values.shape)}; expected two pictures per text, [B, 2, 3, H, W]."
+                f"`pixel_values` has shape {tuple(pixel_values.shape)}; expected two images per text, [B, 2, 3, H, W]."
             )
         ids, masks = (
             _pair(concept_input_ids, "concept_input_ids"),
@@ -125,7 +126,7 @@ def _pair(concepts: PairOfTensors | None, name: str = "concepts") -> tuple[torch
             )
         return concepts.unbind(1)
     if len(concepts) != 2:
-        raise ValueError(f"`{name}` holds {len(concepts)} tensors; expected one for each of the two pictures.")
+        raise ValueError(f"`{name}` holds {len(concepts)} tensors; expected one for each of the two images.")
     return tuple(concepts)
 
 

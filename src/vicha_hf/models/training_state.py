@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers.utils import cached_file, logging
 
 from .feature_queue import FeatureQueue
-from .momentum import TrainingState, is_sharded
+from .teacher import TrainingState, is_sharded
 
 
 logger = logging.get_logger(__name__)
@@ -158,18 +157,3 @@ class TrainingStateMixin:
                 "part. A training run's checkpoints hold it."
             )
         save_model(self.training_state, str(path))
-
-
-@torch.no_grad()
-def copy_matching_weights(source: nn.Module, target: nn.Module) -> list[str]:
-    """
-    Copies the parameters of `source` into those of `target` that have the same name and shape. Returns the names of
-    the others: they stay as they are.
-    """
-    source, unmatched = dict(source.named_parameters()), []
-    for name, parameter in target.named_parameters():
-        if name in source and source[name].shape == parameter.shape:
-            parameter.copy_(source[name])
-        else:
-            unmatched.append(name)
-    return unmatched

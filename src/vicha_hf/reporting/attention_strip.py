@@ -1,4 +1,4 @@
-"""Where the words of a caption look in its picture: one heat map for each word, side by side, as HTML."""
+"""Where the words of a caption look in its image: one heat map for each word, side by side, as HTML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,20 +8,20 @@ import numpy as np
 from PIL import Image
 
 from ..models.image_heatmap import overlay_heatmap
-from .gallery import picture_tag
+from .gallery import image_tag
 
 
 @dataclass
 class AttentionStrip:
-    """A picture, the words of its caption, and each word's heat map.
+    """An image, the words of its caption, and each word's heat map.
 
     Args:
-        picture: what the model saw.
+        image: what the model saw.
         words: of the caption, in order, special tokens left out.
         heatmaps: [number of words, h, w], array or tensor: attention over the patches, 0 = none.
     """
 
-    picture: Image.Image
+    image: Image.Image
     words: Sequence[str]
     heatmaps: object
 
@@ -41,42 +41,42 @@ class AttentionStrip:
 def attend_words(
     model,
     processor,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     captions: Sequence[str],
     concepts: Sequence[Sequence[str]] | None = None,
 ) -> list[AttentionStrip]:
     """
-    Where a model looks for each word of each picture's caption.
+    Where a model looks for each word of each image's caption.
 
     Args:
         model: a grounding head, in evaluation mode.
         processor: the model's.
-        pictures, captions: n pairs.
-        concepts: for each picture the visual concepts that go in with it; None for a model that takes none.
+        images, captions: n pairs.
+        concepts: for each image the visual concepts that go in with it; None for a model that takes none.
     """
     options = {} if concepts is None else {"concepts": [list(row) for row in concepts]}
-    inputs = processor(images=list(pictures), text=list(captions), return_tensors="pt", **options).to(model.device)
+    inputs = processor(images=list(images), text=list(captions), return_tensors="pt", **options).to(model.device)
     heatmaps = model(**inputs).word_heatmaps
     return [
-        AttentionStrip(picture, *processor.decode_word_heatmaps(input_ids, maps))
-        for picture, input_ids, maps in zip(pictures, inputs["input_ids"], heatmaps, strict=True)
+        AttentionStrip(image, *processor.decode_word_heatmaps(input_ids, maps))
+        for image, input_ids, maps in zip(images, inputs["input_ids"], heatmaps, strict=True)
     ]
 
 
 def attention_section_html(strips: Sequence[AttentionStrip]) -> str:
     """
-    A section of a report: for each caption its picture followed by the picture under each word's heat map; "" without
+    A section of a report: for each caption its image followed by the image under each word's heat map; "" without
     strips. The maps of one caption share their scale, so a word that looks nowhere in particular stays pale.
     """
     if not strips:
         return ""
     body = "".join(
         f'<article class="query"><header><q>{escape(" ".join(strip.words))}</q></header>'
-        f'<div class="strip">{_cell(strip.picture, "picture")}{_word_cells(strip)}</div></article>'
+        f'<div class="strip">{_cell(strip.image, "image")}{_word_cells(strip)}</div></article>'
         for strip in strips
     )
     return (
-        "<h2>Where words look</h2><p class=note>Attention of each word of a caption to the patches of the picture; the "
+        "<h2>Where words look</h2><p class=note>Attention of each word of a caption to the patches of the image; the "
         f'brightest patch of a caption has the strongest.</p><div class="queries">{body}</div>'
     )
 
@@ -84,10 +84,10 @@ def attention_section_html(strips: Sequence[AttentionStrip]) -> str:
 def _word_cells(strip: AttentionStrip) -> str:
     highest = float(strip.heatmaps.max()) if strip.heatmaps.size else 0.0
     return "".join(
-        _cell(overlay_heatmap(strip.picture, heatmap, max_heat=highest if highest > 0 else None), word)
+        _cell(overlay_heatmap(strip.image, heatmap, max_heat=highest if highest > 0 else None), word)
         for word, heatmap in zip(strip.words, strip.heatmaps, strict=True)
     )
 
 
-def _cell(picture: Image.Image, label: str) -> str:
-    return f"<div>{picture_tag(picture, escape(label))}<span>{escape(label)}</span></div>"
+def _cell(image: Image.Image, label: str) -> str:
+    return f"<div>{image_tag(image, escape(label))}<span>{escape(label)}</span></div>"

@@ -14,34 +14,34 @@ from ..evaluation.recall import best_ranks
 
 @dataclass
 class CaptionQuery:
-    """A caption and the pictures it retrieved.
+    """A caption and the images it retrieved.
 
     Args:
         caption: the query.
-        pictures: the best first.
-        is_right: for each picture whether it is the caption's own.
-        rank: place of the right picture, 1 = first; None when it did not reach the second stage.
+        images: the best first.
+        is_right: for each image whether it is the caption's own.
+        rank: place of the right image, 1 = first; None when it did not reach the second stage.
     """
 
     caption: str
-    pictures: list[Image.Image]
+    images: list[Image.Image]
     is_right: list[bool]
     rank: int | None
 
 
 @dataclass
-class PictureQuery:
-    """A picture and the captions it retrieved.
+class ImageQuery:
+    """An image and the captions it retrieved.
 
     Args:
-        picture: the query.
+        image: the query.
         concepts: the words that came with it.
         captions: the best first.
-        is_right: for each caption whether it is one of the picture's own.
+        is_right: for each caption whether it is one of the image's own.
         rank: place of its best placed right caption, 1 = first; None when none reached the second stage.
     """
 
-    picture: Image.Image
+    image: Image.Image
     concepts: list[str]
     captions: list[str]
     is_right: list[bool]
@@ -76,24 +76,24 @@ def best_candidates(
 
 def caption_query_html(query: CaptionQuery) -> str:
     cells = "".join(
-        f"<div{' class=right' if right else ''}>{picture_tag(picture, 'retrieved picture')}"
+        f"<div{' class=right' if right else ''}>{image_tag(image, 'retrieved image')}"
         f"<span>{place}{' &#10003;' if right else ''}</span></div>"
-        for place, (picture, right) in enumerate(zip(query.pictures, query.is_right, strict=True), start=1)
+        for place, (image, right) in enumerate(zip(query.images, query.is_right, strict=True), start=1)
     )
     return (
         f'<article class="query"><header><q>{escape(query.caption)}</q>{_badge(query.rank)}</header>'
-        f'<div class="pictures">{cells}</div></article>'
+        f'<div class="images">{cells}</div></article>'
     )
 
 
-def picture_query_html(query: PictureQuery) -> str:
+def image_query_html(query: ImageQuery) -> str:
     items = "".join(
         f"<li{' class=right' if right else ''}>{escape(caption)}</li>"
         for caption, right in zip(query.captions, query.is_right, strict=True)
     )
     words = f'<div class="words">concepts: {escape(", ".join(query.concepts))}</div>' if query.concepts else ""
     return (
-        f'<article class="query beside"><div>{picture_tag(query.picture, "query picture")}{words}</div>'
+        f'<article class="query beside"><div>{image_tag(query.image, "query image")}{words}</div>'
         f"<div>{_badge(query.rank)}<ol>{items}</ol></div></article>"
     )
 
@@ -104,10 +104,10 @@ def _badge(rank: int | None) -> str:
     return f'<span class="{css_class}">{place}</span>'
 
 
-def picture_tag(picture: Image.Image, alt: str) -> str:
-    """A picture inside the page itself; `alt` is text that is safe in an attribute."""
+def image_tag(image: Image.Image, alt: str) -> str:
+    """An image inside the page itself; `alt` is text that is safe in an attribute."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG", optimize=True)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    width, height = picture.size
+    width, height = image.size
     return f'<img alt="{alt}" width="{width}" height="{height}" src="data:image/png;base64,{data}">'

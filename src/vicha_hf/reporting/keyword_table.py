@@ -1,4 +1,4 @@
-"""Words that a model reads off pictures, beside what the pictures are known to show, as HTML."""
+"""Words that a model reads off images, beside what the images are known to show, as HTML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from html import escape
 
 from PIL import Image
 
-from .gallery import picture_tag
+from .gallery import image_tag
 
 
 TOP_K = 6
@@ -14,15 +14,15 @@ TOP_K = 6
 
 @dataclass
 class KeywordPrediction:
-    """A picture and the words that a model finds in it.
+    """An image and the words that a model finds in it.
 
     Args:
-        picture: what the model saw.
+        image: what the model saw.
         concepts: what is known to be in it; words of one concept are separated by spaces ("red car").
         words: predicted words with their probabilities in [0, 1], the likeliest first.
     """
 
-    picture: Image.Image
+    image: Image.Image
     concepts: Sequence[str]
     words: Sequence[tuple[str, float]]
 
@@ -37,33 +37,33 @@ class KeywordPrediction:
 
 
 def has_keyword_head(model) -> bool:
-    """Whether a model can say which words a picture contains (a pretraining head of SIMLA with `psl_weight` above 0)."""
+    """Whether a model can say which words an image contains (a pretraining head of SIMLA with `psl_weight` above 0)."""
     return getattr(model, "psl", None) is not None
 
 
 def predict_keywords(
-    model, processor, pictures: Sequence[Image.Image], concepts: Sequence[Sequence[str]], top_k: int = TOP_K
+    model, processor, images: Sequence[Image.Image], concepts: Sequence[Sequence[str]], top_k: int = TOP_K
 ) -> list[KeywordPrediction]:
     """
-    The words that a model finds in each picture.
+    The words that a model finds in each image.
 
     Args:
         model: with a keyword head, see [`has_keyword_head`].
         processor: the model's.
-        pictures: n of them.
-        concepts: for each picture what is known to be in it.
-        top_k: words per picture.
+        images: n of them.
+        concepts: for each image what is known to be in it.
+        top_k: words per image.
     """
-    inputs = processor(images=list(pictures), return_tensors="pt").to(model.device)
+    inputs = processor(images=list(images), return_tensors="pt").to(model.device)
     words = processor.decode_keywords(model.predict_keywords(**inputs, top_k=top_k))
-    return [KeywordPrediction(*row) for row in zip(pictures, concepts, words, strict=True)]
+    return [KeywordPrediction(*row) for row in zip(images, concepts, words, strict=True)]
 
 
 def keyword_section_html(predictions: Sequence[KeywordPrediction]) -> str:
     """
-    A section of a report: one row for each picture, right words marked; "" without predictions.
+    A section of a report: one row for each image, right words marked; "" without predictions.
 
-    A word counts as right if it is among the picture's concepts. Words that are true of the picture but not annotated
+    A word counts as right if it is among the image's concepts. Words that are true of the image but not annotated
     count as wrong, so the share is a lower bound.
     """
     if not predictions:
@@ -71,15 +71,15 @@ def keyword_section_html(predictions: Sequence[KeywordPrediction]) -> str:
     num_words = sum(len(prediction.words) for prediction in predictions)
     num_right = sum(prediction.is_right(word) for prediction in predictions for word, _ in prediction.words)
     rows = "".join(
-        f"<tr><td class=row>{picture_tag(prediction.picture, 'picture')}</td>"
+        f"<tr><td class=row>{image_tag(prediction.image, 'image')}</td>"
         f"<td class='row wrap'>{escape(', '.join(prediction.concepts)) or '&ndash;'}</td>"
         f"<td class='row wrap'>{''.join(_word(prediction, *entry) for entry in prediction.words)}</td></tr>"
         for prediction in predictions
     )
     return (
-        "<h2>Words read off pictures</h2><p class=note>What the keyword head finds in a picture alone, with its "
+        "<h2>Words read off images</h2><p class=note>What the keyword head finds in an image alone, with its "
         f"probability. {num_right} of {num_words} words name something that is known to be shown (marked).</p>"
-        "<div class=scroll><table class=keywords><thead><tr><th class=row>Picture</th><th class=row>Shown</th>"
+        "<div class=scroll><table class=keywords><thead><tr><th class=row>Image</th><th class=row>Shown</th>"
         f"<th class=row>Predicted words</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
 

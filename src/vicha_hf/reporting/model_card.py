@@ -6,8 +6,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..evaluation.recall import CUTOFFS, DIRECTIONS
 from ..models.configuration_vision_text import VisionTextConfig
-from .result import CUTOFFS, DIRECTIONS, Result
+from .result import Result
 
 
 def build_model_card(
@@ -100,7 +101,7 @@ def architecture_facts(config: VisionTextConfig, num_parameters: int) -> dict[st
     weights = {title: getattr(config, field, 0) for field, title in OBJECTIVES.items()}
     facts = {
         "parameters": f"{num_parameters:,}",
-        "picture": f"{vision.image_size} px, patches of {vision.patch_size} px",
+        "image": f"{vision.image_size} px, patches of {vision.patch_size} px",
         "vision encoder": f"{vision.num_hidden_layers} layers, width {vision.hidden_size}",
         "text encoder": f"{text.num_text_layers} layers, width {text.hidden_size}",
         "fusion": f"{text.num_hidden_layers - text.first_cross_attention_layer} layers"

@@ -4,17 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-CUTOFFS = (1, 5, 10)
-DIRECTIONS = {"i2t": "picture to captions", "t2i": "caption to pictures"}
-
-
 @dataclass
 class Result:
     """Metrics of one gallery under one condition.
 
     Args:
         name: identifier of gallery and condition, such as "test_without_concepts".
-        title: the gallery, such as "Held-out pictures".
+        title: the gallery, such as "Held-out images".
         remark: what is particular about the condition, such as "with visual concepts".
         metrics: as [`~vicha_hf.evaluation.retrieval.evaluate_retrieval`] returns them.
     """

@@ -8,9 +8,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .gallery import CaptionQuery, PictureQuery, caption_query_html, picture_query_html
+from ..evaluation.recall import CUTOFFS, DIRECTIONS
+from .gallery import CaptionQuery, ImageQuery, caption_query_html, image_query_html
 from .line_chart import line_chart
-from .result import CUTOFFS, DIRECTIONS, Result
+from .result import Result
 
 
 # What a reader sees for the names of the training log, in the order of the charts.
@@ -35,12 +36,12 @@ class RunReport:
         tiles: figures that a reader should see first: (figure, what it is).
         results: one block of the table each.
         log: the training log, one mapping per logged step with `step` and the losses.
-        caption_queries: shown with their pictures.
-        picture_queries: shown with their captions.
+        caption_queries: shown with their images.
+        image_queries: shown with their captions.
         sections: further sections as HTML, such as `keyword_section_html` and `attention_section_html` give.
         facts: tables of facts about the run: {heading: {name: value}}.
         config: the model's configuration, shown folded.
-        credits: whose work the pictures are.
+        credits: whose work the images are.
     """
 
     title: str
@@ -49,7 +50,7 @@ class RunReport:
     results: Sequence[Result]
     log: Sequence[Mapping[str, Any]]
     caption_queries: Sequence[CaptionQuery] = ()
-    picture_queries: Sequence[PictureQuery] = ()
+    image_queries: Sequence[ImageQuery] = ()
     sections: Sequence[str] = ()
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
@@ -64,7 +65,7 @@ class RunReport:
                 _tiles(self.tiles),
                 _results_section(self.results),
                 _losses_section(self.log),
-                _gallery_section(self.caption_queries, self.picture_queries),
+                _gallery_section(self.caption_queries, self.image_queries),
                 *self.sections,
                 _facts_section(self.facts, self.config),
                 f"<p class=note>{escape(self.credits)}</p>" if self.credits else "",
@@ -94,14 +95,14 @@ def _tiles(tiles: Sequence[tuple[str, str]]) -> str:
 def _results_section(results: Sequence[Result]) -> str:
     header = (
         "<thead><tr><th class=row rowspan=2>Gallery</th><th class=row rowspan=2>Stage</th>"
-        '<th class="group gap" colspan=3>picture &rarr; captions</th>'
-        '<th class="group gap" colspan=3>caption &rarr; pictures</th></tr><tr>'
+        '<th class="group gap" colspan=3>image &rarr; captions</th>'
+        '<th class="group gap" colspan=3>caption &rarr; images</th></tr><tr>'
         + "".join(f"<th{' class=gap' if k == CUTOFFS[0] else ''}>R@{k}</th>" for _ in range(2) for k in CUTOFFS)
         + "</tr></thead>"
     )
     rows = []
     for result in results:
-        sizes = f"{result.metrics['num_images']} pictures, {result.metrics['num_captions']} captions"
+        sizes = f"{result.metrics['num_images']} images, {result.metrics['num_captions']} captions"
         heading = f"{escape(result.title)}<small>{escape(result.remark)}</small><small>{sizes}</small>"
         rows.append(
             f'<tr class="first main"><th class=block rowspan=3>{heading}</th><td class=row>matching head re-ranks</td>'
@@ -144,19 +145,19 @@ def _losses_section(log: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _gallery_section(caption_queries: Sequence[CaptionQuery], picture_queries: Sequence[PictureQuery]) -> str:
-    if not caption_queries and not picture_queries:
+def _gallery_section(caption_queries: Sequence[CaptionQuery], image_queries: Sequence[ImageQuery]) -> str:
+    if not caption_queries and not image_queries:
         return ""
     parts = [
         "<h2>What it retrieves</h2><p class=note>Held-out queries at even distances through the gallery, not "
         "picked by hand. The right one is marked.</p>"
     ]
     if caption_queries:
-        parts.append("<h3>Captions and the pictures they find</h3>")
+        parts.append("<h3>Captions and the images they find</h3>")
         parts.append(f'<div class="queries pairs">{"".join(map(caption_query_html, caption_queries))}</div>')
-    if picture_queries:
-        parts.append("<h3>Pictures and the captions they find</h3>")
-        parts.append(f'<div class="queries pairs">{"".join(map(picture_query_html, picture_queries))}</div>')
+    if image_queries:
+        parts.append("<h3>Images and the captions they find</h3>")
+        parts.append(f'<div class="queries pairs">{"".join(map(image_query_html, image_queries))}</div>')
     return "".join(parts)
 
 

@@ -16,7 +16,8 @@ from accelerate.utils import (
     ProjectConfiguration,
 )
 
-from .arguments import TrainingArguments, require
+from ..arguments import require
+from .arguments import TrainingArguments
 
 
 def create_accelerator(arguments: TrainingArguments, find_unused_parameters: bool = False) -> Accelerator:

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
+from ..arguments import require
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.training_state import TRAINING_STATE_PREFIX
-from .arguments import require
 
 
 logger = logging.getLogger(__name__)

@@ -12,12 +12,13 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.processing_utils import ProcessorMixin
 
-from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanPicture, PretrainingTransform
+from ..arguments import require
+from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanImage, PretrainingTransform
 from ..evaluation.task_result import TaskResult
+from ..families import PROCESSORS, head_class
 from .accelerator import create_accelerator
 from .adapters import TrainedPartsArguments, choose_trained_parts
-from .arguments import TrainingArguments, require
-from .heads import PROCESSORS, head_class
+from .arguments import TrainingArguments
 from .loop import EvaluationHook, TrainingLoop, TrainingResult
 from .pretraining import load_tokenizer, require_fitting_vocabulary, special_tokens
 
@@ -32,7 +33,7 @@ class FinetuningModelArguments(TrainedPartsArguments):
 
     Args:
         from_pretrained: Folder or Hub id of a pretrained model, or of one for another task; null starts from random weights.
-        image_size: Side of the pictures in pixels; the positions are interpolated to it. Null keeps the folder's.
+        image_size: Side of the images in pixels; the positions are interpolated to it. Null keeps the folder's.
         config: Fields of the configuration that differ from the folder's; of random weights all of them (`model_type` names the family, "vicha" by default).
         vision_config: The same for the vision encoder.
         text_config: The same for the text encoder, such as `hidden_dropout_prob`.
@@ -75,12 +76,12 @@ class FinetuningDataArguments:
         tokenizer: Folder or Hub id of a BERT-like tokenizer, for a model without processor; null takes the folder's processor.
         max_text_length: Text tokens kept; null keeps the processor's limit.
         max_concept_length: Concept tokens kept; null keeps the processor's limit.
-        use_concepts: Whether pictures come with their visual concepts.
-        concept_fraction: Share of a picture's concepts that one step sees.
-        text_only: Replace every picture by the mean picture and leave its concepts out, in training and evaluation: what the texts alone give away.
-        crop_scale: Smallest and largest share of the picture that a random crop keeps; null resizes the whole picture.
-        hflip: Mirror half of the pictures, except where the text says left or right.
-        randaugment: Augment the pictures as ALBEF does.
+        use_concepts: Whether images come with their visual concepts.
+        concept_fraction: Share of an image's concepts that one step sees.
+        text_only: Replace every image by the mean image and leave its concepts out, in training and evaluation: what the texts alone give away.
+        crop_scale: Smallest and largest share of the image that a random crop keeps; null resizes the whole image.
+        hflip: Mirror half of the images, except where the text says left or right.
+        randaugment: Augment the images as ALBEF does.
         evaluation_batch_size: Samples at a time in the evaluation.
     """
 
@@ -166,7 +167,7 @@ class FinetuningRun:
     and how to evaluate.
 
     Args:
-        task: one of the family's in [`~vicha_hf.training.heads.HEADS`].
+        task: one of the family's in [`~vicha_hf.families.HEADS`].
         arguments: of the run.
         resolved_config: the same as YAML.
 
@@ -195,18 +196,18 @@ class FinetuningRun:
 
     @property
     def train_transform(self) -> Callable:
-        """Picture and generator to the tensor that training sees."""
+        """Image and generator to the tensor that training sees."""
         data = self.arguments.data
         if data.text_only:
-            return MeanPicture.from_image_processor(self.processor.image_processor)
+            return MeanImage.from_image_processor(self.processor.image_processor)
         return PretrainingTransform.from_image_processor(
             self.processor.image_processor, scale=data.crop_scale, hflip=data.hflip, randaugment=data.randaugment
         )
 
     @property
     def evaluation_transform(self) -> Callable:
-        """Picture to the tensor that the evaluation sees."""
-        kind = MeanPicture if self.arguments.data.text_only else EvaluationTransform
+        """Image to the tensor that the evaluation sees."""
+        kind = MeanImage if self.arguments.data.text_only else EvaluationTransform
         return kind.from_image_processor(self.processor.image_processor)
 
     @property

@@ -3,7 +3,7 @@
 from accelerate import Accelerator
 from torch import nn
 
-from .arguments import require
+from ..arguments import require
 from .sharding import require_whole_weights
 
 

@@ -5,15 +5,17 @@ from typing import Any, Literal
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from ..data.visual_token_storage import VisualTokenStore
+from ..arguments import require
+from ..families import HEADS, PROCESSORS, head_class
 from ..models.configuration_vision_text import TextConfig, VisionTextConfig
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
+from ..models.objective_image_token_reconstruction import require_fitting_tokenizer
 from ..models.processing_vision_text import VisionTextProcessor
-from ..models.visual_tokenizer import VisualTokenizer, require_fitting_tokenizer
-from ..models.visual_tokenizer_loading import load_visual_tokenizer
+from ..visual_tokens.loading import load_visual_tokenizer
+from ..visual_tokens.storage import VisualTokenStore
+from ..visual_tokens.tokenizer import VisualTokenizer
 from .adapters import TrainedPartsArguments, choose_trained_parts
-from .arguments import TrainingArguments, require
-from .heads import HEADS, PROCESSORS, head_class
+from .arguments import TrainingArguments
 
 
 DEFAULT_FAMILY = "vicha"
@@ -70,21 +72,21 @@ class DataArguments:
 
     Args:
         train: One source of image-text records, or a list of sources.
-        validation: Source of the pictures and captions of the retrieval evaluation; null evaluates nothing.
+        validation: Source of the images and captions of the retrieval evaluation; null evaluates nothing.
         image_root: Folder that relative image paths start from; null takes each annotation file's own folder.
         on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
         tokenizer: Folder or Hub id of a BERT-like tokenizer; null takes the one of model.from_pretrained or model.text.
         visual_tokenizer: Folder or Hub id of the visual tokenizer that makes SIMLA's targets, from the very crop that the model sees (paper: DALL-E's, facebook/flava-image-codebook).
-        stored_visual_tokens: File of visual tokens made beforehand with `vicha-hf visual-tokens`, for pictures that are not cropped or augmented.
+        stored_visual_tokens: File of visual tokens made beforehand with `vicha-hf visual-tokens`, for images that are not cropped or augmented.
         max_text_length: Caption tokens kept (paper: 25).
         max_concept_length: Concept tokens kept (paper: 55).
-        concept_fraction: Share of a picture's concepts that one step sees (paper: 0.3).
+        concept_fraction: Share of an image's concepts that one step sees (paper: 0.3).
         captions: "one" draws one of a record's captions at each visit; "all" makes a sample of each.
-        crop_scale: Smallest and largest share of the picture that a random crop keeps; null resizes the whole picture.
-        hflip: Mirror half of the pictures; turn it off where captions say left and right.
-        randaugment: Augment the pictures as ALBEF does.
+        crop_scale: Smallest and largest share of the image that a random crop keeps; null resizes the whole image.
+        hflip: Mirror half of the images; turn it off where captions say left and right.
+        randaugment: Augment the images as ALBEF does.
         rerank_k: Candidates that the evaluation re-ranks with the matching head.
-        evaluation_batch_size: Pictures or captions encoded at a time in the evaluation.
+        evaluation_batch_size: Images or captions encoded at a time in the evaluation.
     """
 
     train: str | dict[str, Any] | list[str | dict[str, Any]]
@@ -199,7 +201,7 @@ def build_pretraining_model(
 
 
 def load_visual_tokens(data: DataArguments) -> VisualTokenizer | VisualTokenStore | None:
-    """What gives the pictures their visual tokens, if the data arguments name anything."""
+    """What gives the images their visual tokens, if the data arguments name anything."""
     if data.stored_visual_tokens is not None:
         return VisualTokenStore(data.stored_visual_tokens)
     return None if data.visual_tokenizer is None else load_visual_tokenizer(data.visual_tokenizer)

@@ -9,9 +9,9 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from ..arguments import require
 from ..models.training_state import TRAINING_STATE_PREFIX
 from .adapters import has_adapters
-from .arguments import require
 
 
 # Called to be used, whatever calls them: ZeRO-3 gathers their weights by itself.

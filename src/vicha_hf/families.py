@@ -1,0 +1,89 @@
+"""Which class serves a task: one table for every family, so that no script has a switch between families."""
+
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ProcessorMixin
+
+from .models.image_processing_simla import SimlaImageProcessor
+from .models.image_processing_vicha import ViChaImageProcessor
+from .models.modeling_simla import (
+    SimlaForGrounding,
+    SimlaForPreTraining,
+    SimlaForRetrieval,
+    SimlaForTextAssignment,
+    SimlaForVisualEntailment,
+    SimlaForVisualReasoning,
+    SimlaForVQA,
+)
+from .models.modeling_vicha import (
+    ViChaForGrounding,
+    ViChaForPreTraining,
+    ViChaForRetrieval,
+    ViChaForTextAssignment,
+    ViChaForVisualEntailment,
+    ViChaForVisualReasoning,
+    ViChaForVQA,
+)
+from .models.processing_simla import SimlaProcessor
+from .models.processing_vicha import ViChaProcessor
+
+
+# `model_type` of a folder's configuration -> task -> class.
+HEADS: dict[str, dict[str, type[PreTrainedModel]]] = {
+    "vicha": {
+        "pretraining": ViChaForPreTraining,
+        "retrieval": ViChaForRetrieval,
+        "vqa": ViChaForVQA,
+        "entailment": ViChaForVisualEntailment,
+        "grounding": ViChaForGrounding,
+        "reasoning": ViChaForVisualReasoning,
+        "text-assignment": ViChaForTextAssignment,
+    },
+    "simla": {
+        "pretraining": SimlaForPreTraining,
+        "retrieval": SimlaForRetrieval,
+        "vqa": SimlaForVQA,
+        "entailment": SimlaForVisualEntailment,
+        "grounding": SimlaForGrounding,
+        "reasoning": SimlaForVisualReasoning,
+        "text-assignment": SimlaForTextAssignment,
+    },
+}
+
+# `model_type` -> image processor and processor, for models that come without theirs.
+PROCESSORS: dict[str, tuple[type[BaseImageProcessor], type[ProcessorMixin]]] = {
+    "vicha": (ViChaImageProcessor, ViChaProcessor),
+    "simla": (SimlaImageProcessor, SimlaProcessor),
+}
+
+
+def head_class(model_type: str, task: str) -> type[PreTrainedModel]:
+    """The class that serves `task` in a family. Raises a `ValueError` that lists what there is."""
+    if model_type not in HEADS:
+        raise ValueError(f"model_type={model_type!r} is not a family of this library; there are {', '.join(HEADS)}.")
+    if task not in HEADS[model_type]:
+        raise ValueError(f"{model_type} has no head for task={task!r}; choose one of {', '.join(HEADS[model_type])}.")
+    return HEADS[model_type][task]
+
+
+def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
+    """
+    A model that has been trained for `task`, in evaluation mode.
+
+    Args:
+        task: one of the family's in `HEADS`.
+        folder: folder or Hub id; its configuration says which family it is.
+        config: the folder's configuration, where it has been read already.
+
+    Raises:
+        ValueError: unknown task or family, or a folder that lacks weights of the head, by name: random ones answer at
+            random.
+    """
+    config = AutoConfig.from_pretrained(folder) if config is None else config
+    model, info = head_class(config.model_type, task).from_pretrained(folder, config=config, output_loading_info=True)
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(
+            f"{folder} is not fine-tuned for {task}: it has no {missing[0]} ({len(missing)} weights are missing). "
+            "Give a folder that the task's fine-tuning script wrote."
+        )
+    return model.eval()

@@ -17,7 +17,7 @@ def load(metric_cache):
 
 def test_vqa_accuracy(load):
     metric = load("vqa_accuracy")
-    metric.add_batch(predictions=["Two."], references=[["2"] * 10])
+    metric.add_batch(predictions=["Two."], references=[["2"] * 9 + ["two"]])
     # Two of nine others agree where the annotator is one of the two who said so, else two: mean of min(1, n / 3).
     metric.add_batch(predictions=["a dog", "cat"], references=[["dog"] * 2 + ["cat"] * 8, ["dog"] * 10])
     result = metric.compute(question_types=["how many", "what", "what"], answer_types=["number", "other", "other"])
@@ -25,7 +25,15 @@ def test_vqa_accuracy(load):
     assert result["accuracy"] == pytest.approx(100 * (1 + partly) / 3, abs=0.01)
     assert result["accuracy_question_type_how many"] == result["accuracy_answer_type_number"] == 100.0
     assert result["accuracy_question_type_what"] == pytest.approx(50 * partly, abs=0.01)
-    assert result["num_questions"] == 3
+    assert result["num_questions"] == result["num_questions_official"] == 3
+    assert result["vqa_rules"] == 2021
+    metric.add_batch(predictions=["Two."], references=[["2"] * 10])
+    assert metric.compute(rules="2017") == {
+        "accuracy": 100.0,
+        "num_questions": 1,
+        "vqa_rules": 2017,
+        "num_questions_official": 1,
+    }
 
 
 def test_grounding_accuracy(load):

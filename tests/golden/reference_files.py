@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from vicha_hf.data import randaugment, transforms
 from vicha_hf.data.text_cleaning import clean_caption, clean_question
-from vicha_hf.evaluation import grounding, vqa
+from vicha_hf.evaluation import grounding, vqa, vqa_normalization
 from vicha_hf.evaluation.retrieval import retrieval_metrics
 from vicha_hf.models.block_mask import draw_block_masks
 from vicha_hf.models.encoder_vision import interpolate_positions
@@ -128,11 +128,13 @@ def vqa_metrics(path: Path) -> Comparison:
     golden = json.loads(path.read_text())
     for case in golden["normalisation"]:
         text = case["input"]
-        comparison.equal(f"punctuation({text!r})", case["processPunctuation"], vqa.normalize_punctuation(text))
-        comparison.equal(f"words({text!r})", case["processDigitArticle"], vqa.normalize_words(text))
-        comparison.equal(f"both({text!r})", case["both"], vqa.normalize_answer(text))
+        comparison.equal(
+            f"punctuation({text!r})", case["processPunctuation"], vqa_normalization.normalize_punctuation(text)
+        )
+        comparison.equal(f"words({text!r})", case["processDigitArticle"], vqa_normalization.normalize_words(text))
+        comparison.equal(f"both({text!r})", case["both"], vqa_normalization.normalize_answer(text))
     predictions = {question: result["answer"] for question, result in golden["input"]["results"].items()}
-    observed = vqa.vqa_accuracy(predictions, golden["input"]["questions"])
+    observed = vqa.vqa_accuracy(predictions, golden["input"]["questions"], rules="2017")
     names = {"overall": "overall", "perQuestionType": "per_question_type", "perAnswerType": "per_answer_type"}
     comparison.equal("names of accuracies", sorted(golden["accuracy"]), sorted(names))
     for name, ours in names.items():

@@ -7,21 +7,25 @@ from torch.utils.data import Dataset
 from ..data.collators import QuestionAnsweringCollator, tokenize_answers
 from .sharded_prediction import predict_all
 from .task_result import TaskResult
-from .vqa import vqa_accuracy
+from .vqa import DEFAULT_RULES, vqa_accuracy
 
 
-def question_metrics(answers: Mapping, references: Mapping[object, Mapping]) -> dict[str, float]:
+def question_metrics(
+    answers: Mapping, references: Mapping[object, Mapping], rules: str = DEFAULT_RULES
+) -> dict[str, float]:
     """
     [`vqa_accuracy`] as flat metrics, in %.
 
     Args:
         answers: question id -> answer.
         references: question id -> `answers`, and `question_type` and `answer_type` where they are known.
+        rules: year of the official tool, as in [`answer_accuracy`].
 
     Returns:
-        `accuracy`, `accuracy_question_type_NAME`, `accuracy_answer_type_NAME` and `num_questions`.
+        `accuracy`, `accuracy_question_type_NAME`, `accuracy_answer_type_NAME` and `num_questions`; how they were
+        counted: the year `vqa_rules`, and `num_questions_FORMULA` for each formula that was used.
     """
-    result = vqa_accuracy(answers, references)
+    result = vqa_accuracy(answers, references, rules)
     return {
         "accuracy": result["overall"],
         **{
@@ -30,6 +34,11 @@ def question_metrics(answers: Mapping, references: Mapping[object, Mapping]) -> 
             for name, value in sorted(result[f"per_{kind}"].items())
         },
         "num_questions": len(references),
+        "vqa_rules": int(rules),
+        **{
+            f"num_questions_{name}": result["questions_by_formula"][name]
+            for name in sorted(result["questions_by_formula"])
+        },
     }
 
 
@@ -42,6 +51,7 @@ def evaluate_question_answering(
     *,
     k: int = 128,
     exact: bool = False,
+    rules: str = DEFAULT_RULES,
     batch_size: int = 32,
     with_concepts: bool = True,
     num_workers: int = 0,
@@ -58,6 +68,7 @@ def evaluate_question_answering(
         references: from `vqa_references`; None where the answers are not known.
         k: candidates of the list that are ranked by their whole text (published: 128).
         exact: take the likeliest answer of the whole list, whatever its first word; `k` is then not used.
+        rules: year of the official tool, as in [`answer_accuracy`].
         batch_size, num_workers, progress: see [`predict_all`].
         with_concepts: False leaves the visual concepts out.
 
@@ -86,6 +97,6 @@ def evaluate_question_answering(
         description="Answering",
     )
     ids = [record.question_id for record in dataset.annotations]
-    metrics = {} if references is None else question_metrics(dict(zip(ids, answers, strict=True)), references)
+    metrics = {} if references is None else question_metrics(dict(zip(ids, answers, strict=True)), references, rules)
     predictions = [{"question_id": key, "answer": answer} for key, answer in zip(ids, answers, strict=True)]
     return TaskResult(metrics, predictions)

@@ -30,6 +30,7 @@ from .question_answering import evaluate_question_answering
 from .recall_table import format_recall_table
 from .retrieval import RetrievalScores, score_retrieval
 from .task_result import TaskResult
+from .vqa import DEFAULT_RULES
 
 
 # Stands beside the weights of a model for question answering: what it was trained to answer.
@@ -58,6 +59,7 @@ class EvaluationArguments:
         answer_list: JSON list of the answers to choose from; null takes the one beside the model.
         exact: Choose the likeliest answer of the whole list instead of the best of `k` candidates.
         generate: Have the model write its answers instead of choosing from the list.
+        vqa_rules: Year of the official tool that answers are counted by, "2021" or "2017".
         methods: Grad-CAM of the matching head ("itm"), of the similarity ("itc"), or both.
         layer_itm: Layer whose cross-attention grounds; null takes the published one (8 of 12).
         layer_itc: Layer of the vision encoder whose attention grounds; null takes the published one (8 of 12).
@@ -80,6 +82,7 @@ class EvaluationArguments:
     answer_list: str | None = None
     exact: bool = False
     generate: bool = False
+    vqa_rules: Literal["2021", "2017"] = DEFAULT_RULES
     methods: list[Literal["itm", "itc"]] = METHODS
     layer_itm: int | None = None
     layer_itc: int | None = None
@@ -255,6 +258,7 @@ def _vqa(setup: _Setup) -> TaskResult:
         vqa_references(annotations) if known else None,
         k=arguments.k,
         exact=arguments.exact,
+        rules=arguments.vqa_rules,
         with_concepts=setup.with_concepts,
         **setup.running,
     )

@@ -51,6 +51,7 @@ from vicha_hf.reporting.run_report import RunReport
 from vicha_hf.training.pretraining import DEFAULT_FAMILY, PretrainingArguments
 from vicha_hf.training.run_log import read_log
 from vicha_hf.visual_tokens.fitting import fit_patch_tokenizer
+from vicha_hf.whole_files import require_writable, write_whole_file
 
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.perf_counter()
     arguments = parse_arguments(argv)
     output = arguments.output_dir
+    require_writable(output)
     print("== 1. Demo corpus", flush=True)
     corpus = build_demo_corpus(arguments.corpus_dir, **corpus_parameters(arguments.corpus))
     print("== 2. Pretraining", flush=True)
@@ -100,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model_id = arguments.model_id or f"org/{method.lower()}-tiny"
     write_model(output / "model", model, processor, model_id, facts, corpus, list(results.values()))
     metrics["total_seconds"] = time.perf_counter() - started
-    (output / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_whole_file(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     report = RunReport(
         title=f"{method} on the demo corpus",
         summary=f"{method} with {metrics['num_parameters'] / 1e6:.1f} M parameters, pretrained from random weights on "

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 
 from vicha_hf.arguments import parse_arguments
 from vicha_hf.evaluation.task_evaluation import EvaluationArguments, evaluate_task, format_metrics
-from vicha_hf.evaluation.task_result import TaskResult
+from vicha_hf.evaluation.task_result import ResultFiles, TaskResult
 
 
 def main(argv: Sequence[str] | None = None) -> TaskResult:
@@ -27,13 +27,13 @@ def main(argv: Sequence[str] | None = None) -> TaskResult:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     accelerator = Accelerator()
+    files = ResultFiles(arguments.output_dir)
     result = evaluate_task(arguments, accelerator=accelerator)
     if accelerator.is_main_process:
         print(format_metrics(arguments.task, result.metrics))
+        files.write(result, task=arguments.task, model=arguments.model, num_processes=accelerator.num_processes)
         if arguments.output_dir is not None:
-            result.write_predictions(arguments.output_dir)
-            facts = {"task": arguments.task, "model": arguments.model, "num_processes": accelerator.num_processes}
-            print(f"Written to {result.write_metrics(arguments.output_dir, **facts).parent}")
+            print(f"Written to {arguments.output_dir}")
     accelerator.end_training()
     return result
 

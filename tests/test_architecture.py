@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vicha_hf"
 # Lowest first: a package may import what stands above it in this list, and itself.
 LAYERS = (
     "arguments",
+    "whole_files",
     "models",
     "families",
     "data",

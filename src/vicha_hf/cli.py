@@ -1,7 +1,6 @@
 """The command line `vicha-hf`: one subcommand per job, each importing what it needs only when it runs."""
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -128,6 +127,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     import torch
 
     from .evaluation.task_evaluation import EvaluationArguments, evaluate_task, format_metrics
+    from .evaluation.task_result import ResultFiles
 
     own = (
         "task",
@@ -145,14 +145,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         **{name: getattr(arguments, name) for name in own}, use_concepts=not arguments.no_concepts
     )
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    files = ResultFiles(arguments.output_dir, arguments.json)
     result = evaluate_task(settings, device)
     print(format_metrics(arguments.task, result.metrics))
-    if arguments.output_dir is not None:
-        result.write_predictions(arguments.output_dir)
-        result.write_metrics(arguments.output_dir, task=arguments.task, model=arguments.model)
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result.metrics, indent=2) + "\n", encoding="utf-8")
+    files.write(result, task=arguments.task, model=arguments.model)
 
 
 def _add_demo_corpus(commands) -> None:

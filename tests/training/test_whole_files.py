@@ -17,7 +17,7 @@ from stand_in import evaluate, stand_in_arguments, stand_in_loop
 from vicha_hf.training import checkpoints
 from vicha_hf.training.checkpoints import list_checkpoints
 from vicha_hf.training.run_log import RunLog, read_log
-from vicha_hf.training.whole_files import (
+from vicha_hf.whole_files import (
     OutputFolderError,
     append_line,
     complete_folder,
@@ -197,7 +197,7 @@ def test_a_kill_between_any_two_renames_keeps_the_old_folder_or_the_new(tmp_path
     # The clearing of old leftovers; the two renames; the deletion of what was replaced.
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", killing(Path.rename))
-        patch.setattr("vicha_hf.training.whole_files.shutil.rmtree", killing(shutil.rmtree))
+        patch.setattr("vicha_hf.whole_files.shutil.rmtree", killing(shutil.rmtree))
         try:
             with complete_folder(folder, Accelerator(cpu=True)) as unfinished:
                 (unfinished / "weights").write_text("new")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ..whole_files import write_whole_file
 from .annotation_sources import AnnotationError, shorten
 from .annotations_vqa import QuestionRecord
 
@@ -41,7 +42,7 @@ def build_answer_list(
 
 def write_answer_list(path: str | os.PathLike, answers: Sequence[str]) -> None:
     """Writes a JSON list."""
-    Path(path).write_text(json.dumps(list(answers), ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    write_whole_file(Path(path), json.dumps(list(answers), ensure_ascii=False, indent=0) + "\n")
 
 
 def read_answer_list(path: str | os.PathLike) -> list[str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..whole_files import require_writable, require_writable_file, write_whole_file, write_whole_files
+
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.json"
@@ -23,14 +25,55 @@ class TaskResult:
 
     def write_predictions(self, folder: str | Path) -> Path:
         """Writes `predictions.json` and returns its path."""
-        return _write(Path(folder) / PREDICTIONS_FILE, self.predictions)
-
-    def write_metrics(self, folder: str | Path, **further) -> Path:
-        """Writes `metrics.json` with the metrics and what else is given, and returns its path."""
-        return _write(Path(folder) / METRICS_FILE, {**self.metrics, **further}, indent=2)
+        path = Path(folder) / PREDICTIONS_FILE
+        write_whole_file(path, _as_json(self.predictions))
+        return path
 
 
-def _write(path: Path, content, indent: int | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, ensure_ascii=False, indent=indent) + "\n", encoding="utf-8")
-    return path
+@dataclass(frozen=True)
+class ResultFiles:
+    """
+    Where an evaluation's result goes. Making it finds out whether that can be written, before the evaluation.
+
+    Args:
+        output_dir: folder of `metrics.json` and `predictions.json`; None writes neither.
+        metrics_file: a file for the metrics alone; None writes none.
+
+    Raises:
+        OutputFolderError: a place that cannot be written to.
+    """
+
+    output_dir: str | Path | None = None
+    metrics_file: str | Path | None = None
+
+    def __post_init__(self):
+        if self.output_dir is not None:
+            require_writable(Path(self.output_dir))
+            for name in (METRICS_FILE, PREDICTIONS_FILE):
+                require_writable_file(Path(self.output_dir) / name)
+        if self.metrics_file is not None:
+            require_writable_file(Path(self.metrics_file))
+
+    def write(self, result: TaskResult, **facts) -> None:
+        """
+        Writes all files, each whole, or none: a result that was there before stays as it was.
+
+        Args:
+            result: of the evaluation.
+            facts: what else `metrics.json` says.
+
+        Raises:
+            OutputFolderError: writing failed.
+        """
+        texts = {}
+        if self.output_dir is not None:
+            folder = Path(self.output_dir)
+            texts[folder / PREDICTIONS_FILE] = _as_json(result.predictions)
+            texts[folder / METRICS_FILE] = _as_json({**result.metrics, **facts}, indent=2)
+        if self.metrics_file is not None:
+            texts[Path(self.metrics_file)] = _as_json(result.metrics, indent=2)
+        write_whole_files(texts)
+
+
+def _as_json(content, indent: int | None = None) -> str:
+    return json.dumps(content, ensure_ascii=False, indent=indent) + "\n"

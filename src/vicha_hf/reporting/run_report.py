@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.recall import CUTOFFS, DIRECTIONS
+from ..whole_files import write_whole_file
 from .gallery import CaptionQuery, ImageQuery, caption_query_html, image_query_html
 from .line_chart import line_chart
 from .result import Result
@@ -78,10 +79,9 @@ class RunReport:
         )
 
     def write(self, path: str | Path) -> Path:
-        """Writes the page to `path` (its folder is made if need be)."""
+        """Writes the page to `path`, whole or not at all (its folder is made if need be)."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.to_html(), encoding="utf-8")
+        write_whole_file(path, self.to_html())
         return path
 
 

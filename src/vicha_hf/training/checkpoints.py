@@ -20,8 +20,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import load
 
+from ..whole_files import complete_folder, delete_folder, free_bytes, readable_size, size_of, write_whole_file
 from .data_order import DataOrder
-from .whole_files import complete_folder, delete_folder, free_bytes, readable_size, size_of, write_whole_file
 
 
 logger = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..data.loader_processes import ignore_sigterm
 from ..models.contrast_parts import ContrastPart
+from ..whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 from .adapters import merged_weights
 from .arguments import TrainingArguments
 from .batch_statistics import BatchStatistics
@@ -36,7 +37,6 @@ from .random_state import preserved_random_state
 from .run_log import RunLog
 from .schedule import ramped_alpha
 from .sharding import embeddings_in_one_unit, prepare_for_gathering, require_whole_weights, whole_model
-from .whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 
 
 logger = get_logger(__name__)

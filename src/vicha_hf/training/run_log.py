@@ -5,7 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from .whole_files import append_line, write_whole_file
+from ..whole_files import append_line, write_whole_file
 
 
 LOG_FILE = "log.jsonl"

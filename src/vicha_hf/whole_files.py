@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,22 +60,35 @@ def complete_folder(folder: Path, accelerator: Accelerator, needed_bytes: int = 
 
 
 def write_whole_file(path: Path, text: str) -> None:
-    """Replace a file by one with `text` in a single step.
+    """Replace a file by one with `text` in a single step; its folder is made if need be.
 
     Raises:
         OutputFolderError: writing failed; the old file is intact.
     """
-    unfinished = _hidden(path, UNFINISHED)
+    write_whole_files({path: text})
+
+
+def write_whole_files(texts: Mapping[Path, str]) -> None:
+    """Replace several files that belong together: none before all of the new ones have reached the disk.
+
+    Raises:
+        OutputFolderError: writing failed; the old files are intact.
+    """
+    unfinished = {path: _hidden(path, UNFINISHED) for path in texts}
+    path = None
     try:
-        with unfinished.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        for path, text in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with unfinished[path].open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in texts:
+            unfinished[path].replace(path)
     except OSError as error:
-        message = _failure(path, len(text), error)
-        unfinished.unlink(missing_ok=True)
-        raise OutputFolderError(message) from error
+        for left in unfinished.values():
+            left.unlink(missing_ok=True)
+        raise OutputFolderError(_failure(path, len(texts[path]), error)) from error
 
 
 def append_line(path: Path, line: str) -> None:
@@ -129,6 +142,26 @@ def require_writable(output_dir: Path) -> None:
         raise OutputFolderError(
             f"output_dir={str(output_dir)!r} cannot be written to ({error.strerror or error}; "
             f"{_free_space(output_dir)}). Make it writable, or choose another --output_dir."
+        ) from error
+
+
+def require_writable_file(path: Path) -> None:
+    """The same for a single file.
+
+    Raises:
+        OutputFolderError: it cannot be written.
+    """
+    if path.is_dir():
+        raise OutputFolderError(f"{path} is a folder: name a file to write to.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as file:
+            file.write(b"written")
+            file.flush()
+    except OSError as error:
+        raise OutputFolderError(
+            f"{path} cannot be written ({error.strerror or error}; {_free_space(path.parent)}). Make its folder writable, "
+            "or name another file."
         ) from error
 
 

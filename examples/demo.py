@@ -219,7 +219,7 @@ def pretraining_options(arguments: argparse.Namespace, corpus: DemoCorpus, run: 
 
 
 def fit_visual_tokenizer(settings: PretrainingArguments, corpus: DemoCorpus) -> None:
-    """What `vicha-hf visual-tokenizer` does, for the model's images and patches."""
+    """Fits a visual tokenizer as `vicha-hf visual-tokenizer` does, for the model's images and patches."""
     family = settings.model.family or DEFAULT_FAMILY
     config_class = head_class(family, "pretraining").config_class
     vision = config_class.sub_configs["vision_config"](**settings.model.vision_config)
@@ -280,7 +280,7 @@ class Gallery:
 
 
 def model_sections(folder: Path, processor: VisionTextProcessor, gallery: Gallery) -> list[str]:
-    """What the report shows of the pretrained model besides retrieval."""
+    """Sections of the report about the pretrained model, besides retrieval."""
     sections = []
     pretrained = load_finetuned("pretraining", str(folder))
     if has_keyword_head(pretrained):
@@ -308,7 +308,7 @@ def optimizer_fact(settings: Mapping) -> str:
 def facts_of_run(
     model: PreTrainedModel, settings: Mapping, corpus: DemoCorpus, run: Path
 ) -> dict[str, dict[str, object]]:
-    """What a reader needs to judge, or repeat, the run; every number is read from the run itself."""
+    """Facts that a reader needs to judge, or repeat, the run; every number is read from the run itself."""
     log = [record for record in read_log(run) if "loss" in record]
     trained = json.loads((run / "metrics.json").read_text())
     num_parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -27,7 +27,7 @@ from vicha_hf.training.loop import TrainingResult
 
 @dataclass(kw_only=True)
 class GroundingDataArguments(FinetuningDataArguments):
-    """What to fine-tune on.
+    """Options of the data to fine-tune on.
 
     Args:
         train_splits: Splits of the training source that are trained on; null takes all.

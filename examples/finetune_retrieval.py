@@ -28,7 +28,7 @@ from vicha_hf.training.loop import TrainingResult
 
 @dataclass(kw_only=True)
 class RetrievalDataArguments(FinetuningDataArguments):
-    """What to fine-tune on.
+    """Options of the data to fine-tune on.
 
     Args:
         rerank_k: Candidates that the evaluation re-ranks with the matching head (paper: 128, COCO 256).

@@ -28,7 +28,7 @@ from vicha_hf.training.loop import TrainingResult
 
 @dataclass(kw_only=True)
 class QuestionDataArguments(FinetuningDataArguments):
-    """What to fine-tune on.
+    """Options of the data to fine-tune on.
 
     Args:
         answer_list: JSON list of the answers that the model may choose from; null builds it from the training questions.

@@ -10,7 +10,7 @@ from vicha_hf.training.adapters import LoraArguments, TrainedPartsArguments, cho
 @dataclass(frozen=True)
 class Option:
     """
-    How a step differs from the papers'.
+    One way in which a step differs from the papers'.
 
     Args:
         title: what a table calls it.

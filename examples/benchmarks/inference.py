@@ -5,9 +5,9 @@
 Random weights, images and token ids: only what is computed counts here, and both ways must give the same scores. What
 the ratios depend on: the lengths of the captions and how much the answers have in common. Captions: as long as the text
 encoder's input ("full"), or with lengths as in COCO, normal with mean 13 and deviation 2.6 tokens, [CLS] and [SEP]
-included ("real"). Answers: 1 to 6 tokens (62, 21, 13, 3, 0.7 and 0.3 %, roughly as in VQA v2), every token drawn by Zipf's
-law from one set of common words, no answer twice; questions of 6 to 13 tokens. Encoding images, captions and questions is the same
-for both ways and is left out.
+included ("real"). Answers: 1 to 6 tokens (62, 21, 13, 3, 0.7 and 0.3 %, roughly as in VQA v2). Every token is drawn by
+Zipf's law from one set of common words, and no answer comes twice. Questions have 6 to 13 tokens. Encoding images,
+captions and questions is the same for both ways and is left out.
 """
 
 import argparse

@@ -1,4 +1,6 @@
-"""What every benchmark here states beside its figures: how fast the machine multiplies, how much memory was used."""
+"""
+Measures that every benchmark states beside its figures: the machine's rate of multiplication, and the memory used.
+"""
 
 import resource
 import sys
@@ -45,11 +47,11 @@ def peak_rss_gib() -> float:
 
 def peak_allocated_gib(function: Callable[[], Any], device: str = "cpu") -> float:
     """
-    How much a function has allocated at most at one time, beyond what was allocated before. On the CPU it is summed up
-    from torch's own record of every allocation: exact, temporary tensors included, and free of what the C library keeps
-    for later, which the resident memory of the process is not. It runs the function twice: the record leaves out the
-    release of what was allocated before recording began, and a tensor that the function puts in another's place would
-    count as an addition.
+    Most memory that a function allocates at one time, beyond what was allocated before. On the CPU it is summed up
+    from torch's own record of every allocation. That is exact, and temporary tensors are included. Unlike the resident
+    memory of the process, it is free of what the C library keeps for later. It runs the function twice. The record
+    leaves out the release of what was allocated before recording began, so a tensor that the function puts in
+    another's place would count as an addition.
     """
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

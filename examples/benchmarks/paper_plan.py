@@ -1,4 +1,4 @@
-"""What pretraining at the paper's size takes: memory, communication and time per step, counted without running it.
+"""Plan of pretraining at the paper's size: memory, communication and time per step, counted without running it.
 
     python examples/benchmarks/paper_plan.py --gpus 8 --batch 32
     python examples/benchmarks/paper_plan.py --gpus 64 --nodes 16 --batch 32

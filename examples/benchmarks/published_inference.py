@@ -1,7 +1,7 @@
 """Re-ranking and answer ranking as the published evaluation scripts do them: the slow, obvious way, for comparison.
 
-Every candidate text gets its own copy of the image's (or the question's) states, padded to the longest text, and every
-layer projects that copy to keys and values again; all positions pass the last layer and all logits are formed.
+Every candidate text gets its own copy of the image's (or the question's) states, padded to the longest text. Every
+layer projects that copy to keys and values again. All positions pass the last layer, and all logits are formed.
 """
 
 import torch

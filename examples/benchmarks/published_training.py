@@ -1,9 +1,9 @@
-"""What this package's training step leaves out, put back: each entry of `OPTIMISATIONS` switches one saving off.
+"""Savings of this package's training step, taken back: each entry of `OPTIMISATIONS` switches one off.
 
-All of them off together are the step as the published code does it: every pass projects the image's tokens to keys
-and values again, all positions pass the last layer, logits are formed at every position, attention is a matrix product,
-a softmax and another product with the probabilities stored, everything that the backward pass needs is kept, and teacher and
-optimiser go through the parameters one by one. The results are the same.
+All of them off together are the step as the published code does it. Every pass projects the image's tokens to keys and
+values again. All positions pass the last layer, and logits are formed at every position. Attention is a matrix
+product, a softmax and another product, with the probabilities stored. Everything that the backward pass needs is kept.
+Teacher and optimiser go through the parameters one by one. The results are the same.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ from vicha_hf.models.teacher import TrainingState
 
 @dataclass
 class _Unprojected:
-    """What stands where keys and values would be: the tokens, to be projected by each pass."""
+    """Stand-in for keys and values: the tokens, to be projected by each pass."""
 
     hidden_states: torch.Tensor
 
 
 @contextmanager
 def repeated_key_values(model, optimizer) -> Iterator[None]:
-    """Every text gets its own copy of the image's tokens, which the pass projects again; heads are views of that."""
+    """Gives every text its own copy of the image's tokens, which the pass projects again; heads are views of that."""
     forward, project = TextEncoder.forward, TextEncoder.project_keys_values
 
     def project_heads(self, states):
@@ -135,7 +135,7 @@ def stored_probabilities(model, optimizer) -> Iterator[None]:
 
 @contextmanager
 def teacher_one_by_one(model, optimizer) -> Iterator[None]:
-    """Every parameter of the teacher is replaced by a weighted sum of its own."""
+    """Replaces every parameter of the teacher by a weighted sum of its own."""
 
     @torch.no_grad()
     def update(self, online, momentum):

@@ -4,10 +4,11 @@
 
 Random weights, images and token ids, the sizes of the recipes in `examples/configs`, captions of 25 and concepts of 15
 tokens, dropout as configured, a full queue. Times are medians over rounds, in each of which every way of doing the step
-has its turn. FLOPs are counted, not estimated. Memory is measured in a process of its own for each way: what the tensors
-of a step take at most at one time beyond parameters, gradients, optimiser, teacher and queue. `beyond_state` is that of the
-step as the training loop does it, which clears the gradients first: activations may take their place before they are there.
-`activation` is that of a step whose gradients are there from the beginning, as in all but the first of accumulated batches.
+has its turn. FLOPs are counted, not estimated. Memory is measured in a process of its own for each way. It is what the
+tensors of a step take at most at one time beyond parameters, gradients, optimiser, teacher and queue. `beyond_state`
+is that of the step as the training loop does it, which clears the gradients first: activations may take their place
+before they are there. `activation` is that of a step whose gradients are there from the beginning, as in all but the
+first of accumulated batches.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""What each option beyond the papers costs and saves in a pretraining step, against the step without it, on this machine.
+"""Costs and savings of each option beyond the papers in a pretraining step, against the step without it.
 
     python examples/benchmarks/training_options.py --size small --json training_options.json
 
-The step is that of `training.py`. Times are medians over rounds in which the step with the option and the step without it
-take turns in one process, ratios those of two steps that follow each other; memory is measured in a process of its own for
-each option. Accuracy is not measured.
+The step is that of `training.py`. Times are medians over rounds in which the step with the option and the step without
+it take turns in one process. Ratios are those of two steps that follow each other. Memory is measured in a process of
+its own for each option. Accuracy is not measured.
 """
 
 import argparse

@@ -140,7 +140,7 @@ class TrainingStep:
             return model(**(self.batch | extra), update_teacher=False)
 
     def _inputs(self) -> Iterator[dict]:
-        """What each forward pass of a step is given in the place of the whole batch."""
+        """Inputs that each forward pass of a step is given in the place of the whole batch."""
         parts = self.option.parts
         batches = [
             dict(zip(self.batch, values, strict=True))
@@ -197,8 +197,8 @@ class TrainingStep:
 
 def measure_time(family: str, size: str, batch_size: int, rounds: int) -> dict:
     """
-    Every variant once in each round, so that all of them see the same hours of the machine. The first round warms up and
-    counts FLOPs instead.
+    Runs every variant once in each round, so that all of them see the same hours of the machine. The first round warms
+    up and counts FLOPs instead.
     """
     step = TrainingStep(family, size, batch_size)
     variants = dict(CPU_VARIANTS)
@@ -257,8 +257,9 @@ def measure_option(family: str, size: str, batch_size: int, rounds: int, option:
 
 def measure_memory(family: str, size: str, batch_size: int, variant: str = "ours", option: str = NONE) -> dict:
     """
-    Peak memory of the process over whole steps, then what a step allocates: once with the gradients cleared before it, as
-    the training loop does, and once with gradients that are there already, as in all but the first of accumulated batches.
+    Peak memory of the process over whole steps, then what a step allocates. It is counted once with the gradients
+    cleared before it, as the training loop does. It is counted again with gradients that are there already, as in all
+    but the first of accumulated batches.
     """
     before = peak_rss_gib()
     step = TrainingStep(family, size, batch_size, option=OPTIONS[option])
@@ -298,7 +299,7 @@ def _state_gib(step: TrainingStep) -> float:
 
 
 def measure_agreement(family: str, size: str, batch_size: int) -> dict:
-    """How far losses and gradients of the variants differ from each other: the largest difference anywhere."""
+    """Largest difference between losses and gradients of the variants."""
     step = TrainingStep(family, size, batch_size, dropout=False)
     own = torch.arange(batch_size, device=device())
     given = {"negative_image_indices": own.roll(1), "negative_text_indices": own.roll(-1)}

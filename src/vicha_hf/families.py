@@ -1,4 +1,6 @@
-"""Which class serves a task: one table for every family, so that no script has a switch between families."""
+"""
+Registry of the class that serves a task, one table for every family, so that no script has a switch between families.
+"""
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor

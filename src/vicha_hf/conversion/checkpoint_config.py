@@ -1,4 +1,4 @@
-"""What a published checkpoint says about its model: family, head, and configuration."""
+"""Family, head and configuration of a published checkpoint, read from its tensors."""
 
 import logging
 import re
@@ -86,8 +86,8 @@ def _share_keys(tensors: Tensors, layer: int) -> bool:
 
 def _first_doubled_layer(tensors: Tensors) -> int:
     """
-    Where the pairs of layers begin: in ViCHA with cross-attention; in SIMLA, where all layers have it, with the first of
-    the pairs, counted from the last, that share their keys.
+    First of the doubled layers. In ViCHA it is the first with cross-attention. In SIMLA all layers have that, so it is
+    the first of the pairs, counted from the last, that share their keys.
     """
     cross_attention = _cross_attending_layers(tensors)
     if detect_family(tensors) == "vicha":
@@ -125,7 +125,7 @@ def detect_mim_mode(tensors: Tensors) -> str | None:
 
 
 def detect_layout(tensors: Tensors, overrides: Mapping | None = None) -> Layout:
-    """What the checkpoint's names mean, see [`Layout`]; `overrides` as in [`infer_config`]."""
+    """Reads the meaning of the checkpoint's names, see [`Layout`]; `overrides` as in [`infer_config`]."""
     first_doubled_layer = None
     if set(detect_head(tensors)) <= set(_PAIR_HEADS):
         first_doubled_layer = (overrides or {}).get("text_config", {}).get("first_doubled_layer")

@@ -135,7 +135,9 @@ def _load(model, tensors, path, training_state: bool, layout: Layout) -> None:
 
 
 def _not_in_checkpoints(names) -> set[str]:
-    """What the published code does not store: how full the queue is, the ids of its images, the teacher's temperature."""
+    """
+    Names that the published code does not store: the queue's fill, the ids of its images, the teacher's temperature.
+    """
     absent = ("queue.num_filled", "queue.num_batches", "queue.image_ids")
     return {
         name

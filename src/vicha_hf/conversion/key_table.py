@@ -12,7 +12,7 @@ TEACHER = "training_state.teacher."
 @dataclass(frozen=True)
 class Layout:
     """
-    What a published name means beyond its letters.
+    Facts about a checkpoint that its names alone do not tell.
 
     Args:
         family: `"vicha"` (ALBEF's checkpoints too) or `"simla"`, the prefix of the base model's tensors.
@@ -31,9 +31,9 @@ PLAIN = Layout()
 @dataclass(frozen=True)
 class Target:
     """
-    Where one published tensor goes: `names` are parameters of the model, of which the tensor is the concatenation along
-    its first dimension (the fused query-key-value projection is the only one with several). `transposed`: stored
-    the other way round. No names: the tensor holds nothing that the model does not have.
+    Destination of one published tensor. The tensor is the concatenation of the model's parameters `names` along its
+    first dimension. Only the fused query-key-value projection has several. `transposed`: stored the other way round.
+    No names: the tensor holds nothing that the model does not have.
     """
 
     names: tuple[str, ...]
@@ -138,7 +138,7 @@ def is_training_only(name: str) -> bool:
 
 
 def translate(name: str, layout: Layout = PLAIN) -> Target | None:
-    """Where the published tensor `name` goes, `None` if it is unknown."""
+    """Looks up the destination of the published tensor `name`; `None` if it is unknown."""
     if name in _QUEUE:
         return _QUEUE[name]
     teacher = _TEACHER_MODULE.match(name)

@@ -1,4 +1,4 @@
-"""Where annotations come from: JSON lists, JSONL files and Hugging Face datasets, as one stream of raw records."""
+"""Sources of annotations: JSON lists, JSONL files and Hugging Face datasets, as one stream of raw records."""
 
 import json
 import os
@@ -43,8 +43,8 @@ class DatasetSource:
 
     Attributes:
         path, name, split: as `datasets.load_dataset` takes them; a folder written by `save_to_disk` is loaded from there.
-        columns: which column holds which annotation field, where the names differ, such as `{"caption": "text"}`; a field
-            that is a list may be put together from several columns: `{"images": ["left", "right"]}`.
+        columns: which column holds which annotation field, where the names differ, such as `{"caption": "text"}`. A
+            list may be put together from several columns: `{"images": ["left", "right"]}`.
     """
 
     path: str
@@ -254,8 +254,8 @@ def _holds_images(feature) -> bool:
 
 def _iterate_images(dataset, column: str) -> Iterator[str | EmbeddedImage | list[str | EmbeddedImage] | None]:
     """
-    Per row an image, or a list of them where the column holds lists: its path if it lies in a file of its own, else
-    where it is stored in the dataset; None where there is none.
+    Yields an image per row, or a list of them where the column holds lists. It is a path if the image has a file of
+    its own, else its place in the dataset. A row without an image gives None.
     """
     import pyarrow.compute
     from datasets import Image, List

@@ -47,7 +47,7 @@ class ImageTextRecord:
 
 @dataclass
 class AnnotationReport:
-    """What became of the records that were read: how many were kept, and why others were not, with examples."""
+    """Counts of the records that were kept and of those that were not, by cause, with examples."""
 
     num_read: int = 0
     num_kept: int = 0
@@ -101,9 +101,9 @@ def read_image_text_records(
     unless an `image_id` column says otherwise.
 
     Args:
-        sources: one source or a list of sources that are concatenated. A source is the path of a JSON list or of a JSONL
-            file (one record per line, suffix .jsonl), a folder written by `Dataset.save_to_disk`, a `DatasetSource` (or
-            a mapping with its fields), or a `datasets.Dataset`.
+        sources: one source or a list of sources that are concatenated. A source is the path of a JSON list or of a
+            JSONL file (one record per line, suffix .jsonl), or a folder written by `Dataset.save_to_disk`. It may also
+            be a `DatasetSource`, a mapping with its fields, or a `datasets.Dataset`.
         image_root: folder that relative image paths start from (default: the annotation file's folder; for a dataset
             the current folder).
         on_bad_record: "raise" refuses the annotations and lists the first problems; "skip" leaves the bad records out,
@@ -138,8 +138,8 @@ def read_records(
 ) -> Annotations[_RecordType]:
     """
     Reads the records of all sources for any task. `parse(fields, raw)` makes a task's record out of a record's fields,
-    raises `RecordProblem`, or returns None for a record that was not asked for, which is not counted; everything else is
-    as in `read_image_text_records`.
+    or raises `RecordProblem`. It returns None for a record that was not asked for, which is not counted. Everything
+    else is as in `read_image_text_records`.
     """
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f'on_bad_record={on_bad_record!r} must be "raise" or "skip"')

@@ -50,8 +50,8 @@ def read_reasoning_records(
     Reads and validates statements about pairs of images.
 
     A record is `{"images": [path, path], "sentence": str, "label": "True" | "False", "concepts": optional [[str], [str]]}`;
-    `kwords1` and `kwords2`, the names in the published files, are read as the two lists of concepts. JSON's true and false
-    are labels too.
+    Published files call the two lists of concepts `kwords1` and `kwords2`; both are read. JSON's true and false are
+    labels too.
 
     Args:
         require_labels: whether a record without label is bad; false for statements that are only to be judged.

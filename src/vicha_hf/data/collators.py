@@ -15,7 +15,7 @@ from .datasets_vqa import QuestionItem
 
 class _Collator:
     """
-    What all collators share.
+    Processor and options that all collators share.
 
     Args:
         processor: a `ViChaProcessor`; its lengths limit texts (25 tokens) and concepts (55).
@@ -79,8 +79,8 @@ class QuestionAnsweringCollator(_Collator):
 
     Returns (from calling it with B items):
         `pixel_values` [B, 3, H, W]; `input_ids`, `attention_mask` [B, T]; `concept_input_ids`, `concept_attention_mask`
-        [B, C]; `answer_input_ids`, `answer_attention_mask` [n, A], every question's answers one question after the other;
-        `answer_counts` [B], `answer_weights` [n]. Masks: 1 = attend.
+        [B, C]. Every question's answers follow those of the question before it: `answer_input_ids`,
+        `answer_attention_mask` [n, A], `answer_counts` [B], `answer_weights` [n]. Masks: 1 = attend.
     """
 
     def __init__(self, processor: ProcessorMixin, *, with_answers: bool = True, **options):
@@ -100,8 +100,8 @@ class QuestionAnsweringCollator(_Collator):
 
 def tokenize_answers(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> dict[str, torch.Tensor]:
     """
-    Answers as `rank_answers` and the training of visual question answering take them: `input_ids` and `attention_mask`
-    [n, A], each [CLS] answer [SEP], whatever the processor does with texts: [SEP] tells that the answer ends.
+    Tokenizes answers for `rank_answers` and for training: `input_ids` and `attention_mask` [n, A]. Each is [CLS]
+    answer [SEP], whatever the processor does with texts, since [SEP] tells that the answer ends.
 
     Raises:
         ValueError: no answers.

@@ -1,4 +1,4 @@
-"""What the datasets of the tasks have in common: one item per annotation, a text, images, and their concepts."""
+"""Base of the tasks' datasets: one item per annotation, a text, images, and their concepts."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar

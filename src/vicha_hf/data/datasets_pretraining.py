@@ -46,8 +46,8 @@ class PretrainingDataset(SeededDataset):
     """
     Map-style dataset whose item is a function of (seed, epoch, index) alone.
 
-    So the data does not depend on the number of workers or processes, and a training run that is resumed in the middle of
-    an epoch sees what the unbroken run would have seen.
+    So the data does not depend on the number of workers or processes. A run that is resumed in the middle of an epoch
+    sees the samples of the unbroken run.
 
     Args:
         annotations: from `read_image_text_records`, or, for the training of grounding, `read_grounding_records`.
@@ -55,7 +55,7 @@ class PretrainingDataset(SeededDataset):
         seed: of all draws.
         captions: "one" (as ALBEF): an item per record with a caption drawn among its captions; "all": an item per caption.
         concept_fraction: share of an image's concepts in an item (0.3), drawn without replacement, at least one where
-            there are any; 1 gives all of them in the order of the annotation.
+            there are any. A share of 1 gives all of them in the annotation's order.
         use_concepts: False gives items without concepts.
         max_words: words kept of a caption (30).
         mirror_texts_with_sides: False never mirrors the image of a caption that says left or right.

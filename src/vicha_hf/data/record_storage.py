@@ -16,7 +16,7 @@ class PackedRecords(Sequence, Generic[_RecordType]):
     An append-only sequence of records, each pickled into one shared buffer.
 
     A list of Python objects is copied into every data-loading process bit by bit, because merely looking at an object
-    writes its reference count; with millions of records and many workers that multiplies gigabytes. A buffer of bytes
+    writes its reference count. With millions of records and many workers, that multiplies gigabytes. A buffer of bytes
     stays shared, and is a fraction of the size.
 
     Args:

@@ -9,8 +9,8 @@ class SeededDataset(Dataset):
     """
     Base of the map-style datasets that draw something per item of `annotations`, which the subclass sets.
 
-    The data then does not depend on the number of workers or processes, and a run that is resumed in the middle of an
-    epoch sees what the unbroken run would have seen.
+    The data then does not depend on the number of workers or processes. A run that is resumed in the middle of an
+    epoch sees the samples of the unbroken run.
 
     Args:
         seed: of all draws, not negative.

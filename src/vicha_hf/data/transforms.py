@@ -121,7 +121,7 @@ class PretrainingTransform:
 
     @property
     def random_operations(self) -> tuple[str, ...]:
-        """What it draws, in words; empty where an image always gives the same pixel values."""
+        """Names of the random operations; empty where an image always gives the same pixel values."""
         operations = {
             f"scale={self.scale}": self.scale is not None,
             "hflip": self.hflip,

@@ -96,7 +96,7 @@ class DemoCorpus:
 
     @property
     def visual_tokenizer(self) -> Path:
-        """Where a visual tokenizer that was fitted to this corpus belongs; the corpus comes without."""
+        """Folder for a visual tokenizer fitted to this corpus; the corpus comes without one."""
         return self.root / _VISUAL_TOKENIZER
 
     def is_complete(self) -> bool:

@@ -1,7 +1,7 @@
 """A small grammar that says in natural English what a scene shows.
 
-Every caption names all things of its image, so that it can be told from other images, and carries the facts it
-states, so that its truth can be checked in any scene.
+Every caption names all things of its image, so that it can be told from other images. It carries the facts it states,
+so that its truth can be checked in any scene.
 """
 
 import random

@@ -1,8 +1,8 @@
 """A noisy extractor of visual concepts, and a measure of how much its concepts give away.
 
-Real concepts come from an image-text model that ranks a vocabulary for each image: it overlooks things, takes one
-for a similar one, and always returns the same number of words, so that most of them are not in the image. A demo
-whose concepts were the ground truth would only show that words match words.
+Real concepts come from an image-text model that ranks a vocabulary for each image. It overlooks things and takes one
+for a similar one. It always returns the same number of words, so most of them are not in the image. A demo whose
+concepts were the ground truth would only show that words match words.
 """
 
 import random
@@ -33,7 +33,7 @@ def extract_concepts(scene: Scene, parameters: ConceptParameters, rng: random.Ra
 
 
 def measured_noise(scenes: Sequence[Scene], concepts: Sequence[Sequence[str]]) -> dict[str, float]:
-    """What the concepts of these images are like: `recall` of the things shown and `precision` of the words."""
+    """Measures the concepts of these images: `recall` of the things shown and `precision` of the words."""
     hits = sum(len(set(scene.nouns) & set(words)) for scene, words in zip(scenes, concepts, strict=True))
     return {
         "recall": hits / max(1, sum(len(scene.nouns) for scene in scenes)),
@@ -44,11 +44,11 @@ def measured_noise(scenes: Sequence[Scene], concepts: Sequence[Sequence[str]]) -
 def retrieval_by_concepts_alone(
     scenes: Sequence[Scene], concepts: Sequence[Sequence[str]], parameters: ConceptParameters
 ) -> dict[str, float]:
-    """How well the concepts retrieve, no pixel seen: the R@1 (in %) that a model has to beat to have looked.
+    """Measures R@1 (in %) of the concepts alone, no pixel seen: a model has to beat it to have looked.
 
-    An image is matched with a caption by a log-likelihood ratio that knows the extractor's rates: each noun of the
-    caption speaks for the image if it is among its concepts, a little if a lookalike is, and against it otherwise.
-    `overlap_*` is the plain count of shared nouns. Ties count as the chance of guessing right among them.
+    An image is matched with a caption by a log-likelihood ratio that knows the extractor's rates. Each noun of the
+    caption speaks for the image if it is among its concepts, and a little if a lookalike is. Otherwise it speaks
+    against it. `overlap_*` is the plain count of shared nouns. Ties count as the chance of guessing right among them.
 
     Args:
         scenes: the images; the nouns of a caption are those of its scene.

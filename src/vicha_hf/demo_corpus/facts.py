@@ -1,9 +1,9 @@
 """Facts about a scene, and whether they are true, false or unclear in another one.
 
-Captions are built from facts, so that their truth can be checked in any image; questions, statements about two
-images, entailment triples and referring expressions can be built from the same ones. "Unclear" is kept apart on
-purpose: a person shown a slightly diagonal arrangement may or may not call it "left of", so such a case is neither
-stated as true nor used as a contradiction.
+Captions are built from facts, so that their truth can be checked in any image. Questions, statements about two images,
+entailment triples and referring expressions are built from the same ones. "Unclear" is kept apart on purpose. A person
+may or may not call a slightly diagonal arrangement "left of". Such a case is neither stated as true nor used as a
+contradiction.
 """
 
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ def relation_holds(first: SceneObject, relation: Relation, second: SceneObject) 
     """Whether `first` stands in `relation` to `second`: True, False, or None where people would differ.
 
     A position is clear when the boxes do not overlap along its axis and the centres are further apart along it than
-    across it; it is wrong when the centres are not even in that order.
+    across it. It is wrong when the centres are not even in that order.
     """
     if relation in (Relation.RIGHT_OF, Relation.BELOW, Relation.SMALLER):
         return relation_holds(second, relation.inverse, first)
@@ -61,7 +61,7 @@ def relation_holds(first: SceneObject, relation: Relation, second: SceneObject) 
 
 
 def relations_of(scene: Scene) -> list[tuple[int, Relation, int]]:
-    """Every clear relation `(index of first, relation, index of second)` between two objects of the scene."""
+    """Yields every clear relation `(index of first, relation, index of second)` between two objects of the scene."""
     indices = range(len(scene.objects))
     return [
         (i, relation, j)

@@ -40,7 +40,7 @@ class _Bounded:
 
 @dataclass(frozen=True)
 class SceneParameters(_Bounded):
-    """How scenes are drawn."""
+    """Parameters of the scenes."""
 
     image_size: int = _parameter(96, "pixels per side of an image", 32, 2048)
     min_objects: int = _parameter(2, "fewest sprites per scene", 1)
@@ -62,7 +62,7 @@ class SceneParameters(_Bounded):
 
 @dataclass(frozen=True)
 class CaptionParameters(_Bounded):
-    """How captions are worded."""
+    """Parameters of the captions' wording."""
 
     colour_probability: float = _probability(
         0.85, "chance that a known colour is said (always said where the noun alone would be ambiguous)"
@@ -111,7 +111,7 @@ class DemoCorpusParameters(_Bounded):
 
     @classmethod
     def options(cls) -> dict[str, Field]:
-        """Every parameter by name, those of the three groups included; `metadata["help"]` says what it means."""
+        """All parameters by name, those of the three groups included; `metadata["help"]` says what each means."""
         own = {f.name: f for f in fields(cls) if f.name not in _GROUPS}
         return own | {f.name: f for kind in cls._group_classes().values() for f in fields(kind)}
 

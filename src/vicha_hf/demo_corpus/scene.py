@@ -1,4 +1,4 @@
-"""What a demo image shows: the schema that captions, concepts, questions and boxes are all derived from."""
+"""Content of a demo image: the schema that captions, concepts, questions and boxes are all derived from."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -86,7 +86,7 @@ class Scene:
 
     @property
     def noun_pairs(self) -> frozenset[tuple[str, str]]:
-        """Every pair of different nouns that occur together, each pair sorted."""
+        """Pairs of different nouns that occur together, each pair sorted."""
         return noun_pairs(self.nouns)
 
     def to_record(self) -> dict:

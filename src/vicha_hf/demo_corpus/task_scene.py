@@ -1,4 +1,6 @@
-"""What the makers of task records know about an image, and how they keep texts from giving the answer away."""
+"""
+Facts about an image for the makers of task records, and the balance that keeps texts from giving the answer away.
+"""
 
 import random
 from collections.abc import Hashable, Mapping, Sequence
@@ -43,7 +45,7 @@ class TaskScene:
         return things
 
     def count(self, noun: str) -> int:
-        """How many things the noun names."""
+        """Counts the things that the noun names."""
         return len(self.things_of_noun.get(noun, ()))
 
     def single(self, noun: str) -> SceneObject | None:

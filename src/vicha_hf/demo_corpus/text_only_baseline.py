@@ -1,4 +1,4 @@
-"""What can be answered without looking: the accuracy that a model must beat to have used the images."""
+"""Accuracy of answering without looking, which a model must beat to have used the images."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
@@ -10,7 +10,7 @@ from ..data.annotations_vqa import QuestionRecord
 
 def text_only_accuracy(train: Iterable[tuple[str, Hashable]], test: Iterable[tuple[str, Hashable]]) -> float:
     """
-    The accuracy, in percent, of giving to every text the answer that it had most often in training; a text that training
+    Accuracy, in percent, of giving to every text the answer that it had most often in training. A text that training
     does not have gets the most frequent answer of all.
 
     Args:

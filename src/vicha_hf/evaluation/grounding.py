@@ -63,8 +63,7 @@ def grounding_accuracy(
 
 def hottest_points(heatmaps: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int] | None]:
     """
-    Where each map is hottest, as pixel (x, y) of the image that it is brought to (bicubic); `None` for a map without
-    heat.
+    Finds the hottest pixel (x, y) of each map, brought to its image (bicubic); `None` for a map without heat.
 
     Args:
         heatmaps: [B, h, w].
@@ -196,7 +195,7 @@ def evaluate_grounding(
 
 
 def _chances(record) -> dict[str, float]:
-    """How often a proposal, or a pixel, drawn at random is right; and the overlap of the best proposal."""
+    """Chances that a random proposal, or a random pixel, is right; and the overlap of the best proposal."""
     overlaps = [intersection_over_union(box, record.box) for box in record.boxes]
     height, width = record.image_size
     return {

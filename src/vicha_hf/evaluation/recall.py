@@ -15,9 +15,9 @@ def best_ranks(scores: Tensor, relevant: Sequence[Sequence[int]]) -> Tensor:
     """Rank (0 = first) of the best placed relevant candidate of every query.
 
     Ties are resolved against the model: an irrelevant candidate with the same score stands before the relevant one.
-    The result then depends neither on the order of the candidates nor on the sorting routine, a model that gives
-    one score to everything gets no credit, and a relevant pair that the second stage never scored (-100 like all the
-    others) is not found by luck.
+    The result then depends neither on the order of the candidates nor on the sorting routine. A model that gives one
+    score to everything gets no credit. A relevant pair that the second stage never scored (-100 like all the others)
+    is not found by luck.
 
     Args:
         scores: `[num_queries, num_candidates]`, higher = better.

@@ -217,7 +217,7 @@ def score_retrieval(
 
 
 class _Share:
-    """Which images are this process's: every W-th, so that shares differ by one image at most."""
+    """Images of this process: every W-th, so that shares differ by one image at most."""
 
     def __init__(self, num_images: int, accelerator=None):
         self.accelerator = accelerator

@@ -28,7 +28,7 @@ def predict_all(
     description: str = "Evaluating",
 ) -> list[T]:
     """
-    What `predict` says of every sample, in the dataset's order, on every process.
+    Collects what `predict` says of every sample, in the dataset's order, on every process.
 
     The processes share the samples evenly and none is repeated to fill a batch, so metrics over the returned list are
     those of one process.

@@ -42,7 +42,7 @@ TASKS_WITH_TEXT_ONLY = ("vqa", "entailment", "reasoning")
 
 @dataclass(kw_only=True)
 class EvaluationArguments:
-    """What to evaluate.
+    """Options of an evaluation.
 
     Args:
         task: "retrieval", "vqa", "entailment", "reasoning" or "grounding".
@@ -105,7 +105,7 @@ class EvaluationArguments:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What every reader of annotations is told."""
+        """Options of every reader of annotations."""
         return {"image_root": self.image_root, "on_bad_record": self.on_bad_record}
 
 

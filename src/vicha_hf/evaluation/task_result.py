@@ -1,4 +1,4 @@
-"""What an evaluation hands back, and the files that it becomes."""
+"""Result of an evaluation, and the files that it becomes."""
 
 import json
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class TaskResult:
 @dataclass(frozen=True)
 class ResultFiles:
     """
-    Where an evaluation's result goes. Making it finds out whether that can be written, before the evaluation.
+    Destination of an evaluation's result. Making it finds out whether that can be written, before the evaluation.
 
     Args:
         output_dir: folder of `metrics.json` and `predictions.json`; None writes neither.

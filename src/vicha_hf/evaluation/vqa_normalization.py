@@ -126,8 +126,8 @@ _CONTRACTIONS = {
 
 def normalize_punctuation(text: str) -> str:
     """
-    Punctuation becomes a space, or nothing where it stands beside a space or anywhere in a text with a number like
-    1,000; periods go unless a digit follows (the first 32 of them).
+    Punctuation becomes a space. It becomes nothing where it stands beside a space, or anywhere in a text with a number
+    like 1,000. Periods go unless a digit follows (the first 32 of them).
     """
     result = text
     for mark in _PUNCTUATION:

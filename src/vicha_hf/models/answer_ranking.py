@@ -260,8 +260,8 @@ class PrefixLikelihoods:
 
 def _attend_once(query, keys, values, beyond, attention) -> torch.Tensor:
     """
-    One position [n, d] to at most a handful, [n, 1 + D, d] of which the last is its own and `beyond` [n, D] are not
-    there: as sums of products, which is faster than a library's attention at this size.
+    Attends from one position [n, d] to at most a handful [n, 1 + D, d]. The last of these is its own, and `beyond` [n,
+    D] are not there. Sums of products are faster than a library's attention at this size.
     """
     heads = (-1, attention.head_dim)
     scores = (query[:, None] * keys).unflatten(-1, heads).sum(-1) * attention.scaling

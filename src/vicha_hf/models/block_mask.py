@@ -30,13 +30,13 @@ def draw_block_masks(
     Masks rectangles of patches, one after the other, until `max_masked` are hidden or no further rectangle fits.
 
     A rectangle's area is uniform between `min_block` and what is still to be hidden, its shape log-uniform, its place
-    uniform. It counts if it lies within the grid, leaves at least one row and one column free, and hides at least one
-    patch more but not more than are still to be hidden. So images hide *up to* `max_masked` patches: with the defaults
-    on 16 x 16 patches 74.35 in the mean, and exactly 75 in 63 % of the images. As in the published code, what is still
-    to be hidden may be less than `min_block`: the area then lies between the two.
+    uniform. It counts if it lies within the grid and leaves at least one row and one column free. It must hide at
+    least one patch more, but not more than are still to be hidden. So images hide *up to* `max_masked` patches: with
+    the defaults on 16 x 16 patches 74.35 in the mean, and exactly 75 in 63 % of the images. As in the published code,
+    what is still to be hidden may be less than `min_block`: the area then lies between the two.
 
-    The draws come from torch's global generator on the CPU, whatever `device` is: how many are needed depends on the
-    draws themselves, which on an accelerator would mean waiting for it again and again.
+    The draws come from torch's global generator on the CPU, whatever `device` is. Their number depends on the draws
+    themselves, so an accelerator would have to be waited for again and again.
 
     Args:
         batch_size: B.
@@ -137,7 +137,7 @@ def _placeable(rows: int, columns: int, area: int, min_aspect: float, max_aspect
 
 
 def num_kept_patches(num_patches: int, dropout: float) -> int:
-    """How many of `num_patches` stay where the share `dropout` goes: (1 - dropout) * num_patches, rounded."""
+    """Counts the patches that stay where the share `dropout` goes: (1 - dropout) * num_patches, rounded."""
     return round((1 - dropout) * num_patches)
 
 

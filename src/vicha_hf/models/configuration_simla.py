@@ -35,8 +35,8 @@ class SimlaTextConfig(TextConfig):
     Further fields as in [`TextConfig`].
 
     Args:
-        first_doubled_layer (`int`, *optional*): the first layer that the visual-reasoning heads double, and the first
-            that the answer decoder starts from; half of the layers by default (6 of 12, as published).
+        first_doubled_layer (`int`, *optional*): the first layer that the visual-reasoning heads double, and that the
+            answer decoder starts from. Half of the layers by default (6 of 12, as published).
         type_vocab_size (`int`, defaults to 0): token types; none, but 2 in the published visual-reasoning models.
         unk_token_id (`int`, defaults to 100): id of unknown words, which are never keywords.
     """

@@ -1,4 +1,4 @@
-"""What the configurations of every family share: encoder sizes, the joint space, and the objectives of their common base."""
+"""Base of every family's configuration: encoder sizes, the joint space, and the objectives of the common base."""
 
 from typing import ClassVar
 
@@ -156,8 +156,8 @@ class VisionTextConfig(PreTrainedConfig):
         patch_dropout (`float`, defaults to 0): share of each image's patches that a pretraining step leaves out, drawn anew
             each time (FLIP, arXiv 2212.00794; not of these papers). Contrast and fusion see the rest; the teacher and masked
             image modelling, which has a mask of its own, see what they always see.
-        cross_process_negatives (`bool`, defaults to `False`): draw the hard negatives of matching from the batch of all
-            processes instead of the own one; the drawn images and texts travel, with their gradient.
+        cross_process_negatives (`bool`, defaults to `False`): draw the hard negatives of matching from the batch of
+            all processes. The drawn images and texts travel, with their gradient.
         queue_size (`int`, defaults to 65536): teacher features of past samples that serve as negatives.
         queue_warmup_batches (`int`, defaults to 0): batches before they do. The papers start from pretrained encoders
             and need none; from random weights the queue hinders the first steps.
@@ -196,7 +196,10 @@ class VisionTextConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """As [`~transformers.PreTrainedConfig.from_dict`]; fields that `kwargs` override are validated too."""
+        """
+        Makes a configuration as [`~transformers.PreTrainedConfig.from_dict`] does; fields that `kwargs` override are
+        validated too.
+        """
         made = super().from_dict(config_dict, **kwargs)
         (made[0] if isinstance(made, tuple) else made).validate()
         return made

@@ -42,7 +42,7 @@ class CachedLoss:
 @dataclass
 class ContrastPart:
     """
-    What a part of a batch has to know of the other parts.
+    Knowledge that a part of a batch needs of the other parts.
 
     Args:
         teacher_images, teacher_texts: the part's own encodings by the teacher.
@@ -62,7 +62,7 @@ class ContrastPart:
 
 
 class RandomState:
-    """Where the generators of the CPU and of a device stand now; replaying draws the same numbers again."""
+    """Present state of the generators of the CPU and of a device; replaying draws the same numbers again."""
 
     def __init__(self, device: torch.device):
         self.device = device

@@ -18,8 +18,8 @@ from .pretrained_encoders import copy_matching_weights
 @dataclass
 class QuestionEncoding:
     """
-    Fused questions, ready to be answered: `hidden_states` [B, T, d_t], `attention_mask` [B, T] (1 = attend), and their
-    keys and values for every decoder layer, projected once however many answers they meet.
+    Fused questions, ready to be answered: `hidden_states` [B, T, d_t] and `attention_mask` [B, T] (1 = attend). Their
+    keys and values for every decoder layer are projected once, however many answers they meet.
     """
 
     hidden_states: torch.Tensor

@@ -1,4 +1,4 @@
-"""What every attention layer here shares: the plain attention function and the choice of backend."""
+"""Plain attention function and choice of backend for every attention layer."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,8 +45,8 @@ def attention_probabilities(
 
 class AttentionRecord:
     """
-    Plain attention that keeps its `probabilities` [B, H, Q, K] and starts a gradient there: what led to them is not
-    differentiated, so their gradient costs one backward pass through what follows.
+    Plain attention that keeps its `probabilities` [B, H, Q, K] and starts a gradient there. Whatever led to them is
+    not differentiated, so their gradient costs one backward pass through what follows.
     """
 
     probabilities: torch.Tensor | None = None
@@ -106,8 +106,8 @@ def split_heads(hidden_states: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 def cross_attention_implementation(implementation: str) -> str:
     """
-    The backend for cross-attention. Flash kernels unpad queries and keys with one mask, which is wrong where the
-    two have different lengths and only the keys are padded (visual concepts), so cross-attention uses SDPA there.
+    The backend for cross-attention. Flash kernels unpad queries and keys with one mask. That is wrong where the two
+    have different lengths and only the keys are padded (visual concepts), so cross-attention uses SDPA there.
     """
     return implementation if implementation == "eager" else "sdpa"
 

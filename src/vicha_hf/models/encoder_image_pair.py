@@ -16,8 +16,8 @@ logger = logging.get_logger(__name__)
 
 class ImagePairEncoder(nn.Module):
     """
-    Doubles the layers of a text encoder from one layer on: behind each of them comes a twin with weights of its own,
-    which reads the other image through its sibling's key and value projections. Of all layers that cross-attend,
+    Doubles the layers of a text encoder from one layer on. Behind each of them comes a twin with weights of its own.
+    The twin reads the other image through its sibling's key and value projections. Of all layers that cross-attend,
     the first reads image 0, the next image 1, and so on.
 
     Args:
@@ -36,7 +36,7 @@ class ImagePairEncoder(nn.Module):
         )
 
     def start_from_siblings(self, text_model: TextEncoder) -> None:
-        """Every twin becomes a copy of the layer before it."""
+        """Makes every twin a copy of the layer before it."""
         for twin, layer in zip(self.twins, text_model.encoder.layer[self.first_doubled_layer :], strict=True):
             copy_matching_weights(layer, twin)
 

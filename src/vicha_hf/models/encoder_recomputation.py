@@ -1,4 +1,4 @@
-"""What the backward pass needs and is cheap to compute is computed again there instead of kept."""
+"""Recomputation, in the backward pass, of results that are cheap to compute, so that they need not be kept."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -65,7 +65,7 @@ def recomputed_input(
 
 def keeps_all(layer: nn.Module) -> bool:
     """
-    Whether a layer leaves nothing to be computed again by itself: checkpointing does so with all of it, and ZeRO-3
-    gathers weights only for as long as nothing else holds on to them.
+    Whether a layer leaves nothing to be computed again by itself. Checkpointing recomputes all of it. ZeRO-3 gathers
+    weights only for as long as nothing else holds on to them.
     """
     return (layer.training and layer.gradient_checkpointing) or hasattr(next(layer.parameters()), "ds_tensor")

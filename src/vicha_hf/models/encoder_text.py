@@ -293,8 +293,8 @@ class TextEncoder(PreTrainedModel):
 
     def project_keys_values(self, encoder_hidden_states: torch.Tensor) -> list[KeyValues | None]:
         """
-        Keys and values of conditioning tokens [N, S, d_enc] for every layer (`None` where a layer has no
-        cross-attention), to be shared by all the texts that are paired with them.
+        Projects conditioning tokens [N, S, d_enc] to keys and values for every layer (`None` where a layer has no
+        cross-attention). All texts that are paired with the tokens share them.
         """
         return [
             None if layer.crossattention is None else layer.crossattention.self.project(encoder_hidden_states)

@@ -38,9 +38,9 @@ class VisionEmbeddings(nn.Module):
         mask_token: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        `pixel_values` [B, 3, H, W]; `patch_indices` [B, K] keeps only those patches, in that order; where
-        `bool_masked_pos` [B, P] is true the `mask_token` [1, 1, d_v] stands, with the patch's position.
-        Returns [B, 1 + P, d_v] (or [B, 1 + K, d_v]).
+        Embeds `pixel_values` [B, 3, H, W]. `patch_indices` [B, K] keeps only those patches, in that order. Where
+        `bool_masked_pos` [B, P] is true, the `mask_token` [1, 1, d_v] stands with the patch's position. Returns [B, 1
+        + P, d_v] (or [B, 1 + K, d_v]).
         """
         if pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(

@@ -32,8 +32,8 @@ class TextEncoding(ModelOutput):
     """
     Texts, encoded by the text-only layers.
 
-    `embeds` [N, E], L2-normalised; `hidden_states` [N, T, d_t]; `attention_mask` [N, T], 1 = attend; `input_ids` [N, T]
-    where the model fuses a text from its ids (single-stream) instead of from its states.
+    Encoded texts: `embeds` [N, E], L2-normalised; `hidden_states` [N, T, d_t]; `attention_mask` [N, T], 1 = attend.
+    `input_ids` [N, T] are there where the model fuses a text from its ids (single-stream).
     """
 
     embeds: torch.Tensor | None = None
@@ -56,8 +56,8 @@ class TextEncoding(ModelOutput):
 
     def for_fusion(self, index: torch.Tensor | None = None, trim: bool = False) -> dict:
         """
-        What the text encoder needs to fuse these texts, as arguments of its forward: the states go on where they are,
-        single-stream models start from the ids again.
+        Arguments of the text encoder's forward that fuse these texts: the states go on where they are, single-stream
+        models start from the ids again.
 
         Args:
             index: [n], the rows to fuse; all by default.

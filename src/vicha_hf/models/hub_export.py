@@ -37,7 +37,10 @@ class HubExportMixin:
     """
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
-        """As `PreTrainedModel.save_pretrained`; afterwards the folder loads with `trust_remote_code=True` anywhere."""
+        """
+        Saves as `PreTrainedModel.save_pretrained` does; afterwards the folder loads with `trust_remote_code=True`
+        anywhere.
+        """
         if self.should_save_on_this_rank(is_main_process):
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             self.config.auto_map = export_code(self.config.model_type, save_directory)

@@ -51,12 +51,13 @@ def to_upright_rgb(image: Image.Image) -> Image.Image:
 
 class ViChaImageProcessor(PilBackend):
     """
-    Image processor of ViCHA: `size` (height, width) by bicubic interpolation without cropping, values scaled to [0, 1],
-    then normalised with CLIP's channel means and deviations, as the published code does at evaluation.
+    Image processor of ViCHA, as the published code evaluates. It resizes to `size` (height, width) by bicubic
+    interpolation without cropping. Values are scaled to [0, 1], then normalised with CLIP's channel means and
+    deviations.
 
-    Accepted images, single or in a list: Pillow images of any 8- or 16-bit mode, paths, URLs, and arrays or tensors
-    ([H, W], [H, W, C], [C, H, W] or a batch [B, ...] of the last two; C = 1, 3 or 4) of integers in 0 .. 255 or floats
-    in 0 .. 1. Returns `pixel_values` [B, 3, height, width], float32.
+    Images come single or in a list: Pillow images of any 8- or 16-bit mode, paths, URLs, and arrays or tensors. These
+    are [H, W], [H, W, C], [C, H, W] or a batch [B, ...] of the last two (C = 1, 3 or 4), of integers in 0 .. 255 or
+    floats in 0 .. 1. Returns `pixel_values` [B, 3, height, width], float32.
 
     Raises:
         ValueError: an array of a wrong shape or value range, an unusable `size`; the message names the remedy.

@@ -23,9 +23,10 @@ class VisionTextOutput(ModelOutput):
     """
     n images against m texts.
 
-    `logits_per_image` [n, m] and `logits_per_text` [m, n]: cosine similarity over temperature; `image_embeds` [n, E]
-    and `text_embeds` [m, E], L2-normalised; `image_hidden_states` [n, S, d_v]; `text_hidden_states` [m, T, d_t];
-    `last_hidden_state` [n, T, d_t]: the fused states of image i with text i, only where n == m.
+    Output of a base model. `logits_per_image` [n, m] and `logits_per_text` [m, n] are cosine similarity over
+    temperature. `image_embeds` [n, E] and `text_embeds` [m, E] are L2-normalised. `image_hidden_states` are [n, S,
+    d_v], `text_hidden_states` [m, T, d_t]. `last_hidden_state` [n, T, d_t] are the fused states of image i with text
+    i, only where n == m.
     """
 
     logits_per_image: torch.Tensor | None = None
@@ -138,9 +139,9 @@ class AnswerRankingOutput(ModelOutput):
 class GroundingOutput(ModelOutput):
     """
     `heatmaps` [B, h, w] over the patches; `word_heatmaps` [B, T, h, w], what each text position adds to them (`"itm"`), 0
-    where it does not count. What they are made of: `attention` and `attention_gradient` (clamped at 0),
-    [B, heads, T, h, w] with 0 at the text positions that do not count (`"itm"`) or [B, heads, h, w] (`"itc"`); and
-    `match_logits` [B, 2] or `similarity` [B, B], divided by the temperature.
+    where it does not count. They are made of `attention` and `attention_gradient` (clamped at 0). Both are [B, heads,
+    T, h, w] with 0 at the text positions that do not count (`"itm"`), or [B, heads, h, w] (`"itc"`). The score is
+    `match_logits` [B, 2], or `similarity` [B, B] divided by the temperature.
     """
 
     heatmaps: torch.Tensor | None = None

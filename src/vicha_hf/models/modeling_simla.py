@@ -28,7 +28,7 @@ from .task_visual_reasoning import VisualReasoningTask
 
 
 class SimlaPreTrainedModel(VisionTextPreTrainedModel):
-    """What all SIMLA models share."""
+    """Base of all SIMLA models."""
 
     config: SimlaConfig
     base_model_prefix = "simla"
@@ -39,8 +39,8 @@ class SimlaPreTrainedModel(VisionTextPreTrainedModel):
     def resize_image_size(self, image_size: int) -> None:
         """
         Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning. A model that
-        reconstructs no patches itself then says so in its configuration (`mim_weight=0`): the text encoder of the paper
-        has positions for the 257 image tokens of 256 pixels, and none for the 577 of 384.
+        reconstructs no patches itself then says so in its configuration (`mim_weight=0`). The paper's text encoder has
+        positions for the 257 image tokens of 256 pixels, and none for the 577 of 384.
         """
         if getattr(self, "mim", None) is None:
             self.config.mim_weight = 0.0
@@ -144,8 +144,8 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         **kwargs,
     ) -> PreTrainingOutput:
         """
-        What is not given is drawn inside. In training mode the teacher is updated first and its
-        features join the queue; in evaluation mode nothing changes.
+        Computes the pretraining losses; arguments that are not given are drawn inside. In training mode the teacher is
+        updated first and its features join the queue. In evaluation mode nothing changes.
 
         Args:
             pixel_values: [B, 3, H, W]; row b of images and texts is a pair.
@@ -251,7 +251,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
     @torch.no_grad()
     def predict_keywords(self, pixel_values: torch.Tensor, top_k: int = 10, **kwargs) -> KeywordPredictionOutput:
         """
-        Which words does each image contain, as the keyword head learnt them?
+        Predicts the words that each image contains, as the keyword head learnt them.
 
         Args:
             pixel_values: [B, 3, H, W].

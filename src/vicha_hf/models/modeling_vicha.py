@@ -25,7 +25,7 @@ from .task_visual_reasoning import VisualReasoningTask
 
 
 class ViChaPreTrainedModel(VisionTextPreTrainedModel):
-    """What all ViCHA models share."""
+    """Base of all ViCHA models."""
 
     config: ViChaConfig
     base_model_prefix = "vicha"
@@ -146,8 +146,8 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         **kwargs,
     ) -> PreTrainingOutput:
         """
-        What is not given is drawn inside. In training mode the teacher is updated first and its features join the
-        queue; in evaluation mode nothing changes.
+        Computes the pretraining losses; arguments that are not given are drawn inside. In training mode the teacher is
+        updated first and its features join the queue. In evaluation mode nothing changes.
 
         Args:
             pixel_values: [B, 3, H, W]; row b of images and texts is a pair.

@@ -1,4 +1,7 @@
-"""What the models of every family are: a vision encoder and a text encoder with a joint space, and fusion (ALBEF, arXiv 2107.07651)."""
+"""
+Base models of every family: a vision encoder and a text encoder with a joint space, and fusion (ALBEF, arXiv
+2107.07651).
+"""
 
 import copy
 
@@ -59,7 +62,9 @@ class VisionTextPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedMo
             module.init_raw_tensors()
 
     def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
-        """As [`~transformers.PreTrainedModel.resize_token_embeddings`], before the teacher copies the sizes."""
+        """
+        Resizes as [`~transformers.PreTrainedModel.resize_token_embeddings`] does, before the teacher copies the sizes.
+        """
         if getattr(self, "training_state", None) is not None:
             raise ValueError("Resize the token embeddings before `add_training_state`: the teacher copies the sizes.")
         return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)

@@ -29,9 +29,9 @@ class HierarchicalContrastiveOutput(ModelOutput):
 
 class HierarchicalContrast(nn.Module):
     """
-    At each level the [CLS] of image and text are projected by a pair of their own and contrasted within the batch of
-    all processes, without teacher and queue: the levels are a side objective that must stay cheap. Gradient flows
-    through both sides.
+    Contrast between levels. At each level a pair of projections embeds the [CLS] of image and text, which are
+    contrasted within the batch of all processes. There is no teacher and no queue: the levels are a side objective
+    that must stay cheap. Gradient flows through both sides.
 
     Args:
         vision_width, text_width: of the encoders' hidden states.

@@ -33,10 +33,10 @@ class ImageTokenReconstructionOutput(ModelOutput):
 
 class ImageTokenReconstruction(nn.Module):
     """
-    A learned mask token replaces the embeddings of masked patches. The vision encoder's output then runs through the text
-    encoder as its input (image self-attention; the text's embeddings as keys and values of the cross-attention), and a
-    linear head names each masked patch's visual token. Loss: (1 - alpha) * cross-entropy + alpha * soft cross-entropy
-    against the momentum teacher, over the masked patches of all processes; no masked patch gives 0.
+    A learned mask token replaces the embeddings of masked patches. The vision encoder's output then runs through the
+    text encoder as its input, with the text's embeddings as keys and values of the cross-attention. A linear head
+    names each masked patch's visual token. Loss: (1 - alpha) * cross-entropy + alpha * soft cross-entropy against the
+    momentum teacher, over the masked patches of all processes; no masked patch gives 0.
 
     Args:
         config: sizes, visual vocabulary and mask settings.
@@ -55,7 +55,7 @@ class ImageTokenReconstruction(nn.Module):
 
     @torch.no_grad()
     def init_raw_tensors(self) -> None:
-        """What a generic initialisation of layers does not reach."""
+        """Initialises tensors that a generic initialisation of layers does not reach."""
         init.trunc_normal_(self.mask_token, mean=0.0, std=self.config.initializer_range)
 
     def _mask_settings(self) -> dict:

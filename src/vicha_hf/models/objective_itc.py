@@ -19,8 +19,8 @@ from .process_group import gather, rank
 @dataclass
 class ContrastColumns:
     """
-    What the rows of a process are compared with, besides the queue: the teacher's features [N, E] and image ids [N] of the
-    batch of every process. `start`: the column of the first row's own pair; the others follow.
+    Columns that the rows of a process are compared with, besides the queue: the teacher's features [N, E] and image
+    ids [N] of the batch of every process. `start`: the column of the first row's own pair; the others follow.
     """
 
     image_features: torch.Tensor

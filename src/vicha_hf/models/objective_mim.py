@@ -132,9 +132,9 @@ class MaskedImageModeling(nn.Module):
     """
     Mean squared error on the removed patches against per-patch normalised pixels, averaged over all processes.
 
-    *unimodal*: the vision encoder sees the kept patches (no concepts), a small decoder fills in the rest.
-    *crossmodal*: kept patches and mask tokens run through the fusion layers as queries, with the text's hidden states
-    as keys and values. *both*: the mean of the two.
+    Masked image modelling in one of three modes. In `unimodal` the vision encoder sees the kept patches (no concepts),
+    and a small decoder fills in the rest. In `crossmodal` kept patches and mask tokens run through the fusion layers
+    as queries, with the text's hidden states as keys and values. `both` is the mean of the two.
     """
 
     def __init__(self, config: ViChaConfig):
@@ -155,7 +155,7 @@ class MaskedImageModeling(nn.Module):
 
     @torch.no_grad()
     def init_raw_tensors(self) -> None:
-        """What a generic initialisation of layers does not reach."""
+        """Initialises tensors that a generic initialisation of layers does not reach."""
         init.zeros_(self.mask_token)
 
     def forward(

@@ -67,8 +67,9 @@ def mask_tokens(
 
 def leading_positions(predicted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The predicted positions of each text, in order, as columns. `predicted` [B, T] -> positions [B, Q], Q the most of
-    any text and at least 1, and which of them are predicted ones [B, Q]; the others fill the row up.
+    The predicted positions of each text, in order, as columns. Turns `predicted` [B, T] into positions [B, Q] and a
+    mask [B, Q] of the predicted ones among them; the others fill the row up. Q is the most of any text, and at least
+    1.
     """
     longest = max(int(predicted.sum(dim=1).max()), 1)
     position = predicted.int().argsort(dim=1, descending=True, stable=True)[:, :longest]
@@ -96,9 +97,9 @@ class MaskedLanguageModeling(nn.Module):
         soft_log_probabilities: torch.Tensor | None = None,
     ) -> MaskedLanguageModelingOutput:
         """
-        `logits`, `teacher_logits` [M, vocabulary] and `labels` [M] at the predicted positions; what meets the teacher's
-        targets is the logits' softmax over the vocabulary unless `soft_log_probabilities` [M, vocabulary] are given
-        (quirk `mlm_softmax_over_sequence`). The mean is over the positions of all processes; no position at all gives 0.
+        `logits`, `teacher_logits` [M, vocabulary] and `labels` [M] at the predicted positions. The teacher's targets
+        meet the logits' softmax over the vocabulary, unless `soft_log_probabilities` [M, vocabulary] are given (quirk
+        `mlm_softmax_over_sequence`). The mean is over the positions of all processes; no position at all gives 0.
         """
         losses = distilled_cross_entropy(logits, teacher_logits, labels, alpha, soft_log_probabilities)
         loss = mean_over_processes(losses.sum(), torch.tensor(labels.shape[0], device=logits.device))

@@ -18,8 +18,8 @@ from .process_group import mean_over_processes
 @dataclass
 class Keywords(ModelOutput):
     """
-    `positions` [B, K] of the keywords, the most voted first, and which of them are ones [B, K] (`exists`; a short caption
-    has fewer); `votes` [B, T]: by how many heads each position was nominated.
+    Keywords of captions: their `positions` [B, K], the most voted first, and `exists` [B, K], which is false where a
+    short caption has fewer. `votes` [B, T] counts the heads that nominated each position.
     """
 
     positions: torch.Tensor | None = None
@@ -77,9 +77,9 @@ class PseudoLabelOutput(ModelOutput):
 
 class PseudoLabelKeywords(nn.Module):
     """
-    A linear head over the image's feature predicts the keywords. Loss: (1 - alpha) * binary cross-entropy with the
-    keywords + alpha * binary cross-entropy with the teacher's own predictions, which know words that the caption leaves
-    out; the mean over images and vocabulary, of all processes.
+    A linear head over the image's feature predicts the keywords. The loss is (1 - alpha) * binary cross-entropy with
+    the keywords + alpha * binary cross-entropy with the teacher's own predictions. These know words that the caption
+    leaves out. It is the mean over images and vocabulary, of all processes.
 
     Args:
         config: sizes, special tokens, and how keywords are chosen.

@@ -19,9 +19,9 @@ LengthGroups = list[tuple[int, int]]
 
 class PackedTexts:
     """
-    The tokens of many texts in one row [tokens, d_t], ordered by length, as they enter the first cross-attention: what
-    comes before it does not depend on the image and is computed here, once. Then each image costs its keys and
-    values once, only real tokens, and in the last layer only the [CLS] of each text.
+    The tokens of many texts in one row [tokens, d_t], ordered by length, as they enter the first cross-attention. The
+    layers before it do not depend on the image and are computed here, once. Then each image costs its keys and values
+    once, only real tokens, and in the last layer only the [CLS] of each text.
 
     In evaluation mode; without gradient.
 

@@ -77,8 +77,8 @@ def load_text_weights(
     text_model: nn.Module, path: str, concept_model: nn.Module | None = None, mlm_head: nn.Module | None = None
 ) -> None:
     """
-    Copies a BERT checkpoint into the text encoder (its cross-attention stays new), into the concept encoder (BERT's
-    embeddings and first layers, ViCHA section 4.1) and, where the checkpoint has one, its masked-language head.
+    Copies a BERT checkpoint into the text encoder; its cross-attention stays new. The concept encoder takes BERT's
+    embeddings and first layers (ViCHA section 4.1). The masked-language head is copied where the checkpoint has one.
     """
     model, info = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True)
     source = model.state_dict()

@@ -1,4 +1,6 @@
-"""What objectives need from the other training processes. In a single process everything here is the identity."""
+"""
+Exchange of the objectives with the other training processes. In a single process everything here is the identity.
+"""
 
 import torch
 import torch.distributed as dist

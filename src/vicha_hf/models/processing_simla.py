@@ -62,7 +62,10 @@ class SimlaProcessor(VisionTextProcessor):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def decode_keywords(self, keywords: KeywordPredictionOutput) -> list[list[tuple[str, float]]]:
-        """What [`~SimlaForPreTraining.predict_keywords`] found, for each image: words and their probabilities, best first."""
+        """
+        Decodes what [`~SimlaForPreTraining.predict_keywords`] found, for each image: words and their probabilities,
+        best first.
+        """
         rows = zip(keywords.token_ids.tolist(), keywords.probabilities.tolist(), strict=True)
         return [list(zip(self.tokenizer.convert_ids_to_tokens(ids), values, strict=True)) for ids, values in rows]
 

@@ -82,7 +82,8 @@ class VisionTextProcessor(ProcessorMixin):
 
     def draw_word_heatmaps(self, image, input_ids, word_heatmaps, opacity: float = 0.7):
         """
-        Where each word of a caption looks: a strip of the image, once for each word with the word's heat map over it.
+        Draws where each word of a caption looks: a strip of the image, once for each word with the word's heat map
+            over it.
 
         Args:
             image: a Pillow image, as it was given.

@@ -26,9 +26,10 @@ class ContrastAndMatch(RetrievalScoring):
     @torch.no_grad()
     def cache_contrast(self, batches: Sequence[Mapping[str, Any]]) -> list[ContrastPart]:
         """
-        Prepares an optimiser step whose batch runs through `forward` in parts, each of which is then contrasted with all
-        of them: give `forward` every part with its own `contrast_part`, in this order, and average the losses. Loss and
-        gradients of the contrasts are those of the whole batch; the other objectives, hard negatives included, see their
+        Prepares an optimiser step whose batch runs through `forward` in parts, each of which is then contrasted with
+        all of them. Give `forward` every part with its own `contrast_part`, in this order, and average the losses.
+        Loss and gradients of the contrasts are those of the whole batch; the other objectives, hard negatives
+        included, see their
         part alone. The teacher does not move in such a step: call `update_teacher()` before.
 
         Args:
@@ -70,7 +71,10 @@ class ContrastAndMatch(RetrievalScoring):
         ]
 
     def _cache_levels(self, batches, image_ids) -> list[tuple[CachedLoss | None, RandomState | None]]:
-        """For each part a contrast whose columns have a gradient, and the random state of its encoding; none here."""
+        """
+        Caches, for each part, a contrast whose columns have a gradient and the random state of its encoding; none
+        here.
+        """
         return [(None, None)] * len(batches)
 
     def _contrast(self, images, texts, teacher_images, teacher_texts, alpha, image_ids, part=None):
@@ -162,7 +166,9 @@ class ContrastAndMatch(RetrievalScoring):
         return key_values, image_mask, texts
 
     def _freeze_untrained(self) -> None:
-        """What only fusion runs gets no gradient where no objective fuses; data-parallel training would wait for it."""
+        """
+        Freezes what only fusion runs, where no objective fuses; data-parallel training would wait for its gradient.
+        """
         objectives = (getattr(self, name, None) for name in ("itm_head", "mlm_head"))
         mim = getattr(self, "mim", None)
         if any(objective is not None for objective in objectives) or (mim is not None and mim.fuses):
@@ -182,7 +188,7 @@ class ContrastAndMatch(RetrievalScoring):
 
 
 def encoded_inputs(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What the encoders read of `forward`'s arguments."""
+    """Picks what the encoders read of `forward`'s arguments."""
     mask = batch.get("attention_mask")
     inputs = {
         "pixel_values": batch["pixel_values"],

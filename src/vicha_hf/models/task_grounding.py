@@ -88,7 +88,7 @@ class GroundingTask:
         **training_inputs,
     ):
         """
-        In training mode the retrieval losses, otherwise heat maps.
+        Computes the retrieval losses in training mode, otherwise heat maps.
 
         Args:
             pixel_values: [B, 3, H, W]; row b of images and expressions is a pair.
@@ -97,7 +97,7 @@ class GroundingTask:
             image_ids, distillation_alpha, update_teacher: for the losses, as in the retrieval class.
             method: `"itm"`: the match logit's gradient in a fusion layer's cross-attention. `"itc"`: the similarity's
                 gradient in a vision layer's [CLS] attention.
-            layer: 0-based, of the text encoder (`"itm"`) or the vision encoder (`"itc"`); two thirds up by default,
+            layer: 0-based, of the text encoder (`"itm"`) or the vision encoder (`"itc"`). By default two thirds up,
                 which is the published layer 8 of 12, or the first fusion layer if that is higher.
             return_loss: the retrieval losses instead of heat maps; by default in training mode.
             training_inputs: further arguments of the retrieval class, e.g. `negative_image_indices`.
@@ -187,7 +187,7 @@ class GroundingTask:
         return pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
 
     def _counted_positions(self, input_ids, attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which text positions make the map [B, T], and by how many it is averaged [B]: words by default."""
+        """Marks the text positions that make the map [B, T], and counts them [B] for the average: words by default."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if "gradcam_all_positions" in self.config.reference_quirks:
             return mask, torch.full_like(mask[:, 0], mask.shape[1])

@@ -1,4 +1,4 @@
-"""What the pretraining heads of every family do: contrast, matching and masked language modelling (ALBEF section 3)."""
+"""Base of every family's pretraining head: contrast, matching and masked language modelling (ALBEF section 3)."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,8 +29,9 @@ from .task_contrast_and_match import ContrastAndMatch
 @dataclass
 class EncodedStep:
     """
-    A batch of pairs on its way through a training step: encodings by the model and by its teacher, keys and values of
-    the images for every text layer, what the encoders recorded, and what is known of the batch that it is a part of.
+    A batch of pairs on its way through a training step. It holds encodings by the model and by its teacher, keys and
+    values of the images for every text layer, and what the encoders recorded. It also knows the batch that it is a
+    part of.
     """
 
     images: ImageEncoding

@@ -13,7 +13,7 @@ from .task_contrast_and_match import ContrastAndMatch
 
 
 class RetrievalTask(ContrastAndMatch):
-    """To be mixed in before a family's `PreTrainedModel`; scores as [`RetrievalScoring`] does."""
+    """Mixin for retrieval, before a family's `PreTrainedModel`; scores as [`RetrievalScoring`] does."""
 
     def __init__(self, config):
         super().__init__(config)

@@ -23,8 +23,9 @@ SIMILARITY_TEMPERATURE = 0.07
 @dataclass
 class ImagePairs(ModelOutput):
     """
-    `indices` [B, 2]: the rows of each text's two images; `labels` [B]: 0 the own image comes first, 1 second,
-    2 it is neither; `exists` [B]: false where the batch holds no other image (both indices are then the row itself).
+    Pairs of images for texts. `indices` [B, 2]: the rows of each text's two images. `labels` [B]: 0 the own image
+    comes first, 1 second, 2 it is neither. `exists` [B]: false where the batch holds no other image; both indices are
+    then the row itself.
     """
 
     indices: torch.Tensor | None = None
@@ -73,7 +74,8 @@ def _same_image(image_embeds, image_ids):
 
 class TextAssignmentTask(ImagePairTask):
     """
-    To be mixed in before a family's `PreTrainedModel`. The joint space only finds similar images and is not trained.
+    Mixin for text assignment, before a family's `PreTrainedModel`. The joint space only finds similar images and is
+    not trained.
     """
 
     CLASSES = ("first", "second", "neither")

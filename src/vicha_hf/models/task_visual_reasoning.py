@@ -16,8 +16,8 @@ PairOfTensors = torch.Tensor | tuple[torch.Tensor | None, torch.Tensor | None] |
 
 class VisualReasoningTask(ImagePairTask, ClassificationTask):
     """
-    To be mixed in before a family's `PreTrainedModel`. From the family's first doubled layer on, every text layer has a
-    twin: the first of a pair reads one image, the second the other; they share keys and values.
+    Mixin for visual reasoning, before a family's `PreTrainedModel`. From the family's first doubled layer on, every
+    text layer has a twin: the first of a pair reads one image, the second the other; they share keys and values.
     """
 
     CLASSES = ("False", "True")

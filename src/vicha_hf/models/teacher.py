@@ -50,7 +50,10 @@ def is_sharded(parameter: nn.Parameter) -> bool:
 
 
 def _kept_part(parameter: nn.Parameter) -> torch.Tensor:
-    """What this process keeps of a parameter: DeepSpeed's ZeRO-3 has it in `ds_tensor`, and gathers the rest into `data`."""
+    """
+    Part of a parameter that lies on this process: DeepSpeed's ZeRO-3 has it in `ds_tensor`, and gathers the rest into
+    `data`.
+    """
     return parameter.ds_tensor if hasattr(parameter, "ds_tensor") else parameter.detach()
 
 

@@ -1,4 +1,4 @@
-"""How a model carries what only training needs (teacher and queue), and how it loads, saves and leaves it behind."""
+"""State that only training needs (teacher and queue): adding, loading, saving it and leaving it behind."""
 
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class TrainingStateMixin:
             self.update_teacher()
 
     def _distillation_alpha(self, distillation_alpha: float | None) -> float:
-        """What a step was given, else the configuration's."""
+        """Alpha that a step was given, else the configuration's."""
         return self.config.distillation_alpha if distillation_alpha is None else float(distillation_alpha)
 
     def _start_missing_weights(self, missing: set[str]) -> None:
@@ -88,8 +88,8 @@ class TrainingStateMixin:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, training_state: bool = False, **kwargs):
         """
-        As [`~transformers.PreTrainedModel.from_pretrained`]. Weights that the folder lacks are named in a warning; a head
-        on top of a pretraining folder starts them from the pretrained weights where it can.
+        Loads as [`~transformers.PreTrainedModel.from_pretrained`] does. Weights that the folder lacks are named in a
+        warning. A head on top of a pretraining folder starts them from the pretrained weights where it can.
 
         Args:
             training_state: also add teacher and queue, from the folder if it holds them, otherwise as a copy of the
@@ -128,7 +128,7 @@ class TrainingStateMixin:
 
     def save_pretrained(self, save_directory, *args, state_dict=None, training_state: bool = False, **kwargs):
         """
-        As [`~transformers.PreTrainedModel.save_pretrained`], without teacher and queue.
+        Saves as [`~transformers.PreTrainedModel.save_pretrained`] does, without teacher and queue.
 
         Args:
             training_state: also write them, to a file of their own. Without it such a file of an earlier save goes: it
@@ -142,7 +142,7 @@ class TrainingStateMixin:
             self._write_training_state(Path(save_directory))
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
-        """With `push_to_hub` the upload is part of what transformers does to save: the file must be there by then."""
+        """Writes before an upload: with `push_to_hub` it is part of what transformers does to save."""
         self._write_training_state(Path(working_dir))
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Where the words of a caption look in its image: one heat map for each word, side by side, as HTML."""
+"""Heat maps of the words of a caption over its image, side by side, as HTML."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def attend_words(
     concepts: Sequence[Sequence[str]] | None = None,
 ) -> list[AttentionStrip]:
     """
-    Where a model looks for each word of each image's caption.
+    Computes where a model looks for each word of each image's caption.
 
     Args:
         model: a grounding head, in evaluation mode.

@@ -73,7 +73,7 @@ def build_model_card(
 
 
 def method_name(config: VisionTextConfig) -> str:
-    """What papers call a configuration: "ViCHA", "ALBEF" (a ViCHA without all that ViCHA adds) or "SIMLA"."""
+    """Name of a configuration in papers: "ViCHA", "ALBEF" (a ViCHA without all that ViCHA adds) or "SIMLA"."""
     if config.model_type == "simla":
         return "SIMLA"
     return "ViCHA" if config.use_concepts or config.hierarchical_itc_weight or config.mim_weight else "ALBEF"
@@ -91,7 +91,7 @@ OBJECTIVES = {
 
 
 def architecture_facts(config: VisionTextConfig, num_parameters: int) -> dict[str, Any]:
-    """What a reader wants to know of a configuration, of either family: {name: value}.
+    """Facts about a configuration of either family, for readers: {name: value}.
 
     Args:
         config: of the model.

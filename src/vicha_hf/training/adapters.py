@@ -55,7 +55,7 @@ class LoraArguments:
 
 @dataclass(kw_only=True)
 class TrainedPartsArguments:
-    """Which weights train; all of them by default.
+    """Choice of the weights that train; all of them by default.
 
     Args:
         freeze: see the classes that derive from this one.

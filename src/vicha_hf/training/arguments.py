@@ -11,7 +11,7 @@ from .schedule import LearningRateSchedule, PublishedSchedule, WarmupCosineSched
 
 @dataclass(kw_only=True)
 class TrainingArguments:
-    """How to train. Where to train (GPUs, nodes, DeepSpeed) is told to `accelerate launch`. Defaults are the paper's.
+    """Options of the training. GPUs, nodes and DeepSpeed are options of `accelerate launch`. Defaults are the paper's.
 
     Args:
         output_dir: Folder of checkpoints, logs, metrics and the final model.
@@ -27,7 +27,9 @@ class TrainingArguments:
         warmup_steps: Optimiser steps until the peak; 0 starts there.
         lr_schedule: "cosine" moves with every step; "published" moves as the paper's code did, in jumps of 100 steps and then once per epoch.
         temperature_lr_scale: What the temperature's learning rate is multiplied by. The temperature is one number near 0.07; at learning rates far above the paper's a step of the others' size would throw it about.
-        optimizer: "adamw", or "adamw_8bit", which keeps both running means of large matrices in 8 bits (bitsandbytes): a quarter of their memory, or "muon", which moves the matrices of hidden layers by orthogonalised momentum and the rest by AdamW.
+        optimizer: "adamw", "adamw_8bit" or "muon". "adamw_8bit" keeps both running means of large matrices in 8 bits
+            (bitsandbytes), a quarter of their memory. "muon" moves the matrices of hidden layers by orthogonalised
+            momentum and the rest by AdamW.
         muon_learning_rate: Peak learning rate of these matrices; it follows the schedule of the others.
         adam_beta1: Decay of AdamW's running mean of the gradient.
         adam_beta2: Decay of its running mean of the squared gradient; less than the paper's 0.999 suits runs of about a thousand steps.

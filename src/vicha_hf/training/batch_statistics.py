@@ -1,4 +1,4 @@
-"""How well a batch's pairs are told apart, read off the objectives while they train."""
+"""Statistics of how well a batch's pairs are told apart, read off the objectives while they train."""
 
 import inspect
 

@@ -1,8 +1,8 @@
 """Checkpoints that are either whole or not there, and everything needed to continue a run exactly.
 
 A checkpoint `checkpoint-00001200` holds what `Accelerator.save_state` writes (weights as safetensors, optimiser,
-random states of every process) and `progress.json`. It is written under a name that starts with a dot and renamed
-when complete, so that a run which dies while saving leaves nothing that could be taken for a checkpoint.
+random states of every process) and `progress.json`. It is written under a name that starts with a dot and renamed when
+complete. A run that dies while saving therefore leaves nothing that could be taken for a checkpoint.
 
 Weights are safetensors. The optimiser and the random states are pickles, read with `weights_only=True`.
 """
@@ -32,7 +32,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 @dataclass
 class Progress:
-    """Where a run stands. Everything else about its position follows from `step`.
+    """Position of a run. Everything else about it follows from `step`.
 
     Args:
         step: optimiser steps taken.

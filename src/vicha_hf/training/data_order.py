@@ -1,4 +1,4 @@
-"""Which samples make up which batch: a function of seed, epoch and step alone, whatever the number of workers."""
+"""Order of the samples in batches: a function of seed, epoch and step alone, whatever the number of workers."""
 
 from dataclasses import dataclass
 

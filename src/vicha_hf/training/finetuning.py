@@ -1,4 +1,7 @@
-"""What the fine-tuning scripts share: their arguments, the model and processor of a folder, and the way into the loop."""
+"""
+Common part of the fine-tuning scripts: their arguments, the model and processor of a folder, and the way into the
+loop.
+"""
 
 import json
 import logging
@@ -29,7 +32,7 @@ STOPPED_BY_SIGTERM = 143
 
 @dataclass(kw_only=True)
 class FinetuningModelArguments(TrainedPartsArguments):
-    """What to fine-tune. The folder's configuration says which family it is.
+    """Options of the model to fine-tune. The folder's configuration says which family it is.
 
     Args:
         from_pretrained: Folder or Hub id of a pretrained model, or of one for another task; null starts from random weights.
@@ -66,7 +69,8 @@ class FinetuningModelArguments(TrainedPartsArguments):
 
 @dataclass(kw_only=True)
 class FinetuningDataArguments:
-    """What to fine-tune on. Annotations are JSON lists, JSONL files or datasets ({path: organisation/name, split: train}).
+    """Options of the data to fine-tune on. Annotations are JSON lists, JSONL files or datasets ({path:
+    organisation/name, split: train}).
 
     Args:
         train: One source of the task's records, or a list of sources.
@@ -130,7 +134,7 @@ class FinetuningDataArguments:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What every reader of annotations is told."""
+        """Options of every reader of annotations."""
         return {"image_root": self.image_root, "on_bad_record": self.on_bad_record}
 
 
@@ -157,7 +161,7 @@ class FinetuningArguments(TrainingArguments):
 
     @property
     def tokenizer_source(self) -> str | None:
-        """Where the tokenizer of a new processor comes from."""
+        """Source of a new processor's tokenizer."""
         return self.data.tokenizer or self.model.from_pretrained
 
 
@@ -212,7 +216,7 @@ class FinetuningRun:
 
     @property
     def train_options(self) -> dict[str, Any]:
-        """What every dataset is told in training."""
+        """Options of every dataset in training."""
         return {
             "seed": self.arguments.seed,
             "concept_fraction": self.arguments.data.concept_fraction,
@@ -221,7 +225,7 @@ class FinetuningRun:
 
     @property
     def evaluation_options(self) -> dict[str, Any]:
-        """What every `evaluate_...` is told."""
+        """Options of every `evaluate_...`."""
         return {
             "batch_size": self.arguments.data.evaluation_batch_size,
             "num_workers": self.arguments.num_workers,
@@ -267,7 +271,7 @@ class FinetuningRun:
 
 
 def exit_status(result: TrainingResult) -> int:
-    """What a script's process returns."""
+    """Exit status of a script's process."""
     return STOPPED_BY_SIGTERM if result.interrupted else 0
 
 
@@ -342,7 +346,7 @@ def _build_processor(arguments: FinetuningArguments, config: PreTrainedConfig) -
 
 
 class _BesideTheWeights:
-    """What a model folder holds besides the weights: the processor, and small JSON files of the task."""
+    """Content of a model folder besides the weights: the processor, and small JSON files of the task."""
 
     def __init__(self, processor: ProcessorMixin, files: Mapping[str, Any]):
         self.processor = processor

@@ -1,4 +1,4 @@
-"""When the micro-batches of an optimiser step may contrast with each other."""
+"""Conditions under which the micro-batches of an optimiser step may contrast with each other."""
 
 from accelerate import Accelerator
 from torch import nn

@@ -70,7 +70,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a run ended.
+    """Outcome of a run.
 
     Args:
         step: optimiser steps taken.
@@ -93,8 +93,8 @@ class TrainingLoop:
     """Trains a model whose forward returns a mapping with `loss` and any number of entries named `*_loss`.
 
     The model is called as `model(**batch)`, and with `distillation_alpha` and `update_teacher` if its forward names
-    them: alpha follows the ramp, and the teacher moves once per optimiser step, in its first forward pass.
-    One run gives the same result, bit for bit on a CPU, whether it was interrupted or not.
+    them. Alpha follows the ramp. The teacher moves once per optimiser step, in its first forward pass. One run gives
+    the same result, bit for bit on a CPU, whether it was interrupted or not.
 
     Args:
         model: on any device. Teacher and queue, if it has them, must already be there. Its buffers must stay equal on
@@ -397,7 +397,7 @@ class TrainingLoop:
             )
 
     def _describe(self, samples: list[int]) -> str:
-        """What a message says of these samples besides their indices. Reads them again."""
+        """Describes these samples for a message, besides their indices. Reads them again."""
         batch = self.collator([self.train_dataset[index] for index in samples])
         suspects = [
             (index, name)

@@ -1,4 +1,4 @@
-"""What to do when a loss or a gradient becomes infinite or NaN: stop, or leave the step out."""
+"""Reaction to a loss or a gradient that is infinite or NaN: stop, or leave the step out."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

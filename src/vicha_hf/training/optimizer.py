@@ -86,9 +86,9 @@ def create_optimizer(
         weight_decay, temperature_lr_scale: see [`parameter_groups`].
         device: where training runs.
         betas: decay of the running means of the gradient and of its square; the default is the published one.
-        kind: "adamw_8bit" keeps these means in 8 bits, in blocks with a scale each (Dettmers et al., arXiv 2110.02861), for
-            parameters of 4096 numbers or more; "muon" moves the matrices of hidden layers by orthogonalised momentum and the
-            rest by AdamW ([`Muon`]).
+        kind: "adamw_8bit" keeps these means in 8 bits, in blocks with a scale each (Dettmers et al., arXiv
+            2110.02861), for parameters of 4096 numbers or more. "muon" moves the matrices of hidden layers by
+            orthogonalised momentum and the rest by AdamW ([`Muon`]).
         matrix_lr_scale: of "muon", see [`parameter_groups`].
     """
     groups = parameter_groups(model, weight_decay, temperature_lr_scale, matrix_lr_scale if kind == "muon" else None)
@@ -105,7 +105,10 @@ def create_optimizer(
 
 @torch.no_grad()
 def _keep_within_bounds(optimizer: torch.optim.Optimizer, args, kwargs) -> None:
-    """Here and not only in the model's forward: ZeRO steps on copies of its own, which forward never sees."""
+    """
+    Keeps parameters within bounds here, and not only in the model's forward: ZeRO steps on copies that forward never
+    sees.
+    """
     for group in optimizer.param_groups:
         if group["bounds"] is not None:
             for parameter in group["params"]:

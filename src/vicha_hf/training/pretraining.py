@@ -23,7 +23,8 @@ DEFAULT_FAMILY = "vicha"
 
 @dataclass(kw_only=True)
 class ModelArguments(TrainedPartsArguments):
-    """What to train. One of three beginnings: a folder of this library, two separate encoders, or random weights.
+    """Options of the model to train. It starts from a folder of this library, from two separate encoders, or from
+    random weights.
 
     Args:
         family: "vicha" (ALBEF too) or "simla"; null takes ViCHA, or the family of model.from_pretrained.
@@ -68,7 +69,8 @@ class ModelArguments(TrainedPartsArguments):
 
 @dataclass(kw_only=True)
 class DataArguments:
-    """What to train on. Annotations are JSON lists, JSONL files or datasets, written {path: organisation/name, split: train}.
+    """Options of the data to train on. Annotations are JSON lists, JSONL files or datasets, written {path:
+    organisation/name, split: train}.
 
     Args:
         train: One source of image-text records, or a list of sources.
@@ -155,7 +157,7 @@ class PretrainingArguments(TrainingArguments):
 
     @property
     def tokenizer_source(self) -> str | None:
-        """Where the tokenizer comes from."""
+        """Source of the tokenizer."""
         return self.data.tokenizer or self.model.from_pretrained or self.model.text
 
 
@@ -201,7 +203,7 @@ def build_pretraining_model(
 
 
 def load_visual_tokens(data: DataArguments) -> VisualTokenizer | VisualTokenStore | None:
-    """What gives the images their visual tokens, if the data arguments name anything."""
+    """Loads what gives the images their visual tokens, if the data arguments name anything."""
     if data.stored_visual_tokens is not None:
         return VisualTokenStore(data.stored_visual_tokens)
     return None if data.visual_tokenizer is None else load_visual_tokenizer(data.visual_tokenizer)

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: `log.jsonl` in the output folder, and accelerate's experiment trackers."""
+"""Log of a run's numbers: `log.jsonl` in the output folder, and accelerate's experiment trackers."""
 
 import json
 from pathlib import Path

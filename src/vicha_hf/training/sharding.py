@@ -1,4 +1,4 @@
-"""What training needs when weights are split over the processes (DeepSpeed's ZeRO-3, FSDP2)."""
+"""Support for weights that are split over the processes (DeepSpeed's ZeRO-3, FSDP2)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ def require_whole_weights(accelerator: Accelerator, name: str, value: object) ->
 def prepare_for_gathering(model: nn.Module, accelerator: Accelerator) -> None:
     """Makes ZeRO-3 gather the weights that are read outside the forward of the module that owns them.
 
-    It gathers a module's weights when the module is called; but heads call methods of the base model, which reads its
+    It gathers a module's weights when the module is called. But heads call methods of the base model, which reads its
     temperature there, and embeddings read a part of the table of positions. Such single weights are gathered with the
     whole model's forward; all layers' remain split until they run.
 
@@ -58,8 +58,8 @@ def prepare_for_gathering(model: nn.Module, accelerator: Accelerator) -> None:
 def embeddings_in_one_unit(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """Inside the block, around `accelerator.prepare`, Accelerate splits no embeddings off for FSDP2.
 
-    It would give input and output embeddings a unit of their own, together with what they are tied to only where the two are
-    tied to each other; a decoder whose weights are tied within itself would be torn, which FSDP2 refuses.
+    It would give input and output embeddings a unit of their own, together with what they are tied to only where the
+    two are tied to each other. A decoder whose weights are tied within itself would be torn, which FSDP2 refuses.
 
     Args:
         model: unwrapped.
@@ -87,8 +87,8 @@ def whole_model(model: nn.Module) -> Iterator[nn.Module]:
         model: unwrapped, in evaluation mode.
 
     Returns:
-        The model itself, or where its weights are split a copy without training state: whatever runs a part of the model
-        itself would have all processes gather that part's weights together.
+        It is the model itself, or, where its weights are split, a copy without training state. Whatever runs a part of
+        a split model would have all processes gather that part's weights together.
     """
     if isinstance(model, FSDPModule):
         # FSDP2 derives the class of what it splits from FSDPModule and the class that it was.

@@ -1,4 +1,4 @@
-"""How many codes of a visual tokenizer a corpus uses, and how evenly."""
+"""Number of a visual tokenizer's codes that a corpus uses, and how evenly."""
 
 from dataclasses import dataclass
 

@@ -22,8 +22,9 @@ LOGIT_LAPLACE_MARGIN = 0.1
 
 class CodebookVisualTokenizer(VisualTokenizer):
     """
-    `FlavaImageCodebook` on the model's own input: brought from `patch_size` to 8 pixels per token (256 pixels in patches
-    of 16 become 128 pixels and 16 x 16 codes), colours mapped from [0, 1] to [0.1, 0.9], the likeliest code of each place.
+    `FlavaImageCodebook` on the model's own input. It brings the input from `patch_size` to 8 pixels per token: 256
+    pixels in patches of 16 become 128 pixels and 16 x 16 codes. It maps colours from [0, 1] to [0.1, 0.9] and takes
+    the likeliest code of each place.
 
     Make one with [`~CodebookVisualTokenizer.from_codebook`]; a folder that `save_pretrained` wrote loads with
     `from_pretrained`. At full size it costs about as much as the vision encoder: run it on the accelerator.

@@ -13,7 +13,7 @@ from ..models.configuration_vision_text import require, require_positive
 @strict
 class VisualTokenizerConfig(PreTrainedConfig):
     r"""
-    What every visual tokenizer knows.
+    Base configuration of every visual tokenizer.
 
     Args:
         patch_size (`int`, defaults to 16): pixels of the model's input along a token's side: the model's patch size.

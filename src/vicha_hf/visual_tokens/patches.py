@@ -2,11 +2,11 @@
 A small visual tokenizer without a download: k-means codes of blurred patches.
 
 Why this one: the demo and the tests need codes that say something about the image, from data that is at hand, within
-seconds. A random projection with random codes (BEST-RQ, [1]) needs no data at all, but on images with large plain areas
-a few of its codes take nearly every patch, and codes that are always the same teach nothing. A trained dVAE would take
-longer than the demo's training. K-means on the corpus lies between the two: deterministic, fitted in seconds, codes placed
-where patches are, and every code is a little image that can be looked at (`reconstruct`). For real images use
-`CodebookVisualTokenizer`: colours in a 4 x 4 raster know little about what a patch shows.
+seconds. A random projection with random codes (BEST-RQ, [1]) needs no data at all. But on images with large plain
+areas, a few of its codes take nearly every patch. Codes that are always the same teach nothing. A trained dVAE would
+take longer than the demo's training. K-means on the corpus lies between the two: deterministic, fitted in seconds,
+codes placed where patches are, and every code is a little image that can be looked at (`reconstruct`). For real images
+use `CodebookVisualTokenizer`: colours in a 4 x 4 raster know little about what a patch shows.
 
 References:
     [1] Chiu et al., arXiv 2202.01855 (random-projection quantizer).
@@ -34,8 +34,9 @@ SAME_POINT = 1e-5
 @dataclass
 class PatchCodeFit:
     """
-    How a fit went: `num_patches` used, `mean_error` (squared distance per colour between patches and their codes, in
-    normalised units), `explained_variance` (share of the patches' variance that the codes keep, at most 1).
+    Outcome of a fit: `num_patches` used and `mean_error`, the squared distance per colour between patches and their
+    codes in normalised units. `explained_variance` is the share of the patches' variance that the codes keep, at most
+    1.
     """
 
     num_patches: int

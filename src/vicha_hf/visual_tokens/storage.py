@@ -2,8 +2,8 @@
 Visual tokens computed beforehand and stored with the corpus.
 
 A store is one safetensors file: `tokens` uint16 [N, P], sorted by `keys` uint64 [N], and what they were made from in its
-metadata. A key is a digest of the image's path relative to the folder of the store, so a corpus that holds its store may
-move as a whole; for an image inside a Hugging Face dataset it is a digest of the image's bytes.
+metadata. A key is a digest of the image's path relative to the folder of the store, so a corpus that holds its store
+may move as a whole. For an image inside a Hugging Face dataset, it is a digest of the image's bytes.
 """
 
 import hashlib
@@ -171,7 +171,7 @@ def write_visual_tokens(
     """
     Tokenizes every image of a corpus once and writes a store.
 
-    The tokens are held in memory until all are there (2 bytes each: 2 GB for 4 million images of 256 tokens); a file
+    The tokens are held in memory until all are there (2 bytes each: 2 GB for 4 million images of 256 tokens). A file
     that was at `path` before is replaced only then.
 
     Args:

@@ -15,9 +15,9 @@ from .configuration import VisualTokenizerConfig
 
 class VisualTokenizer(PreTrainedModel):
     """
-    What every visual tokenizer can do. A subclass defines `tokenize` and has a configuration with `vocab_size`.
+    Base of every visual tokenizer. A subclass defines `tokenize` and has a configuration with `vocab_size`.
 
-    A tokenizer reads the very pixel values that the model's vision encoder reads, so that token and patch show the same
+    A tokenizer reads the very pixel values that the model's vision encoder reads. Token and patch then show the same
     piece of the image, whatever crop and augmentation were drawn. (The published code tokenizes another random crop.)
     It is frozen: nothing in it has a gradient or behaves differently in training.
     """

@@ -20,7 +20,8 @@ from vicha_hf.data.annotations_grounding import read_grounding_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_grounding import GroundingDataset
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
-from vicha_hf.evaluation.grounding import evaluate_grounding
+from vicha_hf.evaluation.grounding import choose_grounding_method, evaluate_grounding
+from vicha_hf.evaluation.task_result import TaskResult
 from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun, exit_status
 from vicha_hf.training.loop import TrainingResult
 
@@ -32,12 +33,12 @@ class GroundingDataArguments(FinetuningDataArguments):
     Args:
         train_splits: Splits of the training source that are trained on; null takes all.
         validation_splits: Splits of the validation source that are evaluated; null takes all.
-        method: Grad-CAM whose accuracy chooses the best model: of the matching head ("itm") or of the similarity ("itc").
+        method: Grad-CAM whose accuracy chooses the best model, and that the saved model uses: of the matching head ("itm") or of the similarity ("itc"); null takes the better one of each evaluation.
     """
 
     train_splits: list[str] | None = None
     validation_splits: list[str] | None = None
-    method: Literal["itm", "itc"] = "itm"
+    method: Literal["itm", "itc"] | None = None
 
 
 @dataclass(kw_only=True)
@@ -66,10 +67,13 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     if validation:
         expressions = GroundingDataset(validation, run.evaluation_transform, use_concepts=run.use_concepts)
 
-        def evaluate(model):
-            return evaluate_grounding(
+        def evaluate(model) -> TaskResult:
+            result = evaluate_grounding(
                 model, run.processor, expressions, with_concepts=run.use_concepts, **run.evaluation_options
             )
+            model.config.grounding_method = data.method or choose_grounding_method(result.metrics)
+            chosen = result.metrics[f"accuracy_{model.config.grounding_method}"]
+            return TaskResult({"accuracy": chosen, **result.metrics}, result.predictions)
 
     return run.train(
         PretrainingDataset(
@@ -77,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         ),
         PretrainingCollator(run.processor, with_concepts=run.use_concepts),
         evaluate,
-        primary_metric=f"accuracy_{data.method}",
+        primary_metric="accuracy",
     )
 
 

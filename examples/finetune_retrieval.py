@@ -19,7 +19,7 @@ from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
-from vicha_hf.evaluation.retrieval import score_retrieval
+from vicha_hf.evaluation.retrieval import choose_similarity_weight, score_retrieval
 from vicha_hf.evaluation.task_evaluation import best_of_each_query
 from vicha_hf.evaluation.task_result import TaskResult
 from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun, exit_status
@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
                 accelerator=run.accelerator,
                 **run.evaluation_options,
             )
+            scores = choose_similarity_weight(scores, gallery.captions_of_image, gallery.image_of_caption)
+            model.config.rerank_similarity_weight = scores.similarity_weight
             metrics = scores.metrics(gallery.captions_of_image, gallery.image_of_caption)
             return TaskResult(metrics, best_of_each_query(scores, validation, gallery, data.top))
 

@@ -32,7 +32,7 @@ from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
-from vicha_hf.evaluation.retrieval import evaluate_retrieval
+from vicha_hf.evaluation.retrieval import choose_similarity_weight, score_retrieval
 from vicha_hf.training.accelerator import create_accelerator
 from vicha_hf.training.loop import EvaluationHook, TrainingLoop, TrainingResult
 from vicha_hf.training.pretraining import (
@@ -77,7 +77,7 @@ def build_evaluation(arguments: PretrainingArguments, processor, use_concepts: b
     )
 
     def evaluate(model, accelerator) -> dict[str, float]:
-        return evaluate_retrieval(
+        scores = score_retrieval(
             model,
             processor,
             dataset,
@@ -88,6 +88,9 @@ def build_evaluation(arguments: PretrainingArguments, processor, use_concepts: b
             progress=accelerator.is_main_process,
             num_workers=arguments.num_workers,
         )
+        scores = choose_similarity_weight(scores, dataset.captions_of_image, dataset.image_of_caption)
+        model.config.rerank_similarity_weight = scores.similarity_weight
+        return scores.metrics(dataset.captions_of_image, dataset.image_of_caption)
 
     return evaluate
 

@@ -81,6 +81,21 @@ def test_images_that_memory_has_no_room_for_are_encoded_again(model, processor, 
         torch.testing.assert_close(getattr(scores, name), value, atol=1e-5, rtol=0)
 
 
+def test_another_weight_of_the_similarity_needs_no_new_scores(model, processor, dataset):
+    published = score_retrieval(model, processor, dataset, k=3, progress=False, similarity_weight=0)
+    weighted = score_retrieval(model, processor, dataset, k=3, progress=False, similarity_weight=0.5)
+    assert not torch.equal(published.rerank_i2t, weighted.rerank_i2t)
+    for one, other in ((published.reweighted(0.5), weighted), (weighted.reweighted(0.0), published)):
+        assert one.similarity_weight == other.similarity_weight
+        torch.testing.assert_close(one.rerank_i2t, other.rerank_i2t, atol=1e-4, rtol=0)
+        torch.testing.assert_close(one.rerank_t2i, other.rerank_t2i, atol=1e-4, rtol=0)
+    metrics = weighted.metrics(dataset.captions_of_image, dataset.image_of_caption)
+    alone = published.metrics(dataset.captions_of_image, dataset.image_of_caption)
+    assert metrics["rerank_similarity_weight"] == 0.5 and alone["rerank_similarity_weight"] == 0.0
+    for name in ("r1_i2t", "r5_t2i"):
+        assert metrics[f"{name}_match_only"] == alone[name] == alone[f"{name}_match_only"]
+
+
 def test_concepts_matter_only_where_there_are_some(model, processor, dataset):
     with_concepts = score_retrieval(model, processor, dataset, k=100, progress=False)
     without = score_retrieval(model, processor, dataset, k=100, with_concepts=False, progress=False)

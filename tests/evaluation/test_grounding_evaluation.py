@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vicha_hf.evaluation.grounding import grounding_metrics, hottest_points, points_into
+from vicha_hf.evaluation.grounding import choose_grounding_method, grounding_metrics, hottest_points, points_into
 
 
 def test_the_hottest_pixel_is_found_in_the_image_and_no_heat_points_nowhere():
@@ -37,3 +37,13 @@ def test_metrics_by_split_with_what_chance_would_do():
     assert (metrics["pointing_itm_val"], metrics["pointing_itm_testA"]) == (100.0, 0.0)
     assert metrics["num_expressions_val"] == 2
     assert "accuracy_itm_val" not in grounding_metrics(entries[:2], ["itm"])
+
+
+def test_the_better_method_is_chosen():
+    def metrics(itm, itc, pointing_itm=0.0, pointing_itc=0.0):
+        return {"accuracy_itm": itm, "accuracy_itc": itc, "pointing_itm": pointing_itm, "pointing_itc": pointing_itc}
+
+    assert choose_grounding_method(metrics(30.0, 40.0)) == "itc"
+    assert choose_grounding_method(metrics(40.0, 30.0, 0.0, 90.0)) == "itm"
+    assert choose_grounding_method(metrics(40.0, 40.0, 10.0, 20.0)) == "itc"
+    assert choose_grounding_method(metrics(40.0, 40.0)) == "itm"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vicha_hf.evaluation.recall import best_ranks, chance_recall, recall_at_k
-from vicha_hf.evaluation.retrieval import RetrievalScores, retrieval_metrics
+from vicha_hf.evaluation.retrieval import RetrievalScores, choose_similarity_weight, retrieval_metrics
 
 
 def slow_rank(scores, relevant):
@@ -118,3 +118,23 @@ def test_the_evaluate_metric_loads_from_its_path(metric_cache):
     metric.add_batch(predictions=scores[:7].tolist(), references=relevant[:7])
     metric.add_batch(predictions=scores[7:].tolist(), references=relevant[7:])
     assert metric.compute() == recall_at_k(scores, relevant)
+
+
+def test_the_weight_of_the_similarity_is_the_best_on_the_gallery():
+    pairs = list(range(3))
+    similarity = torch.tensor([[0.9, 0.0, 0.0], [0.0, 0.9, 0.0], [0.6, 0.0, 0.3]])
+    # Matching alone confuses the first two; a little similarity mends that, much of it breaks the third.
+    match = torch.tensor([[1.0, 1.3, 0.0], [1.3, 1.0, 0.0], [0.0, 0.0, 0.5]])
+    scores = RetrievalScores(similarity, match, match.T, temperature=1.0)
+    captions = [[index] for index in pairs]
+
+    def r1(weight):
+        metrics = scores.reweighted(weight).metrics(captions, pairs)
+        return metrics["r1_i2t"] + metrics["r1_t2i"]
+
+    chosen = choose_similarity_weight(scores, captions, pairs)
+    assert chosen.similarity_weight == 0.5
+    assert r1(0.5) == 200.0 and r1(0.0) < 200.0 and r1(2.0) < 200.0
+    # Where nothing is gained, the published score stays.
+    alike = RetrievalScores(similarity, match * 0 + torch.eye(3), match * 0 + torch.eye(3))
+    assert choose_similarity_weight(alike, captions, pairs).similarity_weight == 0.0

@@ -24,7 +24,7 @@ SCRIPTS = {
     "finetune_vqa": ("vqa", "vqa.json", "accuracy"),
     "finetune_entailment": ("entailment", "entailment.json", "accuracy"),
     "finetune_reasoning": ("reasoning", "reasoning.json", "accuracy"),
-    "finetune_grounding": ("grounding", "grounding.json", "accuracy_itc"),
+    "finetune_grounding": ("grounding", "grounding.json", "accuracy"),
     "pretrain_text_assignment": ("text-assignment", "retrieval.json", None),
 }
 

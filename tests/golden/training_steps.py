@@ -118,7 +118,7 @@ def _evaluation(case: GoldenCase, model) -> dict[str, torch.Tensor]:
         "eval.sims": images.embeds @ texts.embeds.T,
     }
     for k in {name.split(".")[1] for name in case.expected if ".score_matrix_" in name}:
-        scores = model.rerank(images, texts, k=int(k.removeprefix("k")))
+        scores = model.rerank(images, texts, k=int(k.removeprefix("k")), similarity_weight=0)
         observed[f"eval.{k}.score_matrix_i2t"] = scores.scores_i2t
         observed[f"eval.{k}.score_matrix_t2i"] = scores.scores_t2i
     return observed

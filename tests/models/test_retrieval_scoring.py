@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tiny_models import tiny_batch, tiny_model, tiny_pretraining_model, tiny_retrieval_model, token_rows
 
 from vicha_hf.models import packed_texts, retrieval_scoring
@@ -71,6 +72,34 @@ def test_rerank_equals_a_loop(scored, corpus, block_sizes, k):
     torch.testing.assert_close(observed.scores_i2t, expected_i2t, atol=1e-5, rtol=0)
     torch.testing.assert_close(observed.scores_t2i, expected_t2i, atol=1e-5, rtol=0)
     assert observed.scores_i2t.dtype == torch.float32
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 2.0])
+def test_similarity_joins_the_match_logit(scored, corpus, weight):
+    model, logits, similarities = scored
+    combined = logits + weight * similarities / model.vicha.temperature.item()
+    observed = model.rerank(*encode(model, corpus), k=3, similarity_weight=weight)
+    expected = loop_scores(combined, similarities, 3), loop_scores(combined.T, similarities.T, 3)
+    torch.testing.assert_close(observed.scores_i2t, expected[0], atol=1e-4, rtol=0)
+    torch.testing.assert_close(observed.scores_t2i, expected[1], atol=1e-4, rtol=0)
+    assert ((observed.scores_i2t == -100) == (expected[0] == -100)).all()
+
+
+def test_the_default_weight_is_the_configurations(corpus):
+    model = tiny_retrieval_model(rerank_similarity_weight=0.5)
+    default, given, published = (
+        model.rerank(*encode(model, corpus), k=3, similarity_weight=weight).scores_i2t for weight in (None, 0.5, 0)
+    )
+    torch.testing.assert_close(default, given, atol=0, rtol=0)
+    assert not torch.equal(default, published)
+    torch.testing.assert_close(
+        published, tiny_retrieval_model().rerank(*encode(model, corpus), k=3).scores_i2t, atol=0, rtol=0
+    )
+    for weight in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="similarity_weight="):
+            model.rerank(*encode(model, corpus), k=3, similarity_weight=weight)
+        with pytest.raises(StrictDataclassError, match="rerank_similarity_weight"):
+            tiny_retrieval_model(rerank_similarity_weight=weight)
 
 
 def test_a_pair_is_scored_once_and_memory_is_bounded(scored, corpus, block_sizes, monkeypatch):

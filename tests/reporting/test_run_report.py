@@ -109,6 +109,6 @@ def test_evenly_spaced():
 
 def test_the_table_for_the_terminal(metrics):
     lines = format_recall_table({"first": metrics, "second one": metrics}).splitlines()
-    assert len(lines) == 2 + 2 * 3
+    assert len(lines) == 2 + 2 * 4
     assert len({len(line) for line in lines[2:]}) == 1
     assert lines[2].startswith("first     ") and f"{metrics['r1_i2t']:.1f}" in lines[2]

@@ -8,13 +8,12 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ..data.collators import GroundingCollator
+from ..models.configuration_vision_text import GROUNDING_METHODS
 from .sharded_prediction import predict_all
 from .task_result import TaskResult
 
 
 Box = Sequence[float]
-
-METHODS = ("itm", "itc")
 
 CORRECT_OVERLAP = 0.5
 
@@ -86,7 +85,7 @@ def points_into(point: tuple[int, int] | None, box: Box) -> bool:
     return 0 <= point[0] - box[0] < box[2] and 0 <= point[1] - box[1] < box[3]
 
 
-def grounding_metrics(predictions: Sequence[Mapping], methods: Sequence[str] = METHODS) -> dict[str, float]:
+def grounding_metrics(predictions: Sequence[Mapping], methods: Sequence[str] = GROUNDING_METHODS) -> dict[str, float]:
     """
     Everything that is known about the chosen boxes, in %.
 
@@ -126,12 +125,17 @@ def _metrics_of_one_split(predictions: Sequence[Mapping], methods: Sequence[str]
     }
 
 
+def choose_grounding_method(metrics: Mapping[str, float], methods: Sequence[str] = GROUNDING_METHODS) -> str:
+    """The method with the higher `accuracy_METHOD`; among equal ones the higher `pointing_METHOD` decides, then the order."""
+    return max(methods, key=lambda method: (metrics[f"accuracy_{method}"], metrics[f"pointing_{method}"]))
+
+
 def evaluate_grounding(
     model,
     processor,
     dataset: Dataset,
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = GROUNDING_METHODS,
     layers: Mapping[str, int | None] | None = None,
     batch_size: int = 32,
     with_concepts: bool = True,

@@ -12,7 +12,12 @@ def format_recall_table(results: Mapping[str, Mapping[str, float]]) -> str:
         f"{'':{width}s}  {'':10s}  image -> captions      caption -> images",
         f"{'':{width}s}  {'':10s}     R@1    R@5   R@10       R@1    R@5   R@10",
     ]
-    stages = (("re-ranked", "r{k}_{way}"), ("similarity", "r{k}_{way}_itc_only"), ("chance", "chance_r{k}_{way}"))
+    stages = (
+        ("re-ranked", "r{k}_{way}"),
+        ("match only", "r{k}_{way}_match_only"),
+        ("similarity", "r{k}_{way}_itc_only"),
+        ("chance", "chance_r{k}_{way}"),
+    )
     for title, metrics in results.items():
         for number, (stage, pattern) in enumerate(stages):
             cells = ["".join(f"{metrics[pattern.format(k=k, way=way)]:7.1f}" for k in CUTOFFS) for way in DIRECTIONS]

@@ -24,8 +24,9 @@ from ..data.datasets_retrieval import RetrievalDataset
 from ..data.datasets_vqa import QuestionAnsweringDataset
 from ..data.transforms import EvaluationTransform, MeanImage
 from ..families import load_finetuned
+from ..models.configuration_vision_text import GROUNDING_METHODS
 from .classification import evaluate_classification
-from .grounding import METHODS, evaluate_grounding
+from .grounding import evaluate_grounding
 from .question_answering import evaluate_question_answering
 from .recall_table import format_recall_table
 from .retrieval import RetrievalScores, score_retrieval
@@ -83,7 +84,7 @@ class EvaluationArguments:
     exact: bool = False
     generate: bool = False
     vqa_rules: Literal["2021", "2017"] = DEFAULT_RULES
-    methods: list[Literal["itm", "itc"]] = METHODS
+    methods: list[Literal["itm", "itc"]] = GROUNDING_METHODS
     layer_itm: int | None = None
     layer_itc: int | None = None
     splits: list[str] | None = None
@@ -94,7 +95,7 @@ class EvaluationArguments:
         for name in ("batch_size", "k", "top"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1.")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "it must not be negative.")
-        require(bool(self.methods), "methods", self.methods, f"choose among {METHODS}.")
+        require(bool(self.methods), "methods", self.methods, f"choose among {GROUNDING_METHODS}.")
         require(
             self.task in TASKS_WITH_TEXT_ONLY or not (self.text_only or self.text_only_model),
             "text_only" if self.text_only else "text_only_model",

@@ -1,5 +1,6 @@
 """Base of every family's configuration: encoder sizes, the joint space, and the objectives of the common base."""
 
+import math
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -7,6 +8,9 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from .block_mask import num_kept_patches
 
+
+# Grad-CAM of the matching head, or of the similarity.
+GROUNDING_METHODS = ("itm", "itc")
 
 ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
@@ -163,6 +167,10 @@ class VisionTextConfig(PreTrainedConfig):
             and need none; from random weights the queue hinders the first steps.
         momentum (`float`, defaults to 0.995): of the teacher's moving average.
         distillation_alpha (`float`, defaults to 0.4): share of the teacher's soft targets.
+        rerank_similarity_weight (`float`, defaults to 0): what similarity / temperature counts beside the match logit when
+            retrieval re-ranks; 0 is the published score. Fine-tuning for retrieval chooses it on the validation data.
+        grounding_method (`str`, defaults to `"itm"`): Grad-CAM that grounding uses, of the matching head (`"itm"`) or of
+            the similarity (`"itc"`). Fine-tuning for grounding chooses it on the validation data.
         reference_quirks (`list[str]`, defaults to none): departures of the published code to reproduce, by name.
     """
 
@@ -187,6 +195,8 @@ class VisionTextConfig(PreTrainedConfig):
     distillation_alpha: float | int = 0.4
     initializer_range: float = 0.02
     tie_word_embeddings: bool = True
+    rerank_similarity_weight: float | int = 0.0
+    grounding_method: str = "itm"
     reference_quirks: list[str] | tuple[str, ...] = ()
 
     def __post_init__(self, **kwargs):
@@ -229,6 +239,14 @@ class VisionTextConfig(PreTrainedConfig):
             f"it is the share of the {vision.num_patches} patches that is left out, at least 0, and one patch must stay.",
         )
         require(self.temperature_init > 0, "temperature_init", self.temperature_init, "a temperature is positive.")
+        weight = self.rerank_similarity_weight
+        require(0 <= weight < math.inf, "rerank_similarity_weight", weight, "choose 0 or more.")
+        require(
+            self.grounding_method in GROUNDING_METHODS,
+            "grounding_method",
+            self.grounding_method,
+            f"choose one of {GROUNDING_METHODS}.",
+        )
         require(self.queue_size >= 0, "queue_size", self.queue_size, "use 0 for no queue.")
         require(self.queue_warmup_batches >= 0, "queue_warmup_batches", self.queue_warmup_batches, "use 0 for none.")
         require(

@@ -1,5 +1,6 @@
 """Two-stage retrieval (ALBEF section 6.1): similarity finds candidates, the matching head scores them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,8 +49,19 @@ class Candidates:
             of_texts[:, start : start + TEXTS_PER_BLOCK].scatter_(0, best, True)
         return cls(of_images, of_texts)
 
-    def separate(self, scores: torch.Tensor) -> RerankOutput:
-        """The scores [N_i, N_t] of the candidates of either direction, by direction; `scores` is used up."""
+    def separate(
+        self, scores: torch.Tensor, similarity: torch.Tensor | None = None, factor: float = 0.0
+    ) -> RerankOutput:
+        """
+        The scores of the candidates by direction, -100 elsewhere.
+
+        Args:
+            scores: [N_i, N_t], match logits of the candidates of either direction; used up.
+            similarity: [N_i, N_t], added to the logits, times `factor`.
+            factor: 0 leaves the logits alone.
+        """
+        if factor:
+            scores.add_(similarity, alpha=factor)
         scores_t2i = scores.masked_fill(self.of_texts.logical_not(), UNSCORED).T
         return RerankOutput(
             scores_i2t=scores.masked_fill_(self.of_images.logical_not(), UNSCORED), scores_t2i=scores_t2i
@@ -119,20 +131,48 @@ class RetrievalScoring:
             scores[row, index] = self.itm_head(texts.fuse(states, index))[:, MATCH].float()
         return scores
 
-    @torch.no_grad()
-    def rerank(self, images: ImageEncoding, texts: TextEncoding, k: int, progress: Callable = iter) -> RerankOutput:
+    def similarity_factor(self, similarity_weight: float | None = None) -> float:
         """
-        Scores the `k` best candidates by cosine similarity of every image and of every text with the matching head.
-        A pair that both directions want is scored once; `k` above the size of the corpus scores every pair.
+        What the cosine similarity is multiplied with before it joins the match logit: weight / temperature.
+
+        Args:
+            similarity_weight: 0 ranks by the match logit alone; the configuration's `rerank_similarity_weight` by default.
+
+        Raises:
+            ValueError: a weight that is negative or not finite.
+        """
+        weight = self.config.rerank_similarity_weight if similarity_weight is None else similarity_weight
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"`similarity_weight={weight}` must be 0 or more.")
+        return weight / self.base_model.temperature.item() if weight else 0.0
+
+    @torch.no_grad()
+    def rerank(
+        self,
+        images: ImageEncoding,
+        texts: TextEncoding,
+        k: int,
+        similarity_weight: float | None = None,
+        progress: Callable = iter,
+    ) -> RerankOutput:
+        """
+        Scores the `k` best candidates by cosine similarity of every image and of every text: the matching head's logit,
+        plus weight x similarity / temperature. A pair that both directions want is scored once; `k` above the size of
+        the corpus scores every pair.
 
         Args:
             images, texts: encodings of N_i images and N_t texts.
             k: candidates per query.
+            similarity_weight: 0 gives the published score, the match logit alone (ALBEF section 6.1); by default the
+                configuration's `rerank_similarity_weight`.
             progress: wraps the range of images, e.g. `tqdm.tqdm`.
         """
-        candidates = Candidates.pick(images.embeds @ texts.embeds.T, k)
+        factor = self.similarity_factor(similarity_weight)
+        similarity = images.embeds @ texts.embeds.T
+        candidates = Candidates.pick(similarity, k)
         wanted = candidates.of_images | candidates.of_texts
-        return candidates.separate(self.score_candidates(images, self.pack_texts(texts), wanted, progress))
+        scores = self.score_candidates(images, self.pack_texts(texts), wanted, progress)
+        return candidates.separate(scores, similarity.float(), factor)
 
     def _check_matching_head(self) -> None:
         if self.itm_head is None:

@@ -12,13 +12,11 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from .configuration_vision_text import GROUNDING_METHODS
 from .encoder_attention import recorded_attention
 from .input_checks import check_rows
 from .modeling_outputs import BoxRankingOutput, GroundingOutput
 from .objective_itm import MATCH
-
-
-METHODS = ("itm", "itc")
 
 
 def rank_boxes(
@@ -82,7 +80,7 @@ class GroundingTask:
         image_ids: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
-        method: str = "itm",
+        method: str | None = None,
         layer: int | None = None,
         return_loss: bool | None = None,
         **training_inputs,
@@ -96,7 +94,7 @@ class GroundingTask:
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
             image_ids, distillation_alpha, update_teacher: for the losses, as in the retrieval class.
             method: `"itm"`: the match logit's gradient in a fusion layer's cross-attention. `"itc"`: the similarity's
-                gradient in a vision layer's [CLS] attention.
+                gradient in a vision layer's [CLS] attention. By default the configuration's `grounding_method`.
             layer: 0-based, of the text encoder (`"itm"`) or the vision encoder (`"itc"`). By default two thirds up,
                 which is the published layer 8 of 12, or the first fusion layer if that is higher.
             return_loss: the retrieval losses instead of heat maps; by default in training mode.
@@ -122,8 +120,9 @@ class GroundingTask:
             )
         if self.training:
             raise ValueError("Heat maps need a model without dropout: call `model.eval()` first.")
-        if method not in METHODS:
-            raise ValueError(f"`method={method!r}` is not known; choose one of {METHODS}.")
+        method = self.config.grounding_method if method is None else method
+        if method not in GROUNDING_METHODS:
+            raise ValueError(f"`method={method!r}` is not known; choose one of {GROUNDING_METHODS}.")
         check_rows(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
         images = (pixel_values, concept_input_ids, concept_attention_mask)
         with _gradients_enabled():

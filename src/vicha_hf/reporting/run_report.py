@@ -105,14 +105,15 @@ def _results_section(results: Sequence[Result]) -> str:
         sizes = f"{result.metrics['num_images']} images, {result.metrics['num_captions']} captions"
         heading = f"{escape(result.title)}<small>{escape(result.remark)}</small><small>{sizes}</small>"
         rows.append(
-            f'<tr class="first main"><th class=block rowspan=3>{heading}</th><td class=row>matching head re-ranks</td>'
+            f'<tr class="first main"><th class=block rowspan=4>{heading}</th><td class=row>re-ranked</td>'
             f"{_recall_cells(result.metrics, 'r{k}_{way}')}</tr>"
+            f"<tr><td class=row>match alone</td>{_recall_cells(result.metrics, 'r{k}_{way}_match_only')}</tr>"
             f"<tr><td class=row>similarity alone</td>{_recall_cells(result.metrics, 'r{k}_{way}_itc_only')}</tr>"
             f"<tr class=chance><td class=row>chance</td>{_recall_cells(result.metrics, 'chance_r{k}_{way}')}</tr>"
         )
     return (
         "<h2>Retrieval</h2><p class=note>Recall at K in %: how often the right one is among the K best. Chance is "
-        "the recall of a ranking drawn at random.</p>"
+        "the recall of a ranking drawn at random. Re-ranked: match logit plus the weighted similarity.</p>"
         f'<div class="scroll"><table>{header}<tbody>{"".join(rows)}</tbody></table></div>'
     )
 

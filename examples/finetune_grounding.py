@@ -33,7 +33,7 @@ class GroundingDataArguments(FinetuningDataArguments):
     Args:
         train_splits: Splits of the training source that are trained on; null takes all.
         validation_splits: Splits of the validation source that are evaluated; null takes all.
-        method: Grad-CAM whose accuracy chooses the best model, and that the saved model uses: of the matching head ("itm") or of the similarity ("itc"); null takes the better one of each evaluation.
+        method: Grad-CAM that chooses the best model and that the saved model uses: of the matching head ("itm") or of the similarity ("itc"). Null takes the better one of each evaluation.
     """
 
     train_splits: list[str] | None = None

@@ -185,8 +185,8 @@ def evaluate_retrieval(
             configuration's `rerank_similarity_weight` the default.
 
     Returns:
-        Everything that [`retrieval_metrics`] names for the re-ranked scores, the same with `_match_only` for the match
-        logits alone and with `_itc_only` for the first stage, `rerank_similarity_weight`, `chance_r1` (of one right image among all) and `chance_r{1,5,10}_{i2t,t2i}`, all in %;
+        Everything that [`retrieval_metrics`] names for the re-ranked scores, in %. The same with `_match_only` for the
+        match logits alone and with `_itc_only` for the first stage. Further `rerank_similarity_weight`, `chance_r1` (of one right image among all) and `chance_r{1,5,10}_{i2t,t2i}`, all in %;
         `num_images` and `num_captions`.
     """
     scores = score_retrieval(

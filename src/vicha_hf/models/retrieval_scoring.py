@@ -133,7 +133,7 @@ class RetrievalScoring:
 
     def similarity_factor(self, similarity_weight: float | None = None) -> float:
         """
-        What the cosine similarity is multiplied with before it joins the match logit: weight / temperature.
+        Factor of the cosine similarity before it joins the match logit: weight / temperature.
 
         Args:
             similarity_weight: 0 ranks by the match logit alone; the configuration's `rerank_similarity_weight` by default.

@@ -1,13 +1,21 @@
 """Arguments of commands: read from YAML and the command line, and checked where they are made."""
 
+import json
+import types
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import TypeVar
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
 
 
 T = TypeVar("T")
+
+# Words of YAML and the command line that say whether something is on.
+_YES_OR_NO = ("true", "false", "yes", "no")
+# Options of every parser beside those of its dataclass.
+_PARSER_OPTIONS = ("config", "help", "print_config")
 
 
 def require(condition: bool, name: str, value: object, remedy: str) -> None:
@@ -16,15 +24,36 @@ def require(condition: bool, name: str, value: object, remedy: str) -> None:
         raise ValueError(f"{name}={value!r} is not possible: {remedy}")
 
 
+def one_line(text: object) -> str:
+    """A message on one line, for stderr."""
+    return " ".join(str(text).split())
+
+
+class OptionParser(jsonargparse.ArgumentParser):
+    """A parser that tells a mistake in one line on stderr and ends the process with status 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        self.exit(2, f"{self.prog}: {one_line(message)} (all options: {self.prog} --help)\n")
+
+
 def parse_arguments(
-    arguments_class: type[T], argv: Sequence[str] | None = None, description: str = ""
+    arguments_class: type[T],
+    argv: Sequence[str] | None = None,
+    description: str = "",
+    prog: str | None = None,
+    positionals: Sequence[str] = (),
 ) -> tuple[T, str]:
     """Read `--config FILE.yaml` and overrides such as `--learning_rate 1e-4 --data.hflip false`.
+
+    The spelling is that of [`~transformers.HfArgumentParser`]: `--batch-size` is `--batch_size`, a boolean option alone
+    is true, `--no_NAME` is false, and an option that takes a list takes several values.
 
     Args:
         arguments_class: a dataclass, usually derived from [`TrainingArguments`]; nested dataclasses become dotted names.
         argv: the command line; by default the process's own.
         description: shown by `--help`.
+        prog: name of the program in messages; by default the script's.
+        positionals: options that may also be given without their names, before all others. The last one takes the rest.
 
     Returns:
         The arguments, and the same as YAML that `--config` reads back.
@@ -32,13 +61,125 @@ def parse_arguments(
     Raises:
         SystemExit: an unknown name, a value of the wrong type or an impossible value, explained on stderr.
     """
-    parser = jsonargparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser = OptionParser(
+        prog=prog,
+        description=description,
+        epilog="--debug shows the full trace of an error.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_class_arguments(arguments_class)
-    parsed = parser.parse_args(argv)
+    parsed = parser.parse_args(_spelled_out(parser, arguments_class, argv, positionals))
     try:
         made = parser.instantiate(parsed)
         arguments = arguments_class(**{item.name: made[item.name] for item in fields(arguments_class)})
     except ValueError as error:
         parser.error(str(error))
     return arguments, parser.dump(parsed, skip_unset=False)
+
+
+def _spelled_out(
+    parser: OptionParser, arguments_class: type, argv: Sequence[str] | None, positionals: Sequence[str]
+) -> list[str]:
+    """The command line with one value for each option, `--name=value`."""
+    import sys
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    first_option = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    spelled = _named(parser, arguments_class, words[:first_option], positionals)
+    at = first_option
+    while at < len(words):
+        word = words[at]
+        end = next((index for index in range(at + 1, len(words)) if _is_option(words[index])), len(words))
+        values = words[at + 1 : end]
+        at = end
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name.endswith("+"):
+            spelled += [word, *values]
+            continue
+        name = name[2:].replace("-", "_")
+        if equals:
+            values = [value, *values]
+        hint = _hint(arguments_class, name)
+        if hint is None and _accepts(_hint(arguments_class, name.removeprefix("no_")), bool) and not values:
+            name, values, hint = name.removeprefix("no_"), ["false"], bool
+        if hint is None and name not in _PARSER_OPTIONS:
+            nearest = get_close_matches(name, _names(arguments_class), n=1)
+            parser.error(f"unknown option --{name}" + (f"; did you mean --{nearest[0]}?" if nearest else ""))
+        if _accepts(hint, bool) and not values:
+            values = ["true"]
+        rest = values[1:]
+        if hint is not None and (rest or _only_list(hint)) and _accepts(hint, list, tuple):
+            values, rest = [_as_list(values, hint)], []
+        if rest:
+            parser.error(f"--{name} takes one value, not {' '.join(values)}")
+        spelled.append(f"--{name}" + (f"={values[0]}" if values else ""))
+    return spelled
+
+
+def _named(parser: OptionParser, arguments_class: type, words: list[str], positionals: Sequence[str]) -> list[str]:
+    """`["model", "a.json"]` -> `["--model=model", "--data=a.json"]`."""
+    if not words:
+        return []
+    if not positionals:
+        parser.error(f"unrecognized arguments: {' '.join(words)}")
+    values = [words[index : index + 1] for index in range(len(positionals) - 1)] + [words[len(positionals) - 1 :]]
+    spelled = []
+    for name, given in zip(positionals, values, strict=True):
+        if given:
+            hint = _hint(arguments_class, name)
+            spelled.append(f"--{name}={given[0] if len(given) == 1 else _as_list(given, hint)}")
+    return spelled
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and not word[1:2].isdigit() and word != "-"
+
+
+def _as_list(values: list[str], hint: Any) -> str:
+    """Values of the command line as one list in YAML; one that is a list already, or null, stays."""
+    if len(values) == 1 and (values[0].startswith("[") or values[0] == "null"):
+        return values[0]
+    quoted = [json.dumps(value) if _accepts(hint, str) and not value.startswith("{") else value for value in values]
+    return f"[{', '.join(quoted)}]"
+
+
+def _parts(hint: Any) -> list[Any]:
+    """The types that a hint allows, `int | None` -> `[int, NoneType]`."""
+    return list(get_args(hint)) if get_origin(hint) in (types.UnionType, Union) else [hint]
+
+
+def _accepts(hint: Any, *kinds: type) -> bool:
+    """Whether a hint allows one of the kinds, itself or inside a list."""
+    parts = _parts(hint)
+    inner = [argument for part in parts if get_origin(part) in (list, tuple) for argument in get_args(part)]
+    within = [] if list in kinds else [part for item in inner for part in _parts(item)]
+    literal = [type(value) for part in parts + within if str(part).startswith("typing.Literal") for value in get_args(part)]
+    return any(get_origin(part) in kinds or part in kinds for part in parts + within + literal)
+
+
+def _only_list(hint: Any) -> bool:
+    return all(get_origin(part) in (list, tuple) or part is type(None) for part in _parts(hint))
+
+
+def _hint(arguments_class: type, name: str) -> Any | None:
+    """The type of the field with a dotted name; what stands below a dictionary may be anything. None without such a field."""
+    first, _, rest = name.partition(".")
+    if (hint := get_type_hints(arguments_class).get(first)) is None or not rest:
+        return hint
+    for part in _parts(hint):
+        if is_dataclass(part):
+            return _hint(part, rest)
+        if part is dict or get_origin(part) is dict:
+            return Any
+    return None
+
+
+def _names(arguments_class: type, prefix: str = "") -> list[str]:
+    names = list(_PARSER_OPTIONS)
+    for name, hint in get_type_hints(arguments_class).items():
+        names.append(prefix + name)
+        for part in _parts(hint):
+            if is_dataclass(part):
+                names += _names(part, f"{prefix}{name}.")
+    return names

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..command_parser import CommandParser, Commands
 from ..models.image_processing_vicha import ViChaImageProcessor
-from .code_usage import CodeUsage
 from .configuration import PatchVisualTokenizerConfig
 
 
@@ -12,8 +12,20 @@ from .configuration import PatchVisualTokenizerConfig
 IMAGE_SIZE = 256
 
 
-def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `vicha-hf visual-tokenizer`."""
+def register(commands: Commands) -> None:
+    """Adds `vicha-hf visual-tokenizer` and `vicha-hf visual-tokens`."""
+    _add_visual_tokenizer(commands)
+    _add_visual_tokens(commands)
+
+
+def _add_visual_tokenizer(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "visual-tokenizer",
+        help="fit a small visual tokenizer to the images of a corpus",
+        description="Fit the codes of a small visual tokenizer (k-means over blurred patches) to a corpus and save it as "
+        "a folder. The same images and seed give the same codes.",
+    )
+    parser.set_defaults(run=_fit)
     _add_data_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the tokenizer goes")
     defaults = PatchVisualTokenizerConfig()
@@ -35,8 +47,7 @@ def add_fit_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def fit(arguments: argparse.Namespace) -> str:
-    """Fits and saves a tokenizer; returns what to tell the user."""
+def _fit(arguments: argparse.Namespace) -> None:
     from ..data.annotations import read_image_text_records
     from .fitting import fit_patch_tokenizer
 
@@ -51,11 +62,20 @@ def fit(arguments: argparse.Namespace) -> str:
         num_workers=arguments.num_workers,
     )
     tokenizer.save_pretrained(arguments.output)
-    return f"{tokenizer.vocab_size} codes of {tokenizer.patch_size} x {tokenizer.patch_size} pixels written to {arguments.output}"
+    print(
+        f"{tokenizer.vocab_size} codes of {tokenizer.patch_size} x {tokenizer.patch_size} pixels written to "
+        f"{arguments.output}"
+    )
 
 
-def add_token_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `vicha-hf visual-tokens`."""
+def _add_visual_tokens(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "visual-tokens",
+        help="compute the visual tokens of a corpus beforehand",
+        description="Tokenize every image of a corpus once and store the tokens in one file. They are those of whole "
+        "images: training can use them where it neither crops nor augments.",
+    )
+    parser.set_defaults(run=_tokenize)
     parser.add_argument(
         "--tokenizer",
         required=True,
@@ -78,8 +98,7 @@ def add_token_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
 
 
-def tokenize(arguments: argparse.Namespace) -> tuple[CodeUsage, str]:
-    """Writes a store; returns how the corpus uses the codes, and what to tell the user."""
+def _tokenize(arguments: argparse.Namespace) -> None:
     import torch
 
     from ..data.annotations import read_image_text_records
@@ -97,10 +116,11 @@ def tokenize(arguments: argparse.Namespace) -> tuple[CodeUsage, str]:
         progress=not arguments.no_progress,
     )
     rows, columns = tokenizer.grid_size(arguments.image_size, arguments.image_size)
-    return usage, f"{rows} x {columns} tokens per image written to {arguments.output}"
+    print(usage.summary())
+    print(f"{rows} x {columns} tokens per image written to {arguments.output}")
 
 
-def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_data_arguments(parser: CommandParser) -> None:
     parser.add_argument(
         "--data",
         nargs="+",

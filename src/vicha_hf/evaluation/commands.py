@@ -1,0 +1,56 @@
+"""The command `vicha-hf evaluate`, which is examples/evaluate.py: one definition of the options, one way to run."""
+
+import argparse
+from collections.abc import Sequence
+
+from ..arguments import parse_arguments
+from ..command_parser import Commands
+from .task_result import TaskResult
+
+
+DESCRIPTION = "A model on an annotation file: retrieval, question answering, entailment, reasoning or grounding."
+
+
+def register(commands: Commands) -> None:
+    """Adds `vicha-hf evaluate`."""
+    commands.add_parser(
+        "evaluate", help=DESCRIPTION[0].lower() + DESCRIPTION[1:-1], reads_own_options=True
+    ).set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    run_evaluation(arguments.argv, prog="vicha-hf evaluate")
+
+
+def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -> TaskResult:
+    """
+    Evaluates what the command line says, prints the metrics and writes the files that it asks for.
+
+    Args:
+        argv: options of [`~vicha_hf.evaluation.task_evaluation.EvaluationArguments`], or `MODEL DATA...` and options;
+            None takes the process's own.
+        prog: name of the program in messages; None takes the script's.
+
+    Raises:
+        SystemExit, AnnotationError, ValueError: as `parse_arguments` and `evaluate_task`.
+    """
+    import logging
+
+    from accelerate import Accelerator
+
+    from .task_evaluation import EvaluationArguments, evaluate_task, format_metrics
+    from .task_result import ResultFiles
+
+    arguments, _ = parse_arguments(EvaluationArguments, argv, DESCRIPTION, prog, positionals=("model", "data"))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    accelerator = Accelerator()
+    files = ResultFiles(arguments.output_dir, arguments.json)
+    result = evaluate_task(arguments, accelerator=accelerator)
+    if accelerator.is_main_process:
+        print(format_metrics(arguments.task, result.metrics))
+        files.write(result, task=arguments.task, model=arguments.model, num_processes=accelerator.num_processes)
+        if arguments.output_dir is not None:
+            print(f"Written to {arguments.output_dir}")
+    accelerator.end_training()
+    return result

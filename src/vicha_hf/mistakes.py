@@ -1,0 +1,71 @@
+"""Mistakes that a user can put right: one line on stderr and an exit status, instead of a traceback."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from .arguments import one_line
+
+
+# Exit status after a mistake in the input; wrong usage is 2, as argparse has it.
+FAILED = 1
+DEBUG_OPTION = "--debug"
+
+
+def run_command(name: str, run: Callable[[list[str]], int | None], argv: Sequence[str]) -> int:
+    """
+    Runs a command; a mistake in its input becomes one line on stderr.
+
+    Args:
+        name: of the command, which opens the line.
+        run: called with the command line; returns the exit status, None for 0.
+        argv: the command line. `--debug` in it shows the full trace.
+
+    Returns:
+        The exit status.
+    """
+    words, behind = _split_at_dashes(argv)
+    debug = DEBUG_OPTION in words
+    try:
+        return run([word for word in words if word != DEBUG_OPTION] + behind) or 0
+    except Exception as error:
+        if debug or not is_mistake(error):
+            raise
+        print(f"{name}: {describe(error)}", file=sys.stderr, flush=True)
+        return FAILED
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether an exception comes from what the user gave: files, values, the machine's memory. Others are our faults."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+    from torch import OutOfMemoryError
+    from yaml import YAMLError
+
+    from .data.image_files import ImageReadError
+    from .training.non_finite import NonFiniteLossError
+
+    kinds = (
+        ValueError,
+        OSError,
+        ImageReadError,
+        NonFiniteLossError,
+        StrictDataclassError,
+        DatasetsError,
+        SafetensorError,
+        OutOfMemoryError,
+        YAMLError,
+    )
+    return isinstance(error, kinds)
+
+
+def describe(error: BaseException) -> str:
+    """The message of an exception on one line, never empty."""
+    return one_line(error) or type(error).__name__
+
+
+def _split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and the rest from it on."""
+    words = list(argv)
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], words[at:]

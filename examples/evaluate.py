@@ -9,34 +9,20 @@ Copy one of these (the demo corpus, after the fine-tuning scripts):
 
 and the same with `--task entailment`, `reasoning` or `grounding`. The folder's configuration says which family the model
 is of. `--text_only_model` puts the figures of a model that was fine-tuned without images beside the others;
-`--help` lists the rest. Several processes share the samples, and no sample counts twice.
+`--help` lists the rest. `vicha-hf evaluate MODEL DATA` takes the same options. Several processes share the samples, and no sample counts twice.
 """
 
-import logging
+import sys
 from collections.abc import Sequence
 
-from accelerate import Accelerator
-
-from vicha_hf.arguments import parse_arguments
-from vicha_hf.evaluation.task_evaluation import EvaluationArguments, evaluate_task, format_metrics
-from vicha_hf.evaluation.task_result import ResultFiles, TaskResult
+from vicha_hf.evaluation.commands import run_evaluation
+from vicha_hf.evaluation.task_result import TaskResult
+from vicha_hf.mistakes import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> TaskResult:
-    arguments, _ = parse_arguments(EvaluationArguments, argv, description=__doc__.splitlines()[0])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("accelerate").setLevel(logging.WARNING)
-    accelerator = Accelerator()
-    files = ResultFiles(arguments.output_dir)
-    result = evaluate_task(arguments, accelerator=accelerator)
-    if accelerator.is_main_process:
-        print(format_metrics(arguments.task, result.metrics))
-        files.write(result, task=arguments.task, model=arguments.model, num_processes=accelerator.num_processes)
-        if arguments.output_dir is not None:
-            print(f"Written to {arguments.output_dir}")
-    accelerator.end_training()
-    return result
+    return run_evaluation(argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

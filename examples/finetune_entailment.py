@@ -17,7 +17,8 @@ from vicha_hf.data.annotations_entailment import read_entailment_records
 from vicha_hf.data.collators import EntailmentCollator
 from vicha_hf.data.datasets_entailment import EntailmentDataset
 from vicha_hf.evaluation.classification import evaluate_classification
-from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun, exit_status
+from vicha_hf.mistakes import run_script
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun
 from vicha_hf.training.loop import TrainingResult
 
 
@@ -46,4 +47,4 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main()))
+    sys.exit(run_script(main))

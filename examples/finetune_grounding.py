@@ -22,7 +22,8 @@ from vicha_hf.data.datasets_grounding import GroundingDataset
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.evaluation.grounding import choose_grounding_method, evaluate_grounding
 from vicha_hf.evaluation.task_result import TaskResult
-from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun, exit_status
+from vicha_hf.mistakes import run_script
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun
 from vicha_hf.training.loop import TrainingResult
 
 
@@ -86,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main()))
+    sys.exit(run_script(main))

@@ -18,7 +18,8 @@ from vicha_hf.data.annotations_reasoning import read_reasoning_records
 from vicha_hf.data.collators import ReasoningCollator
 from vicha_hf.data.datasets_reasoning import ReasoningDataset
 from vicha_hf.evaluation.classification import evaluate_classification
-from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun, exit_status
+from vicha_hf.mistakes import run_script
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun
 from vicha_hf.training.loop import TrainingResult
 
 
@@ -47,4 +48,4 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main()))
+    sys.exit(run_script(main))

@@ -22,7 +22,8 @@ from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.evaluation.retrieval import choose_similarity_weight, score_retrieval
 from vicha_hf.evaluation.task_evaluation import best_of_each_query
 from vicha_hf.evaluation.task_result import TaskResult
-from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun, exit_status
+from vicha_hf.mistakes import run_script
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun
 from vicha_hf.training.loop import TrainingResult
 
 
@@ -88,4 +89,4 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main()))
+    sys.exit(run_script(main))

@@ -22,7 +22,8 @@ from vicha_hf.data.collators import QuestionAnsweringCollator
 from vicha_hf.data.datasets_vqa import QuestionAnsweringDataset
 from vicha_hf.evaluation.question_answering import evaluate_question_answering
 from vicha_hf.evaluation.task_evaluation import ANSWER_LIST_FILE
-from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun, exit_status
+from vicha_hf.mistakes import run_script
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun
 from vicha_hf.training.loop import TrainingResult
 
 
@@ -93,4 +94,4 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main()))
+    sys.exit(run_script(main))

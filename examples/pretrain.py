@@ -33,6 +33,7 @@ from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
 from vicha_hf.evaluation.retrieval import choose_similarity_weight, score_retrieval
+from vicha_hf.mistakes import run_script
 from vicha_hf.training.accelerator import create_accelerator
 from vicha_hf.training.loop import EvaluationHook, TrainingLoop, TrainingResult
 from vicha_hf.training.pretraining import (
@@ -44,10 +45,6 @@ from vicha_hf.training.pretraining import (
     use_visual_tokens,
 )
 from vicha_hf.visual_tokens.storage import VisualTokenStore
-
-
-# What a process returns that was stopped by SIGTERM: 128 + 15.
-STOPPED_BY_SIGTERM = 143
 
 
 def build_train_dataset(
@@ -130,4 +127,4 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
 
 
 if __name__ == "__main__":
-    sys.exit(STOPPED_BY_SIGTERM if main().interrupted else 0)
+    sys.exit(run_script(main))

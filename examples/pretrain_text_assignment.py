@@ -19,7 +19,8 @@ from vicha_hf.arguments import parse_arguments, require
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
-from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun, exit_status
+from vicha_hf.mistakes import run_script
+from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun
 from vicha_hf.training.loop import TrainingResult
 
 
@@ -38,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(main()))
+    sys.exit(run_script(main))

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vicha_hf"
 # Lowest first: a package may import what stands above it in this list, and itself.
 LAYERS = (
     "arguments",
+    "command_parser",
     "whole_files",
     "models",
     "families",
@@ -23,6 +24,7 @@ LAYERS = (
     "reporting",
     "training",
     "conversion",
+    "mistakes",
     "cli",
 )
 MOST_MODEL_FILES = 55

@@ -1,6 +1,7 @@
 """Arguments of commands: read from YAML and the command line, and checked where they are made."""
 
 import json
+import sys
 import types
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
@@ -82,8 +83,6 @@ def _spelled_out(
     parser: OptionParser, arguments_class: type, argv: Sequence[str] | None, positionals: Sequence[str]
 ) -> list[str]:
     """The command line with one value for each option, `--name=value`."""
-    import sys
-
     words = list(sys.argv[1:] if argv is None else argv)
     first_option = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
     spelled = _named(parser, arguments_class, words[:first_option], positionals)
@@ -154,7 +153,9 @@ def _accepts(hint: Any, *kinds: type) -> bool:
     parts = _parts(hint)
     inner = [argument for part in parts if get_origin(part) in (list, tuple) for argument in get_args(part)]
     within = [] if list in kinds else [part for item in inner for part in _parts(item)]
-    literal = [type(value) for part in parts + within if str(part).startswith("typing.Literal") for value in get_args(part)]
+    literal = [
+        type(value) for part in parts + within if str(part).startswith("typing.Literal") for value in get_args(part)
+    ]
     return any(get_origin(part) in kinds or part in kinds for part in parts + within + literal)
 
 

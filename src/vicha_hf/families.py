@@ -2,6 +2,9 @@
 Registry of the class that serves a task, one table for every family, so that no script has a switch between families.
 """
 
+import logging
+from pathlib import Path
+
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ProcessorMixin
@@ -29,6 +32,11 @@ from .models.modeling_vicha import (
 from .models.processing_simla import SimlaProcessor
 from .models.processing_vicha import ViChaProcessor
 
+
+logger = logging.getLogger(__name__)
+
+# Of a run's output: the last weights, ready for `from_pretrained`.
+MODEL_FOLDER = "model"
 
 # `model_type` of a folder's configuration -> task -> class.
 HEADS: dict[str, dict[str, type[PreTrainedModel]]] = {
@@ -66,6 +74,32 @@ def head_class(model_type: str, task: str) -> type[PreTrainedModel]:
     if task not in HEADS[model_type]:
         raise ValueError(f"{model_type} has no head for task={task!r}; choose one of {', '.join(HEADS[model_type])}.")
     return HEADS[model_type][task]
+
+
+def find_model_folder(folder: str) -> str:
+    """
+    The folder of a model, given it, the folder of the run that wrote it, or a Hub id.
+
+    Raises:
+        FileNotFoundError: a folder that is not there, or that holds no model.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        # A Hub id is `organisation/name` or `name`; a neighbour on the disk says that a folder was meant.
+        has_neighbours = path.parent != Path() and path.parent.is_dir()
+        if path.is_absolute() or folder.startswith((".", "~")) or len(path.parts) > 2 or has_neighbours:
+            raise FileNotFoundError(
+                f"{folder} is not there: give the folder of a model, or a Hub id such as org/vicha-base."
+            )
+        return folder
+    for candidate in (path, path / MODEL_FOLDER):
+        if (candidate / "config.json").is_file():
+            if candidate != path:
+                logger.warning("%s is a run: using its %s.", folder, candidate)
+            return str(candidate)
+    raise FileNotFoundError(
+        f"{folder} holds no model: there is no config.json, nor a folder {MODEL_FOLDER} with one as a run writes it."
+    )
 
 
 def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:

@@ -2,12 +2,15 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from .arguments import one_line
 
 
 # Exit status after a mistake in the input; wrong usage is 2, as argparse has it.
 FAILED = 1
+# What a process returns that was stopped by SIGTERM: 128 + 15.
+STOPPED_BY_SIGTERM = 143
 DEBUG_OPTION = "--debug"
 
 
@@ -32,6 +35,19 @@ def run_command(name: str, run: Callable[[list[str]], int | None], argv: Sequenc
             raise
         print(f"{name}: {describe(error)}", file=sys.stderr, flush=True)
         return FAILED
+
+
+def run_script(main: Callable[[list[str]], object]) -> int:
+    """
+    Runs the `main` of a script on the process's command line; returns the exit status, as [`run_command`] does.
+
+    A `main` that returns a [`TrainingResult`] which a SIGTERM cut short ends with status 143.
+    """
+
+    def run(argv: list[str]) -> int:
+        return STOPPED_BY_SIGTERM if getattr(main(argv), "interrupted", False) else 0
+
+    return run_command(Path(sys.argv[0]).name, run, sys.argv[1:])
 
 
 def is_mistake(error: BaseException) -> bool:

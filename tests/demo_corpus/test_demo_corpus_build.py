@@ -1,6 +1,5 @@
 """The demo corpus on disk: same bytes for the same parameters, reused or rebuilt as it should be, readable by others."""
 
-import argparse
 import json
 import os
 import subprocess
@@ -11,9 +10,9 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
+from vicha_hf.cli import main as vicha_hf_command
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.demo_corpus import DemoCorpus, DemoCorpusParameters, build_demo_corpus
-from vicha_hf.demo_corpus.command import add_arguments, main
 from vicha_hf.demo_corpus.sprites import NOUNS
 
 
@@ -184,13 +183,13 @@ def test_captions_fit_the_models_text_length(corpus):
     assert max(len(tokenizer(caption).input_ids) for caption in captions) <= 25
 
 
-def test_command_line_builds_the_same_corpus(corpus, tmp_path):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
+def test_command_line_builds_the_same_corpus(corpus, tmp_path, capsys):
     options = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    arguments = parser.parse_args(["--output", str(tmp_path / "corpus"), "--no-progress", *options])
-    assert contents(main(arguments).root) == contents(corpus.root)
-    assert "--lookalike-rate" in parser.format_help()
+    assert vicha_hf_command(["demo-corpus", "--output", str(tmp_path / "corpus"), "--no-progress", *options]) == 0
+    assert contents(tmp_path / "corpus") == contents(corpus.root)
+    with pytest.raises(SystemExit):
+        vicha_hf_command(["demo-corpus", "--help"])
+    assert "--lookalike-rate" in capsys.readouterr().out
 
 
 def test_loading_a_corpus_that_is_not_there(tmp_path):

@@ -33,7 +33,7 @@ def test_evaluate_prints_a_table_and_writes_the_metrics(tmp_path, capsys):
     table = capsys.readouterr().out
     assert f"{metrics['r1_i2t']:7.1f}{metrics['r5_i2t']:7.1f}" in table
     assert metrics["num_captions"] == 8
-    assert main([*command, "--no-concepts", "--json", str(tmp_path / "without.json")]) == 0
+    assert main([*command, "--no-use-concepts", "--json", str(tmp_path / "without.json")]) == 0
     assert json.loads((tmp_path / "without.json").read_text()) != metrics
 
 

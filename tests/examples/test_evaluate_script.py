@@ -1,6 +1,8 @@
 """The evaluation script on every task, on one process and on two."""
 
+import dataclasses
 import json
+import re
 
 import pytest
 from head_checks import tiny_head
@@ -9,6 +11,7 @@ from tiny_task_files import NUM_IMAGES
 
 from vicha_hf.cli import main as command_line
 from vicha_hf.data.annotation_sources import AnnotationError
+from vicha_hf.evaluation.task_evaluation import EvaluationArguments
 
 
 TASKS = ("retrieval", "vqa", "entailment", "reasoning", "grounding")
@@ -164,14 +167,58 @@ def test_two_processes_equal_one(task, options, task_files, script, launch_on_tw
     assert predictions == expected
 
 
-def test_the_command_line_is_the_same_evaluation(models, options, task_files, script, tmp_path):
-    script("evaluate")(options("grounding"))
-    expected = written(tmp_path / "out")
-    command = ["evaluate", str(models / "grounding"), str(task_files / "grounding.json"), "--task", "grounding"]
-    assert command_line([*command, "--batch-size", "4", "--device", "cpu", "--output-dir", str(tmp_path / "cli")]) == 0
-    metrics, predictions = written(tmp_path / "cli")
-    assert metrics == {name: value for name, value in expected[0].items() if name != "num_processes"}
-    assert predictions == expected[1]
+def test_both_doors_have_one_spelling_of_every_option(script, capsys):
+    listed = {}
+    for door, run in (("script", script("evaluate")), ("command", lambda argv: command_line(["evaluate", *argv]))):
+        with pytest.raises(SystemExit) as stop:
+            run(["--help"])
+        assert stop.value.code == 0
+        listed[door] = set(re.findall(r"^  (--[a-z_.]+)", capsys.readouterr().out, flags=re.MULTILINE))
+    assert listed["command"] == listed["script"]
+    assert listed["script"] >= {f"--{field.name}" for field in dataclasses.fields(EvaluationArguments)}
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("grounding", ["--batch-size", "4", "--methods", "itm", "itc", "--splits", "val", "testA"]),
+        ("vqa", ["--exact", "--batch_size=4"]),
+        ("vqa", ["--generate", "true", "--no_use_concepts"]),
+        ("retrieval", ["--top", "2", "--k=5", "--use_concepts", "false"]),
+    ],
+)
+def test_the_command_line_is_the_same_evaluation(task, options, models, task_files, script, tmp_path):
+    script("evaluate")(
+        [
+            f"--task={task}",
+            f"--model={models / task}",
+            f"--data={task_files / task}.json",
+            f"--output_dir={tmp_path / 'script'}",
+            *options,
+        ]
+    )
+    positionals = [str(models / task), f"{task_files / task}.json"]
+    assert (
+        command_line(["evaluate", *positionals, "--task", task, *options, "--output-dir", str(tmp_path / "cli")]) == 0
+    )
+    assert written(tmp_path / "cli") == written(tmp_path / "script")
+
+
+def test_a_runs_folder_stands_for_its_model(models, task_files, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    data = f"{task_files / 'entailment'}.json"
+    command = ["evaluate", str(run), data, "--task=entailment", f"--json={tmp_path / 'metrics.json'}"]
+    assert command_line(command) == 1
+    assert "holds no model" in capsys.readouterr().err
+    (run / "model").symlink_to(models / "entailment")
+    assert command_line(command) == 0
+    through_the_run = json.loads((tmp_path / "metrics.json").read_text())
+    assert command_line([*command[:1], str(models / "entailment"), *command[2:]]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text()) == through_the_run
+    assert command_line([*command[:1], str(tmp_path / "no_such_folder"), *command[2:]]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("vicha-hf evaluate: ") and "no_such_folder is not there" in error
 
 
 @pytest.mark.parametrize(

@@ -84,5 +84,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _add_output(parser: CommandParser) -> None:
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder, or one of this command")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a new folder, or one of this command"
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")

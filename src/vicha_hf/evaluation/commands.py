@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from ..arguments import parse_arguments
+from ..arguments import parse_arguments, require
 from ..command_parser import Commands
 from .task_result import TaskResult
 
@@ -45,8 +45,17 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     accelerator = Accelerator()
+    require(
+        arguments.device is None or accelerator.num_processes == 1,
+        "device",
+        arguments.device,
+        "several processes take theirs from the launcher.",
+    )
     files = ResultFiles(arguments.output_dir, arguments.json)
-    result = evaluate_task(arguments, accelerator=accelerator)
+    if arguments.device is None:
+        result = evaluate_task(arguments, accelerator=accelerator)
+    else:
+        result = evaluate_task(arguments, device=arguments.device)
     if accelerator.is_main_process:
         print(format_metrics(arguments.task, result.metrics))
         files.write(result, task=arguments.task, model=arguments.model, num_processes=accelerator.num_processes)

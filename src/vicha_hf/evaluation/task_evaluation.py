@@ -23,7 +23,7 @@ from ..data.datasets_reasoning import ReasoningDataset
 from ..data.datasets_retrieval import RetrievalDataset
 from ..data.datasets_vqa import QuestionAnsweringDataset
 from ..data.transforms import EvaluationTransform, MeanImage
-from ..families import load_finetuned
+from ..families import find_model_folder, load_finetuned
 from ..models.configuration_vision_text import GROUNDING_METHODS
 from .classification import evaluate_classification
 from .grounding import evaluate_grounding
@@ -46,14 +46,16 @@ class EvaluationArguments:
     """Options of an evaluation.
 
     Args:
-        task: "retrieval", "vqa", "entailment", "reasoning" or "grounding".
-        model: Folder or Hub id of a model of the task, with its processor.
+        model: Folder or Hub id of a model of the task, with its processor; of a run's folder its `model/`.
         data: Annotation file or dataset of the task, or a list of them.
+        task: "retrieval", "vqa", "entailment", "reasoning" or "grounding".
         output_dir: Folder of `metrics.json` and `predictions.json`; null writes nothing.
+        json: File of the metrics alone; null writes none.
         image_root: Folder that relative image paths start from; null takes each annotation file's own folder.
         on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
         batch_size: Samples at a time on one process.
         num_workers: Processes that load data, per process.
+        device: "cpu", "cuda:1", ... for one process; null takes a GPU where there is one.
         use_concepts: Whether images come with their visual concepts.
         k: Candidates of the second stage: of retrieval (published: 128, COCO 256), or answers of a question (128).
         top: How many of the best a retrieval's predictions hold per query.
@@ -69,14 +71,16 @@ class EvaluationArguments:
         text_only_model: Folder of a model fine-tuned with `data.text_only`; its metrics without images are written beside the others as `text_only_...`.
     """
 
-    task: Literal["retrieval", "vqa", "entailment", "reasoning", "grounding"]
     model: str
     data: str | dict[str, Any] | list[str | dict[str, Any]]
+    task: Literal["retrieval", "vqa", "entailment", "reasoning", "grounding"] = "retrieval"
     output_dir: str | None = None
+    json: str | None = None
     image_root: str | None = None
     on_bad_record: Literal["raise", "skip"] = "raise"
     batch_size: int = 32
     num_workers: int = 0
+    device: str | None = None
     use_concepts: bool = True
     k: int = 128
     top: int = 10
@@ -195,6 +199,7 @@ def find_answer_list(folder: str, path: str | None = None) -> list[str]:
 
 
 def _load(arguments: EvaluationArguments, folder: str, text_only: bool, device, accelerator) -> _Setup:
+    folder = find_model_folder(folder)
     model = load_finetuned(arguments.task, folder).to(device)
     return _Setup(
         arguments,

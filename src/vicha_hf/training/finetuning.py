@@ -26,10 +26,6 @@ from .loop import EvaluationHook, TrainingLoop, TrainingResult
 from .pretraining import load_tokenizer, require_fitting_vocabulary, special_tokens
 
 
-# What a process returns that was stopped by SIGTERM: 128 + 15.
-STOPPED_BY_SIGTERM = 143
-
-
 @dataclass(kw_only=True)
 class FinetuningModelArguments(TrainedPartsArguments):
     """Options of the model to fine-tune. The folder's configuration says which family it is.
@@ -268,11 +264,6 @@ class FinetuningRun:
             return result.metrics
 
         return hook
-
-
-def exit_status(result: TrainingResult) -> int:
-    """Exit status of a script's process."""
-    return STOPPED_BY_SIGTERM if result.interrupted else 0
 
 
 def build_model_and_processor(task: str, arguments: FinetuningArguments) -> tuple[PreTrainedModel, ProcessorMixin]:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data.loader_processes import ignore_sigterm
+from ..families import MODEL_FOLDER
 from ..models.contrast_parts import ContrastPart
 from ..whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 from .adapters import merged_weights
@@ -41,7 +42,6 @@ from .sharding import embeddings_in_one_unit, prepare_for_gathering, require_who
 
 logger = get_logger(__name__)
 
-MODEL_FOLDER = "model"
 BEST_MODEL_FOLDER = "best_model"
 METRICS_FILE = "metrics.json"
 # In the folder of the best model: which evaluation it is from.

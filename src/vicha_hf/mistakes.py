@@ -81,7 +81,7 @@ def describe(error: BaseException) -> str:
 
 
 def _split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before `--`, and the rest from it on."""
+    """Words before `--`, and the rest from it on."""
     words = list(argv)
     at = words.index("--") if "--" in words else len(words)
     return words[:at], words[at:]

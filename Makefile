@@ -7,12 +7,13 @@ INSTALLED := $(VENV)/.installed
 # file stay together because they share what is slow to make.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help venv demo test test-slow style quality
+.PHONY: help venv demo test test-slow docs style quality
 
 help:
 	@echo "make demo       build the demo corpus, pretrain a tiny ViCHA on it, evaluate, write outputs/demo/"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make docs       the documentation as a site, in outputs/site/"
 	@echo "make style      format the code and fix what can be fixed"
 	@echo "make quality    check the code's format and style"
 
@@ -33,6 +34,10 @@ test: venv
 
 test-slow: venv
 	$(TEST) -m slow
+
+# Strict: a dead link or a docstring that does not parse is an error. The theme's advertisement of its successor is left out.
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 style: venv
 	$(BIN)/ruff check --fix .

@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_model_folder import tiny_processor, write_gallery, write_model_folder, write_simla_folder
+from tiny_models import tiny_config
+
+from vicha_hf.families import HEADS
 
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +28,13 @@ def checkout(tmp_path_factory) -> Path:
     (root / "examples").symlink_to(ROOT / "examples")
     write_model_folder(root / "outputs/demo/model")
     write_simla_folder(root / "outputs/simla_tiny/model")
+    for task in ("retrieval", "vqa", "entailment", "reasoning", "grounding"):
+        folder = root / f"outputs/{task}/best_model"
+        folder.mkdir(parents=True)
+        tiny_processor(folder).save_pretrained(folder)
+        HEADS["vicha"][task](tiny_config()).save_pretrained(folder)
+    answers = ["red", "blue", "two", "a dog", "a cat", "no"]
+    (root / "outputs/vqa/best_model/answer_list.json").write_text(json.dumps(answers), encoding="utf-8")
     corpus = root / "outputs/demo_corpus"
     for number in range(2):
         noise(corpus / f"images/test/{number:05d}.png", number)

@@ -10,6 +10,8 @@ from pathlib import Path
 SECTION = re.compile(r"(Args|Returns|Raises|Yields|References?|Examples?|Attributes|Inputs):")
 # `name: text` and `name (type): text`, as a docstring lists arguments.
 ENTRY = re.compile(r"[\w`\"\[\]., *]+(\(.*?\))?: ")
+# Lines that end a paragraph of Markdown: headings, tables, directives of mkdocstrings and Jinja, HTML.
+SEPARATORS = ("#", "|", ":::", "<", "{%", "{{")
 LISTED = re.compile(r"([-*]|\d+\.|\[\d+\]) ")
 
 
@@ -42,14 +44,14 @@ def read_markdown(file: Path) -> Iterator[Passage]:
     start, lines = 0, []
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         stripped = line.strip()
-        begins = not stripped or stripped.startswith(("#", "|", ":::", "<")) or LISTED.match(stripped)
+        begins = not stripped or stripped.startswith(SEPARATORS) or LISTED.match(stripped)
         if begins and lines:
             yield Passage(f"{file.name}:{start}", " ".join(lines))
             lines = []
         if stripped.startswith("|"):
             for cell in stripped.strip("|").split(" | "):
                 yield Passage(f"{file.name}:{number}", cell.strip())
-        elif stripped and not stripped.startswith((":::", "<")):
+        elif stripped and not stripped.startswith(("{%", "{{", ":::", "<")):
             start = start if lines else number
             lines.append(re.sub(r"^(#+|[-*]|\d+\.) ", "", stripped))
 

@@ -21,8 +21,8 @@ from vicha_hf.data.answer_list import build_answer_list, read_answer_list
 from vicha_hf.data.collators import QuestionAnsweringCollator
 from vicha_hf.data.datasets_vqa import QuestionAnsweringDataset
 from vicha_hf.evaluation.question_answering import evaluate_question_answering
-from vicha_hf.evaluation.task_evaluation import ANSWER_LIST_FILE
 from vicha_hf.mistakes import run_script
+from vicha_hf.models.pipeline_answering import ANSWER_LIST_FILE
 from vicha_hf.training.finetuning import FinetuningArguments, FinetuningDataArguments, FinetuningRun
 from vicha_hf.training.loop import TrainingResult
 

@@ -15,6 +15,7 @@ LAYERS = (
     "whole_files",
     "models",
     "families",
+    "pipelines",
     "data",
     "visual_tokens",
     "concepts",

@@ -29,6 +29,7 @@ from .models.modeling_vicha import (
 )
 from .models.processing_simla import SimlaProcessor
 from .models.processing_vicha import ViChaProcessor
+from .pipelines import register_pipelines
 
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ def _register_family(config_class: type, image_processor: type, processor: type)
 
 _register_family(ViChaConfig, ViChaImageProcessor, ViChaProcessor)
 _register_family(SimlaConfig, SimlaImageProcessor, SimlaProcessor)
+register_pipelines()
 
 __all__ = [
     "SimlaConfig",

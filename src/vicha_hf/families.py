@@ -4,6 +4,7 @@ Registry of the class that serves a task, one table for every family, so that no
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
@@ -102,7 +103,7 @@ def find_model_folder(folder: str) -> str:
     )
 
 
-def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = None) -> PreTrainedModel:
+def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = None, **options: Any) -> PreTrainedModel:
     """
     A model that has been trained for `task`, in evaluation mode.
 
@@ -110,13 +111,16 @@ def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = Non
         task: one of the family's in `HEADS`.
         folder: folder or Hub id; its configuration says which family it is.
         config: the folder's configuration, where it has been read already.
+        options: further ones of `from_pretrained`, such as `dtype` and `revision`.
 
     Raises:
         ValueError: unknown task or family, or a folder that lacks weights of the head, by name: random ones answer at
             random.
     """
     config = AutoConfig.from_pretrained(folder) if config is None else config
-    model, info = head_class(config.model_type, task).from_pretrained(folder, config=config, output_loading_info=True)
+    model, info = head_class(config.model_type, task).from_pretrained(
+        folder, config=config, output_loading_info=True, **options
+    )
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"{folder} is not fine-tuned for {task}: it has no {missing[0]} ({len(missing)} weights are missing). "

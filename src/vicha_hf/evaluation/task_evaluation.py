@@ -25,6 +25,7 @@ from ..data.datasets_vqa import QuestionAnsweringDataset
 from ..data.transforms import EvaluationTransform, MeanImage
 from ..families import find_model_folder, load_finetuned
 from ..models.configuration_vision_text import GROUNDING_METHODS
+from ..models.pipeline_answering import ANSWER_LIST_FILE
 from .classification import evaluate_classification
 from .grounding import evaluate_grounding
 from .question_answering import evaluate_question_answering
@@ -33,9 +34,6 @@ from .retrieval import RetrievalScores, score_retrieval
 from .task_result import TaskResult
 from .vqa import DEFAULT_RULES
 
-
-# Stands beside the weights of a model for question answering: what it was trained to answer.
-ANSWER_LIST_FILE = "answer_list.json"
 
 # Tasks where a text alone can be answered; in the others chance says what an image is worth.
 TASKS_WITH_TEXT_ONLY = ("vqa", "entailment", "reasoning")

@@ -29,6 +29,16 @@ AUTO_CLASSES = {
 }
 
 
+# The pipelines of every folder. transformers' own tasks need no entry.
+PIPELINES = {
+    "image-text-retrieval": ("pipeline_finding.ImageTextRetrievalPipeline", "ForRetrieval"),
+    "visual-grounding": ("pipeline_finding.VisualGroundingPipeline", "ForGrounding"),
+    "visual-question-answering": ("pipeline_answering.VisualQuestionAnsweringPipeline", "ForVQA"),
+    "visual-entailment": ("pipeline_answering.VisualEntailmentPipeline", "ForVisualEntailment"),
+    "visual-reasoning": ("pipeline_answering.VisualReasoningPipeline", "ForVisualReasoning"),
+}
+
+
 class HubExportMixin:
     """Makes `save_pretrained`, and with it `push_to_hub`, write the custom code and the family's whole `auto_map`.
 
@@ -44,7 +54,12 @@ class HubExportMixin:
         if self.should_save_on_this_rank(is_main_process):
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             self.config.auto_map = export_code(self.config.model_type, save_directory)
-        return super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+            self.config.custom_pipelines = export_pipelines(self.config.model_type, save_directory)
+        try:
+            return super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        finally:
+            # They belong into the folder: in memory they would have transformers ask for trust in code that runs already.
+            vars(self.config).pop("custom_pipelines", None)
 
 
 def export_code(model_type: str, save_directory) -> dict[str, str]:
@@ -57,19 +72,47 @@ def export_code(model_type: str, save_directory) -> dict[str, str]:
     Returns:
         The `auto_map` that belongs into the folder's `config.json`.
     """
-    here, auto_map = Path(__file__).parent, {}
-    for auto_class, reference in AUTO_CLASSES[model_type].items():
-        source = here / f"{reference.split('.')[0]}.py"
-        if not source.is_file():
-            # In code that came from the Hub only what the loaded class imports is there.
-            logger.warning(
-                f"{source.name} is not beside {Path(__file__).name}: {auto_class} is left out of the folder"
-            )
-            continue
-        for file in [source, *map(Path, get_relative_import_files(source))]:
-            shutil.copyfile(file, Path(save_directory) / file.name)
-        auto_map[auto_class] = reference
-    return auto_map
+    return {
+        auto_class: reference
+        for auto_class, reference in AUTO_CLASSES[model_type].items()
+        if _copy_code(reference, save_directory)
+    }
 
 
-__all__ = ["AUTO_CLASSES", "HubExportMixin", "export_code"]
+def export_pipelines(model_type: str, save_directory) -> dict[str, dict]:
+    """Copies the files of the pipelines into a folder.
+
+    Args:
+        model_type: a key of `AUTO_CLASSES`.
+        save_directory: an existing folder.
+
+    Returns:
+        The `custom_pipelines` that belong into the folder's `config.json`: for each task its pipeline, the Auto class that
+        loads its model, and as `head` the class that the pipeline exchanges this bare model for.
+    """
+    bare = AUTO_CLASSES[model_type]["AutoModel"]
+    return {
+        task: {
+            "impl": reference,
+            "pt": ["AutoModel"],
+            "head": bare.removesuffix("Model") + suffix,
+            "type": "multimodal",
+        }
+        for task, (reference, suffix) in PIPELINES.items()
+        if _copy_code(reference, save_directory)
+    }
+
+
+def _copy_code(reference: str, save_directory) -> bool:
+    """Copies the file that defines a class, and all that it imports; false where it is not there."""
+    source = Path(__file__).parent / f"{reference.split('.')[0]}.py"
+    if not source.is_file():
+        # In code that came from the Hub only what the loaded class imports is there.
+        logger.warning(f"{source.name} is not beside {Path(__file__).name}: {reference} is left out of the folder")
+        return False
+    for file in [source, *map(Path, get_relative_import_files(source))]:
+        shutil.copyfile(file, Path(save_directory) / file.name)
+    return True
+
+
+__all__ = ["AUTO_CLASSES", "PIPELINES", "HubExportMixin", "export_code", "export_pipelines"]

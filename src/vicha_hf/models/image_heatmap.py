@@ -49,6 +49,41 @@ def overlay_heatmap(image: Image.Image, heatmap, opacity: float = 0.6, max_heat:
     return Image.fromarray(blended.round().astype(np.uint8))
 
 
+def hottest_box(
+    heatmap, image_size: tuple[int, int], area_exponent: float = 0.5
+) -> tuple[float, float, float, float] | None:
+    """
+    Rectangle of patches with the highest heat / area^0.5, the score that ranks proposed boxes too.
+
+    Args:
+        heatmap: [h, w], array or tensor.
+        image_size: (height, width) of the image, pixels.
+        area_exponent: 0 favours large boxes, 1 small ones.
+
+    Returns:
+        (x, y, width, height) in pixels of the image; None for a map without heat.
+    """
+    heat = np.asarray(heatmap.detach().float().cpu() if hasattr(heatmap, "detach") else heatmap, dtype=np.float64)
+    rows, columns = heat.shape
+    summed = np.zeros((rows + 1, columns + 1))
+    summed[1:, 1:] = heat.clip(min=0).cumsum(axis=0).cumsum(axis=1)
+    if summed[-1, -1] <= 0:
+        return None
+    best, found = -1.0, None
+    for top in range(rows):
+        for bottom in range(top + 1, rows + 1):
+            strip = summed[bottom] - summed[top]
+            widths = np.arange(columns + 1) - np.arange(columns + 1)[:, None]
+            area = (bottom - top) * widths.clip(min=1)
+            scores = np.where(widths > 0, (strip - strip[:, None]) / area**area_exponent, -1.0)
+            at = int(scores.argmax())
+            if scores.flat[at] > best:
+                best, found = scores.flat[at], (top, bottom, *divmod(at, columns + 1))
+    top, bottom, left, right = found
+    height, width = image_size[0] / rows, image_size[1] / columns
+    return left * width, top * height, (right - left) * width, (bottom - top) * height
+
+
 def merge_word_pieces(tokens: Sequence[str], heatmaps) -> tuple[list[str], np.ndarray]:
     """
     WordPiece tokens and their maps [T, h, w] as whole words: the maps of a word's pieces ("play", "##ing") are added.

@@ -1,0 +1,36 @@
+"""Registration of the tasks' pipelines with transformers, so that `pipeline(task, model=folder)` finds them."""
+
+from importlib import import_module
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
+
+from . import models
+from .families import HEADS, load_finetuned
+from .models.hub_export import PIPELINES
+
+
+class HeadLoader:
+    """Loader of a task's head, whichever family the folder is of. Subclasses name the task."""
+
+    task: str
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str, config: PreTrainedConfig | None = None, _from_pipeline: str | None = None, **options: Any
+    ) -> PreTrainedModel:
+        """Loads as [`load_finetuned`] does; `options` are those of `PreTrainedModel.from_pretrained`."""
+        return load_finetuned(cls.task, folder, config, **options)
+
+
+def register_pipelines() -> None:
+    """Makes the tasks known to `transformers.pipeline`."""
+    for name, (reference, head) in PIPELINES.items():
+        file_name, class_name = reference.split(".")
+        pipeline_class = getattr(import_module(f"{models.__name__}.{file_name}"), class_name)
+        task = next(task for task, model in HEADS["vicha"].items() if model.__name__.endswith(head))
+        loader = type(f"AutoModel{head}", (HeadLoader,), {"task": task})
+        PIPELINE_REGISTRY.register_pipeline(name, pipeline_class, pt_model=loader, type="multimodal")
+        # transformers had a task of this name once, and refuses it before it looks at what is registered.
+        REMOVED_TASKS.pop(name, None)

@@ -87,8 +87,8 @@ def export_pipelines(model_type: str, save_directory) -> dict[str, dict]:
         save_directory: an existing folder.
 
     Returns:
-        The `custom_pipelines` that belong into the folder's `config.json`: for each task its pipeline, the Auto class that
-        loads its model, and as `head` the class that the pipeline exchanges this bare model for.
+        The `custom_pipelines` of the folder's `config.json`: for each task its pipeline and the Auto class that loads
+        its model. `head` is the class that the pipeline exchanges this bare model for.
     """
     bare = AUTO_CLASSES[model_type]["AutoModel"]
     return {

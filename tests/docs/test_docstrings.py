@@ -1,5 +1,6 @@
 """The style of docstrings, as CONTRIBUTING describes it."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -55,3 +56,42 @@ def test_sentences_of_docstrings_are_short():
 def test_sentences_are_counted(text, count):
     passages = Docstring("here", text).passages()
     assert [words(sentence) for passage in passages for sentence in passage.sentences()] == count
+
+
+def parameters(function: ast.FunctionDef) -> set[str]:
+    arguments = function.args
+    starred = [argument for argument in (arguments.vararg, arguments.kwarg) if argument]
+    return {argument.arg for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *starred]}
+
+
+def fields(name: str, classes: dict[str, ast.ClassDef]) -> set[str]:
+    """Names that a class can be made or called with, those of its bases in this package included."""
+    found = set()
+    for statement in classes[name].body:
+        if isinstance(statement, ast.AnnAssign):
+            found.add(statement.target.id)
+        elif isinstance(statement, ast.FunctionDef) and statement.name in ("__init__", "__call__"):
+            found |= parameters(statement)
+    bases = (base.value if isinstance(base, ast.Subscript) else base for base in classes[name].bases)
+    inherited = [base.id for base in bases if isinstance(base, ast.Name) and base.id in classes and base.id != name]
+    return found.union(*(fields(base, classes) for base in inherited))
+
+
+def test_documented_arguments_exist():
+    nodes = [
+        (file, node)
+        for file in sorted((ROOT / "src/vicha_hf").rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    ]
+    classes = {node.name: node for _, node in nodes if isinstance(node, ast.ClassDef)}
+    unknown, checked = [], 0
+    for file, node in nodes:
+        section = re.search(r"^Args:\n((?: {4}.*\n?|\n)*)", ast.get_docstring(node) or "", re.MULTILINE)
+        entries = re.findall(r"^ {4}([\w`, *]+?)(?: \(.*?\))?: ", section[1], re.MULTILINE) if section else []
+        known = fields(node.name, classes) if isinstance(node, ast.ClassDef) else parameters(node)
+        names = [name.strip(" `*") for entry in entries for name in entry.split(",")]
+        checked += len(names)
+        unknown += [f"{file.name}:{node.lineno} {node.name}: {name}" for name in names if name not in known]
+    assert checked > 500
+    assert not unknown

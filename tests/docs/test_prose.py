@@ -53,7 +53,9 @@ def test_code_says_image():
 def test_the_readme_is_short_and_has_one_image():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST_README
-    assert re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text) == ["docs/images/two_systems.svg"]
+    (image,) = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
+    assert image.endswith(".svg")
+    assert (ROOT / image).is_file()
 
 
 def test_results_name_date_command_and_machine():

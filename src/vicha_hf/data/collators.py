@@ -19,8 +19,8 @@ class _Collator:
 
     Args:
         processor: a `ViChaProcessor`; its lengths limit texts (25 tokens) and concepts (55).
-        with_concepts: whether batches hold concepts. They then hold them always, as a mask of zeros where no image of
-            the batch has any: distributed training needs the same parameters in use on every process.
+        with_concepts: whether batches hold concepts. They then hold them always, as a mask of zeros where a batch has
+            none. Distributed training needs the same parameters in use on every process.
     """
 
     def __init__(self, processor: ProcessorMixin, *, with_concepts: bool = True):

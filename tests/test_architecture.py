@@ -13,6 +13,7 @@ LAYERS = (
     "arguments",
     "command_parser",
     "whole_files",
+    "folder_lock",
     "models",
     "families",
     "pipelines",

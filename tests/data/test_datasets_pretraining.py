@@ -46,6 +46,26 @@ def test_item_depends_on_seed_epoch_and_index_alone(annotations):
     assert same_items(dataset[-1], dataset[5])
 
 
+def test_the_fingerprint_is_of_the_content(annotations, write_json, image_records, image_folder):
+    transform = EvaluationTransform(8)
+    first = PretrainingDataset(annotations, transform).fingerprint()
+    assert PretrainingDataset(annotations, transform, seed=5).fingerprint() == first
+    moved = write_json(image_records, "moved.json")
+    assert PretrainingDataset(read_image_text_records(moved), transform).fingerprint() == first
+    for change in (
+        lambda records: records[3].update(caption="another one"),
+        lambda records: records[3].update(concepts=["dog"]),
+        lambda records: records[3].update(image="images/0.png"),
+        lambda records: records.reverse(),
+        lambda records: records.pop(),
+    ):
+        records = [dict(record) for record in image_records]
+        change(records)
+        changed = read_image_text_records(write_json(records, "changed.json"))
+        assert PretrainingDataset(changed, transform).fingerprint() != first
+    assert PretrainingDataset(annotations, transform, captions="all").fingerprint() != first
+
+
 def test_epochs_and_seeds_draw_anew(annotations):
     dataset = PretrainingDataset(annotations, PretrainingTransform(32), seed=0)
     first = dataset[5]

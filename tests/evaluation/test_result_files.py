@@ -11,6 +11,7 @@ from tiny_model_folder import write_gallery, write_model_folder
 from vicha_hf.cli import main
 from vicha_hf.evaluation import task_evaluation
 from vicha_hf.evaluation.task_result import ResultFiles, TaskResult
+from vicha_hf.folder_lock import FolderInUseError, locked_folder
 from vicha_hf.whole_files import OutputFolderError, write_whole_files
 
 
@@ -58,6 +59,20 @@ def test_no_file_is_replaced_before_all_are_written(tmp_path, monkeypatch):
         write_whole_files(dict.fromkeys(paths, "new"))
     assert [path.read_text() for path in paths] == ["old", "old"]
     assert sorted(tmp_path.iterdir()) == paths
+
+
+def test_a_folder_in_use_is_refused_before_the_evaluation(tmp_path, capsys, monkeypatch):
+    write_model_folder(tmp_path / "model")
+    monkeypatch.setattr(task_evaluation, "evaluate_task", lambda *arguments, **options: pytest.fail("it began"))
+    command = ["evaluate", str(tmp_path / "model"), str(write_gallery(tmp_path)), "--output-dir", str(tmp_path)]
+    with locked_folder(tmp_path):
+        assert main(command) == 1
+    assert "is in use by another run" in capsys.readouterr().err.splitlines()[-1]
+    files = ResultFiles(tmp_path / "results")
+    with pytest.raises(FolderInUseError):
+        ResultFiles(tmp_path / "results")
+    files.write(TaskResult({"accuracy": 1.0}, []))
+    ResultFiles(tmp_path / "results").write(TaskResult({"accuracy": 2.0}, []))
 
 
 def test_what_cannot_be_written_is_refused_before_the_evaluation(tmp_path, capsys, monkeypatch):

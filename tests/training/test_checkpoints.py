@@ -1,13 +1,17 @@
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from stand_in import Samples, evaluate, stand_in_arguments, stand_in_loop
+from stand_in import Samples, WithoutRandomness, evaluate, stand_in_arguments, stand_in_loop
 
 from vicha_hf.training import checkpoints
+from vicha_hf.training.checkpoint_manifest import DamagedCheckpointError, write_manifest
 from vicha_hf.training.checkpoints import find_checkpoint, list_checkpoints
 from vicha_hf.training.loop import TrainingLoop
+from vicha_hf.training.non_finite import NonFiniteLossError
 from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
 
@@ -158,6 +162,7 @@ def test_latest_is_the_last_complete_checkpoint(tmp_path):
         (tmp_path / name).mkdir()
         if complete:
             (tmp_path / name / checkpoints.PROGRESS_FILE).write_text("{}")
+            write_manifest(tmp_path / name)
     assert find_checkpoint(tmp_path, "latest").name == "checkpoint-00000010"
     with pytest.raises(FileNotFoundError, match=r"not a complete checkpoint.*checkpoint-00000010"):
         find_checkpoint(tmp_path, str(tmp_path / "checkpoint-00000012"))
@@ -176,17 +181,151 @@ def test_a_new_run_does_not_mix_with_an_old_one(tmp_path):
 
 def test_another_data_order_is_refused(tmp_path):
     stand_in_loop(stand_in_arguments(tmp_path)).run()
-    arguments = stand_in_arguments(tmp_path, resume_from_checkpoint="latest", seed=43)
+    arguments = stand_in_arguments(tmp_path, resume_from_checkpoint="latest", seed=43, per_device_batch_size=2)
     loop = stand_in_loop(arguments, dataset=Samples(size=24))
-    with pytest.raises(ValueError, match=r"dataset_size was 20 and is 24; seed was 42 and is 43"):
+    with pytest.raises(ValueError, match=r"dataset_size was 20 and is 24; seed was 42 and is 43; .*4 x 1 x 1 = 4 and "):
         loop.run()
 
 
-def test_missing_random_states_are_an_error(tmp_path):
-    stand_in_loop(stand_in_arguments(tmp_path)).run()
-    next(list_checkpoints(tmp_path)[-1].glob("random_states_0*")).unlink()
-    with pytest.raises(FileNotFoundError, match="random_states_0"):
-        stand_in_loop(stand_in_arguments(tmp_path, resume_from_checkpoint="latest")).run()
+def flip_bytes(path, count=4000):
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    for position in range(middle, min(len(content), middle + count)):
+        content[position] ^= 0xFF
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped bytes": lambda folder: flip_bytes(folder / "model.safetensors"),
+    "cut": lambda folder: (folder / "optimizer.bin").write_bytes((folder / "optimizer.bin").read_bytes()[:100]),
+    "empty": lambda folder: (folder / "random_states_0.pkl").write_bytes(b""),
+    "gone": lambda folder: (folder / "random_states_0.pkl").unlink(),
+    "manifest cut": lambda folder: (folder / "manifest.json").write_text('{"files": {"model'),
+    "manifest gone": lambda folder: (folder / "manifest.json").unlink(),
+    "progress flipped": lambda folder: flip_bytes(folder / "progress.json", 3),
+}
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A run of 10 steps with checkpoints after 6, 8 and 10."""
+    folder = tmp_path_factory.mktemp("finished")
+    loop = stand_in_loop(stand_in_arguments(folder, checkpoint_steps=2, keep_last_checkpoints=3))
+    loop.run()
+    return folder, state(loop)
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_latest_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, caplog, finished_run, damage):
+    finished, weights = finished_run
+    folder = shutil.copytree(finished, tmp_path / "run")
+    damage(folder / "checkpoint-00000010")
+    arguments = stand_in_arguments(
+        folder, checkpoint_steps=2, keep_last_checkpoints=3, resume_from_checkpoint="latest"
+    )
+    resumed = stand_in_loop(arguments)
+    with caplog.at_level("INFO"):
+        resumed.run()
+    assert "checkpoint-00000010 is damaged: " in caplog.text and "checkpoint-00000008 at step 8 of 10" in caplog.text
+    assert (folder / "checkpoint-00000010.damaged").is_dir()
+    names = [f"checkpoint-{step:08d}" for step in (6, 8, 10)]
+    assert [path.name for path in list_checkpoints(folder)] == names
+    assert all(torch.equal(value, state(resumed)[name]) for name, value in weights.items())
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, finished_run):
+    folder = shutil.copytree(finished_run[0], tmp_path / "run")
+    for name in ("checkpoint-00000006", "checkpoint-00000008", "checkpoint-00000010"):
+        flip_bytes(folder / name / "model.safetensors", 1)
+    for asked, message in (
+        (str(folder / "checkpoint-00000008"), r"checkpoint-00000008 is damaged: model.safetensors holds other bytes"),
+        ("latest", r"No checkpoint in .* is whole \(checkpoint-00000010: model.safetensors .*checkpoint-00000006"),
+    ):
+        loop = stand_in_loop(stand_in_arguments(folder, checkpoint_steps=2, resume_from_checkpoint=asked))
+        with pytest.raises(DamagedCheckpointError, match=message):
+            loop.run()
+    assert len(list_checkpoints(folder)) == 3
+
+
+def test_other_settings_are_refused_by_name_unless_they_are_allowed(tmp_path, caplog):
+    stand_in_loop(stand_in_arguments(tmp_path, max_steps=4, checkpoint_steps=4)).run()
+    changed = {"learning_rate": 2e-2, "weight_decay": 0.5, "max_steps": 6, "checkpoint_steps": 4}
+    arguments = stand_in_arguments(tmp_path, resume_from_checkpoint="latest", **changed)
+    with pytest.raises(ValueError, match=r"learning_rate was 0.01 and is 0.02; weight_decay was 0.02 and is 0.5. Use"):
+        stand_in_loop(arguments).run()
+    assert len(read_log(tmp_path)) == 4
+    arguments = dataclasses.replace(arguments, allow_changed_settings=True)
+    assert stand_in_loop(arguments).run().step == 6
+    assert "Going on with other settings" in caplog.text and "weight_decay was 0.02 and is 0.5" in caplog.text
+
+
+def test_where_how_often_and_how_fast_may_change(tmp_path):
+    stand_in_loop(stand_in_arguments(tmp_path, max_steps=4, checkpoint_steps=4)).run()
+    free = {"logging_steps": 2, "checkpoint_steps": 3, "keep_last_checkpoints": 5, "gradient_checkpointing": False}
+    arguments = stand_in_arguments(tmp_path, resume_from_checkpoint="latest", on_non_finite_loss="skip", **free)
+    assert stand_in_loop(arguments).run().step == 10
+
+
+class Described(Samples):
+    """Has a fingerprint, as the package's datasets have."""
+
+    def __init__(self, mark):
+        super().__init__()
+        self.mark = mark
+
+    def fingerprint(self):
+        return self.mark
+
+
+def test_other_data_of_equal_length_are_refused(tmp_path):
+    stand_in_loop(stand_in_arguments(tmp_path, max_steps=4, checkpoint_steps=4), dataset=Described("a")).run()
+    arguments = stand_in_arguments(tmp_path, resume_from_checkpoint="latest")
+    with pytest.raises(ValueError, match="fingerprint of the training data was 'a' and is 'b'"):
+        stand_in_loop(arguments, dataset=Described("b")).run()
+    assert stand_in_loop(arguments, dataset=Described("a")).run().step == 10
+
+
+def test_the_same_samples_in_other_forward_passes_go_on(tmp_path):
+    """Nothing is drawn and nothing depends on the batch: the continued run is the unbroken one."""
+    # The learning rate does not depend on the length of the run.
+    fixed = {"lr_schedule": "published", "warmup_steps": 0, "checkpoint_steps": 4}
+    whole = stand_in_loop(stand_in_arguments(tmp_path / "whole", **fixed), model_class=WithoutRandomness)
+    whole.run()
+    first = stand_in_arguments(tmp_path / "cut", max_steps=4, **fixed)
+    stand_in_loop(first, model_class=WithoutRandomness).run()
+    second = {"resume_from_checkpoint": "latest", "per_device_batch_size": 2, "gradient_accumulation_steps": 2}
+    resumed = stand_in_loop(stand_in_arguments(tmp_path / "cut", **fixed, **second), model_class=WithoutRandomness)
+    assert resumed.run().step == 10
+    for name, tensor in whole.unwrapped_model.state_dict().items():
+        torch.testing.assert_close(resumed.unwrapped_model.state_dict()[name], tensor, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_that_are_not_finite_are_no_start_and_no_result(tmp_path):
+    class Broken(WithoutRandomness):
+        def __init__(self):
+            super().__init__()
+            with torch.no_grad():
+                self.encoder[0].bias[1] = float("nan")
+
+    with pytest.raises(NonFiniteLossError, match=r"start from are no use: weights .*\(encoder.0.bias\)"):
+        stand_in_loop(stand_in_arguments(tmp_path / "start"), model_class=Broken).run()
+
+    class BreaksAtLast(TrainingLoop):
+        def _optimizer_step(self, *arguments):
+            report = super()._optimizer_step(*arguments)
+            if self.progress.step == 9:
+                with torch.no_grad():
+                    self.unwrapped_model.encoder[0].weight[0, 0] = float("inf")
+            return report
+
+    loop = stand_in_loop(stand_in_arguments(tmp_path / "end", checkpoint_steps=4), loop_class=BreaksAtLast)
+    with pytest.raises(NonFiniteLossError, match=r"Step 10 was not saved: .*\(encoder.0.weight\)"):
+        loop.run()
+    assert [path.name for path in list_checkpoints(tmp_path / "end")] == ["checkpoint-00000004", "checkpoint-00000008"]
+    assert not (tmp_path / "end/model").exists()
+    with pytest.raises(NonFiniteLossError, match="model was not written"):
+        loop.save_model(tmp_path / "end/model")
+    assert not (tmp_path / "end/model").exists()
 
 
 def test_progress_is_readable(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from stand_in import stand_in_arguments, stand_in_loop
 
+from vicha_hf.training.checkpoint_manifest import write_manifest
 from vicha_hf.training.checkpoints import list_checkpoints
 
 
@@ -97,6 +98,8 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, name):
     stand_in_loop(stand_in_arguments(tmp_path / "run", max_steps=1)).run()
     harmed = list_checkpoints(tmp_path / "run")[-1] / name
     harmed.write_bytes(pickle.dumps(Payload(tmp_path / "harm")))
+    # Whoever wants to harm can also write the checksums.
+    write_manifest(harmed.parent)
     with pytest.raises(pickle.UnpicklingError, match=r"weights_only|Weights only"):
         stand_in_loop(stand_in_arguments(tmp_path / "run", resume_from_checkpoint="latest")).run()
     assert not (tmp_path / "harm").exists()
@@ -105,4 +108,4 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, name):
 def test_weights_of_a_checkpoint_are_safetensors(tmp_path):
     stand_in_loop(stand_in_arguments(tmp_path, max_steps=1)).run()
     names = {path.name for path in list_checkpoints(tmp_path)[-1].iterdir()}
-    assert names == {"model.safetensors", "optimizer.bin", "random_states_0.pkl", "progress.json"}
+    assert names == {"model.safetensors", "optimizer.bin", "random_states_0.pkl", "progress.json", "manifest.json"}

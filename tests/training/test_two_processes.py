@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from stand_in import WithoutRandomness, stand_in_arguments, stand_in_loop
+from two_process_worker import SHARED
 
 from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
@@ -41,6 +42,16 @@ def assert_equals_one_process_with_the_whole_batch(folder):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+def assert_one_process_goes_on_where_two_stopped(folder):
+    runs = []
+    for name, options in (("shared", {"resume_from_checkpoint": "latest"}), ("unbroken", {})):
+        arguments = stand_in_arguments(folder / name, per_device_batch_size=8, **SHARED, **options)
+        runs.append(stand_in_loop(arguments, model_class=WithoutRandomness))
+        assert runs[-1].run().step == 4
+    for name, tensor in runs[1].unwrapped_model.state_dict().items():
+        assert torch.allclose(tensor, runs[0].unwrapped_model.state_dict()[name], rtol=1e-5, atol=1e-7), name
+
+
 # One test: starting two processes takes longer than everything that they do.
 def test_two_processes(tmp_path):
     reports = launch_worker(tmp_path)
@@ -52,3 +63,4 @@ def test_two_processes(tmp_path):
     assert [report["same_after_resuming"] for report in reports] == [True, True]
     assert reproducible_log(tmp_path / "cut") == reproducible_log(tmp_path / "whole")
     assert_equals_one_process_with_the_whole_batch(tmp_path)
+    assert_one_process_goes_on_where_two_stopped(tmp_path)

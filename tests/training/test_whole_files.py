@@ -173,7 +173,7 @@ def test_a_file_in_the_place_of_the_folder_is_found_at_the_beginning(tmp_path):
 
 
 def test_little_space_is_announced(small_disk, caplog):
-    fill(small_disk, 50_000 // 4096 * 4096)
+    fill(small_disk, 64_000 // 4096 * 4096)
     stand_in_loop(stand_in_arguments(small_disk / "run", max_steps=1, keep_last_checkpoints=40)).run()
     assert "free; 41 more checkpoints will need about" in caplog.text
 

@@ -22,6 +22,10 @@ class TerminatedOnOneProcess(Samples):
         return super().__getitem__(index)
 
 
+# The learning rate does not depend on the length of the run.
+SHARED = {"lr_schedule": "published", "warmup_steps": 0, "checkpoint_steps": 2}
+
+
 def run(folder, dataset=None, model_class=StandIn, **changes):
     arguments = stand_in_arguments(folder, per_device_batch_size=2, **changes)
     loop = stand_in_loop(arguments, dataset=dataset, model_class=model_class)
@@ -40,6 +44,8 @@ def main(root: Path) -> None:
 
     plain, _ = run(root / "plain", model_class=WithoutRandomness, gradient_accumulation_steps=2)
     torch.save(plain.unwrapped_model.state_dict(), root / f"plain_{accelerator.process_index}.pt")
+    # For one process to go on with.
+    run(root / "shared", model_class=WithoutRandomness, gradient_accumulation_steps=2, max_steps=2, **SHARED)
     report = {
         "num_processes": accelerator.num_processes,
         "stopped_at": cut.step,

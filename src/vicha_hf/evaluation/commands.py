@@ -51,7 +51,8 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
         arguments.device,
         "several processes take theirs from the launcher.",
     )
-    files = ResultFiles(arguments.output_dir, arguments.json)
+    # One process writes; the others neither need the folder nor lock it.
+    files = ResultFiles(arguments.output_dir, arguments.json) if accelerator.is_main_process else None
     if arguments.device is None:
         result = evaluate_task(arguments, accelerator=accelerator)
     else:

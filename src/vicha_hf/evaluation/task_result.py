@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..folder_lock import FolderLock
 from ..whole_files import require_writable, require_writable_file, write_whole_file, write_whole_files
 
 
@@ -30,10 +31,11 @@ class TaskResult:
         return path
 
 
-@dataclass(frozen=True)
+@dataclass
 class ResultFiles:
     """
-    Destination of an evaluation's result. Making it finds out whether that can be written, before the evaluation.
+    Destination of an evaluation's result. Making it finds out whether that can be written, before the evaluation, and keeps
+    other runs out of the folder until the result is written. Of several processes one may make it.
 
     Args:
         output_dir: folder of `metrics.json` and `predictions.json`; None writes neither.
@@ -41,14 +43,17 @@ class ResultFiles:
 
     Raises:
         OutputFolderError: a place that cannot be written to.
+        FolderInUseError: another run writes to the folder.
     """
 
     output_dir: str | Path | None = None
     metrics_file: str | Path | None = None
+    _lock: FolderLock | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
         if self.output_dir is not None:
             require_writable(Path(self.output_dir))
+            self._lock = FolderLock(Path(self.output_dir))
             for name in (METRICS_FILE, PREDICTIONS_FILE):
                 require_writable_file(Path(self.output_dir) / name)
         if self.metrics_file is not None:
@@ -73,6 +78,8 @@ class ResultFiles:
         if self.metrics_file is not None:
             texts[Path(self.metrics_file)] = _as_json(result.metrics, indent=2)
         write_whole_files(texts)
+        if self._lock is not None:
+            self._lock.release()
 
 
 def _as_json(content, indent: int | None = None) -> str:

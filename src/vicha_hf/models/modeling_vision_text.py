@@ -4,6 +4,7 @@ Base models of every family: a vision encoder and a text encoder with a joint sp
 """
 
 import copy
+import re
 
 import torch
 from torch import nn
@@ -19,7 +20,7 @@ from .encodings import ImageEncoding, TextEncoding
 from .hub_export import HubExportMixin
 from .input_checks import check_rows
 from .modeling_outputs import VisionTextOutput
-from .training_state import TrainingStateMixin
+from .training_state import TRAINING_STATE_PREFIX, TrainingStateMixin
 
 
 TEMPERATURE_RANGE = (0.001, 0.5)
@@ -38,6 +39,8 @@ class VisionTextPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedMo
     _supports_attention_backend = True
     # A folder holds heads and projections that another head has no use for.
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        # Checkpoints of a run have teacher and queue among the weights.
+        rf"^{re.escape(TRAINING_STATE_PREFIX)}",
         r"^(mim|mlm_head|hierarchical_itc|psl|itm_head|\w+_classifier|assignment_head|image_pair_encoder|answer_decoder)\.",
         r"^(\w+\.)?(vision_projection|text_projection|temperature)\b",
     ]

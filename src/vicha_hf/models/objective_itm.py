@@ -87,6 +87,8 @@ def _draw(similarity: torch.Tensor, same: torch.Tensor, own_pair: torch.Tensor) 
     similarity = similarity.float().masked_fill(same, torch.finfo(torch.float32).min)
     weights = similarity.softmax(dim=1).masked_fill(same, 0.0)
     weights = weights + (own_pair & same.all(dim=1, keepdim=True)).to(weights.dtype)
+    # What is not finite cannot be drawn by; whoever reads the loss, which is not finite either, says what happened.
+    weights = torch.where(weights.isfinite().all(dim=1, keepdim=True), weights, own_pair.to(weights.dtype))
     return torch.multinomial(weights, 1).squeeze(1)
 
 

@@ -46,6 +46,7 @@ class TrainingArguments:
         checkpoint_steps: Optimiser steps between two checkpoints; null saves after every epoch. The end of training is always saved.
         keep_last_checkpoints: How many checkpoints to keep; older ones are deleted.
         resume_from_checkpoint: "latest" or the folder of a checkpoint. With "latest" a run that has none yet starts anew.
+        allow_changed_settings: Go on from a checkpoint of a run with other settings or data, with a warning that names them.
         trackers: Experiment trackers by accelerate's names ("tensorboard", "wandb", ...); [] for none.
     """
 
@@ -79,6 +80,7 @@ class TrainingArguments:
     checkpoint_steps: int | None = None
     keep_last_checkpoints: int = 2
     resume_from_checkpoint: str | None = None
+    allow_changed_settings: bool = False
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self):

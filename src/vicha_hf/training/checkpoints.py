@@ -1,8 +1,9 @@
 """Checkpoints that are either whole or not there, and everything needed to continue a run exactly.
 
 A checkpoint `checkpoint-00001200` holds what `Accelerator.save_state` writes (weights as safetensors, optimiser,
-random states of every process) and `progress.json`. It is written under a name that starts with a dot and renamed when
-complete. A run that dies while saving therefore leaves nothing that could be taken for a checkpoint.
+random states of every process) and `progress.json`. Configuration and processor lie beside them, for `from_pretrained`.
+`manifest.json` holds the checksums of all files. The folder is written under a name that starts with a dot and renamed when complete. A run that
+dies while saving therefore leaves nothing that could be taken for a checkpoint.
 
 Weights are safetensors. The optimiser and the random states are pickles, read with `weights_only=True`.
 """
@@ -11,22 +12,28 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import load
+from accelerate.utils import DistributedType, load, set_seed
 
 from ..whole_files import complete_folder, delete_folder, free_bytes, readable_size, size_of, write_whole_file
+from .checkpoint_manifest import DamagedCheckpointError, find_damage, require_whole, write_manifest
 from .data_order import DataOrder
+from .one_process import on_main_process
+from .run_settings import changed_settings
 
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_FILE = "progress.json"
+# Follows the name of a checkpoint that was found damaged, and is passed over from then on.
+DAMAGED = ".damaged"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -59,8 +66,41 @@ class Progress:
     consecutive_skips: int = 0
 
 
+@dataclass(frozen=True)
+class Course:
+    """Everything that a run which continues from a checkpoint must have in common with the one that made it.
+
+    Args:
+        order: the data order.
+        settings: from [`~vicha_hf.training.run_settings.run_settings`].
+        sharding: how weights and optimiser are split over the processes; their files differ by it.
+    """
+
+    order: DataOrder
+    settings: dict[str, Any]
+    sharding: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"data_order": dataclasses.asdict(self.order), "sharding": self.sharding, "settings": self.settings}
+
+
+def sharding_of(accelerator: Accelerator) -> str:
+    """ "none" where every process holds everything, whatever their number."""
+    kind = accelerator.distributed_type
+    if kind == DistributedType.DEEPSPEED:
+        return f"ZeRO-{accelerator.state.deepspeed_plugin.zero_stage} on {accelerator.num_processes} processes"
+    if kind == DistributedType.FSDP:
+        return f"FSDP2 on {accelerator.num_processes} processes"
+    return "none"
+
+
 def save_checkpoint(
-    accelerator: Accelerator, output_dir: Path, progress: Progress, order: DataOrder, keep_last: int
+    accelerator: Accelerator,
+    output_dir: Path,
+    progress: Progress,
+    course: Course,
+    keep_last: int,
+    save_companions: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a checkpoint of all that `accelerator.prepare` returned, then delete old ones. Every process must call it.
 
@@ -68,8 +108,9 @@ def save_checkpoint(
         accelerator: holds model and optimiser.
         output_dir: the run's folder.
         progress: where the run stands.
-        order: the data order that the run follows.
+        course: that the run follows.
         keep_last: how many checkpoints stay, this one included.
+        save_companions: writes into the folder what `from_pretrained` needs besides the weights; called on one process.
 
     Raises:
         OutputFolderError: it could not be written; earlier checkpoints are intact.
@@ -79,9 +120,13 @@ def save_checkpoint(
     with complete_folder(folder, accelerator, needed) as unfinished:
         with _silence_about_tied_weights():
             accelerator.save_state(str(unfinished))
+        accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            content = {"progress": dataclasses.asdict(progress), "data_order": dataclasses.asdict(order)}
+            if save_companions is not None:
+                save_companions(unfinished)
+            content = {"progress": dataclasses.asdict(progress), **course.as_json()}
             write_whole_file(unfinished / PROGRESS_FILE, json.dumps(content, indent=2) + "\n")
+            write_manifest(unfinished)
     if accelerator.is_main_process:
         others = [other for other in list_checkpoints(output_dir) if other != folder]
         for old in others[: max(0, len(others) - keep_last + 1)]:
@@ -132,15 +177,17 @@ def list_checkpoints(output_dir: Path) -> list[Path]:
 
 
 def find_checkpoint(output_dir: Path, resume_from: str | None) -> Path | None:
-    """The checkpoint that `--resume_from_checkpoint` means; None to start anew.
+    """The checkpoint that `--resume_from_checkpoint` means, with every file as it was saved; None to start anew.
 
     Args:
         output_dir: the run's folder.
-        resume_from: "latest", a folder, or None.
+        resume_from: "latest", a folder, or None. "latest" is the newest whole one: newer ones that are damaged get a name
+            that ends in `.damaged`, and a warning.
 
     Raises:
         FileNotFoundError: the folder is not a complete checkpoint.
         FileExistsError: a new run would mix its checkpoints with those of an earlier one.
+        DamagedCheckpointError: the checkpoint, or every checkpoint of the run, is damaged.
     """
     existing = list_checkpoints(output_dir)
     if resume_from is None:
@@ -151,7 +198,7 @@ def find_checkpoint(output_dir: Path, resume_from: str | None) -> Path | None:
             )
         return None
     if resume_from == "latest":
-        return existing[-1] if existing else None
+        return _newest_whole(output_dir, existing)
     folder = Path(resume_from)
     if not (folder / PROGRESS_FILE).is_file():
         known = ", ".join(path.name for path in existing) or "none"
@@ -159,44 +206,96 @@ def find_checkpoint(output_dir: Path, resume_from: str | None) -> Path | None:
             f"resume_from_checkpoint={resume_from!r} is not a complete checkpoint (it has no {PROGRESS_FILE}). "
             f"Checkpoints in {output_dir}: {known}."
         )
+    require_whole(folder)
     return folder
 
 
-def load_checkpoint(accelerator: Accelerator, folder: Path, order: DataOrder) -> Progress:
+def _newest_whole(output_dir: Path, existing: list[Path]) -> Path | None:
+    damaged: dict[Path, str] = {}
+    for folder in reversed(existing):
+        damage = find_damage(folder)
+        if damage is None:
+            for other, what in damaged.items():
+                logger.warning("%s is damaged: %s. It is passed over, and kept as %s.", other, what, other.name + DAMAGED)
+                _set_aside(other)
+            return folder
+        damaged[folder] = damage
+    if damaged:
+        found = "; ".join(f"{folder.name}: {what}" for folder, what in damaged.items())
+        raise DamagedCheckpointError(
+            f"No checkpoint in {output_dir} is whole ({found}): choose another --output_dir to start anew."
+        )
+    return None
+
+
+def _set_aside(folder: Path) -> None:
+    """Under its own name it would count as the newest checkpoint until the run has come as far again."""
+    target = folder.with_name(folder.name + DAMAGED)
+    delete_folder(target)
+    folder.rename(target)
+
+
+def load_checkpoint(
+    accelerator: Accelerator, folder: Path, course: Course, allow_changed_settings: bool = False
+) -> Progress:
     """Put model, optimiser and random states back and return where the run stood. Every process must call it.
+
+    The number of processes, the batch size and the accumulation may change as long as every optimiser step has the same
+    samples. What is drawn in them then differs: the random states belong to the processes that there were.
 
     Args:
         accelerator: holds model and optimiser, prepared as they were when the checkpoint was made.
-        folder: a complete checkpoint.
-        order: the data order of the present run.
+        folder: from [`find_checkpoint`].
+        course: of the present run.
+        allow_changed_settings: go on with a warning where settings or data differ.
 
     Raises:
-        ValueError: the present run would see its data in another order than the one that made the checkpoint.
-        FileNotFoundError: the random states of a process are missing.
-        RuntimeError: they could not be restored.
+        ValueError: the present run differs from the one that made the checkpoint; the message names all differences.
+        RuntimeError: the random states could not be restored.
     """
     content = json.loads((folder / PROGRESS_FILE).read_text())
-    present = dataclasses.asdict(order)
-    changed = [
-        f"{name} was {before!r} and is {present[name]!r}"
-        for name, before in content["data_order"].items()
-        if before != present[name]
-    ]
-    if changed:
+    _require_same_sharding(folder, content["sharding"], course.sharding)
+    before = DataOrder(**content["data_order"])
+    changes = course.order.changes_since(before) + changed_settings(content["settings"], course.settings)
+    if changes and not allow_changed_settings:
         raise ValueError(
-            f"{folder} cannot be continued, because the data would come in another order: {'; '.join(changed)}. "
-            "Use the settings of the interrupted run, or start a new one from its weights (model.from_pretrained)."
+            f"{folder} belongs to a run with other settings: {'; '.join(changes)}. Use those of the interrupted run, go on "
+            f"with the new ones by --allow_changed_settings true, or {_new_start(folder)}."
         )
-    random_states = folder / f"random_states_{accelerator.process_index}.pkl"
-    # accelerate itself goes on without a word when this file is missing.
-    if not random_states.is_file():
-        raise FileNotFoundError(f"{random_states} is missing: {folder} is not a complete checkpoint.")
+    if changes:
+        logger.warning("Going on with other settings than those of %s: %s.", folder, "; ".join(changes))
+    same_processes = before.num_processes == course.order.num_processes
     accelerator.load_state(str(folder))
-    # accelerate also swallows every error while it restores them.
-    saved = load(random_states, weights_only=True)["torch_manual_seed"]
-    if not torch.equal(saved, torch.get_rng_state()):
-        raise RuntimeError(f"the random states in {random_states} could not be restored: the file is damaged.")
-    return Progress(**content["progress"])
+    progress = Progress(**content["progress"])
+    if same_processes:
+        random_states = folder / f"random_states_{accelerator.process_index}.pkl"
+        # accelerate swallows every error while it restores them.
+        saved = load(random_states, weights_only=True)["torch_manual_seed"]
+        if not torch.equal(saved, torch.get_rng_state()):
+            raise RuntimeError(f"the random states in {random_states} could not be restored: the file is damaged.")
+    else:
+        logger.warning(
+            "%s was made by %d processes, and %d go on: the samples of each step are the same, what is drawn in them is not.",
+            folder,
+            before.num_processes,
+            course.order.num_processes,
+        )
+        set_seed(course.order.seed + progress.step, device_specific=True)
+    return progress
+
+
+def _require_same_sharding(folder: Path, before: str, present: str) -> None:
+    if before != present:
+        raise ValueError(
+            f"{folder} cannot be continued: its weights were split over the processes by {before!r}, and now it is {present!r}. "
+            f"Launch as the interrupted run was launched, or {_new_start(folder)}."
+        )
+
+
+def _new_start(folder: Path) -> str:
+    if (folder / "config.json").is_file():
+        return f"start a new run from its weights (--model.from_pretrained {folder})"
+    return "start a new run from the folder model/ or best_model/ (--model.from_pretrained)"
 
 
 @contextmanager

@@ -34,6 +34,27 @@ class DataOrder:
     def samples_per_step(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps * self.num_processes
 
+    def changes_since(self, before: "DataOrder") -> list[str]:
+        """A line for each cause why the steps of two runs do not have the same samples; none where they have.
+
+        The batch size, the accumulation and the number of processes may differ as long as their product is the same.
+        """
+        changes = [
+            f"{name} was {getattr(before, name)!r} and is {getattr(self, name)!r}"
+            for name in ("dataset_size", "seed")
+            if getattr(before, name) != getattr(self, name)
+        ]
+        if before.samples_per_step != self.samples_per_step:
+            changes.append(
+                f"the samples of a step were {before._product()} and are {self._product()} "
+                "(batch_size x gradient_accumulation_steps x num_processes; the product must stay the same)"
+            )
+        return changes
+
+    def _product(self) -> str:
+        factors = f"{self.batch_size} x {self.gradient_accumulation_steps} x {self.num_processes}"
+        return f"{factors} = {self.samples_per_step}"
+
     @property
     def steps_per_epoch(self) -> int:
         return max(1, self.dataset_size // self.samples_per_step)

@@ -1,5 +1,6 @@
 """The training loop of every script: a model that returns named losses, a dataset, a collator, and Accelerate."""
 
+import copy
 import inspect
 import json
 import math
@@ -23,19 +24,30 @@ from tqdm.auto import tqdm
 
 from ..data.loader_processes import ignore_sigterm
 from ..families import MODEL_FOLDER
+from ..folder_lock import locked_folder
 from ..models.contrast_parts import ContrastPart
 from ..whole_files import complete_folder, require_writable, tidy_up, write_whole_file
-from .adapters import merged_weights
+from .adapters import has_adapters, merged_weights
 from .arguments import TrainingArguments
 from .batch_statistics import BatchStatistics
-from .checkpoints import Progress, find_checkpoint, load_checkpoint, save_checkpoint, warn_of_little_space
+from .checkpoints import (
+    Course,
+    Progress,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    sharding_of,
+    warn_of_little_space,
+)
 from .data_order import DataOrder
 from .gradient_caching import require_cacheable
 from .interruption import SigtermNotice
-from .non_finite import NonFiniteGuard, Visit
+from .non_finite import NonFiniteGuard, Visit, require_finite
+from .one_process import on_main_process
 from .optimizer import create_optimizer
 from .random_state import preserved_random_state
 from .run_log import RunLog
+from .run_settings import run_settings
 from .schedule import ramped_alpha
 from .sharding import embeddings_in_one_unit, prepare_for_gathering, require_whole_weights, whole_model
 
@@ -169,6 +181,11 @@ class TrainingLoop:
         # Between two steps every weight is where it is kept, also where it is split over the processes.
         self._moves_teacher_in_forward = not hasattr(model, "update_teacher")
         self._guard = NonFiniteGuard(model, arguments, accelerator, self._describe)
+        # Here, for the run itself may change the model's configuration.
+        settings = on_main_process(
+            accelerator, lambda: run_settings(arguments, model, train_dataset, processor, accelerator)
+        )
+        self._course = Course(self.order, settings, sharding_of(accelerator))
         prepare_for_gathering(model, accelerator)
         self._statistics = BatchStatistics(model)
         optimizer = create_optimizer(
@@ -200,11 +217,20 @@ class TrainingLoop:
         At the end `model/` holds the last weights, `best_model/` those of the best evaluation, `metrics.json` the metrics.
 
         Raises:
-            NonFiniteLossError: a loss or the gradient is not finite; the message names step, loss and samples.
+            NonFiniteLossError: a loss, the gradient or a weight is not finite; the message names step, loss and samples, or
+                the weights. Such weights are not saved.
             OutputFolderError: the output folder cannot be written to, or its disk is full; checkpoints are intact.
+            FolderInUseError: another run writes to the output folder.
             TypeError: the collator gives what the model's forward does not take.
             FileExistsError, FileNotFoundError, ValueError: see [`find_checkpoint`] and [`load_checkpoint`].
         """
+        main = self.accelerator.is_main_process
+        if main:
+            require_writable(self.output_dir)
+        with locked_folder(self.output_dir, main):
+            return self._run()
+
+    def _run(self) -> TrainingResult:
         self._begin()
         with self._sigterm, self._progress_bar() as bar:
             while not self._is_over():
@@ -237,6 +263,8 @@ class TrainingLoop:
             notes: further JSON files, by name.
         """
         state_dict = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process:
+            require_finite(state_dict, f"{folder} was not written")
         with complete_folder(folder, self.accelerator) as unfinished:
             if self.accelerator.is_main_process:
                 weights = merged_weights(self.unwrapped_model, state_dict)
@@ -248,10 +276,10 @@ class TrainingLoop:
 
     def _begin(self) -> None:
         if self.accelerator.is_main_process:
-            require_writable(self.output_dir)
             tidy_up(self.output_dir)
-        self.accelerator.wait_for_everyone()
-        checkpoint = find_checkpoint(self.output_dir, self.arguments.resume_from_checkpoint)
+        checkpoint = on_main_process(
+            self.accelerator, lambda: find_checkpoint(self.output_dir, self.arguments.resume_from_checkpoint)
+        )
         if checkpoint is None and self.arguments.resume_from_checkpoint is not None:
             logger.warning("No checkpoint in %s yet: starting from the beginning.", self.output_dir)
         if self.accelerator.is_main_process:
@@ -261,9 +289,12 @@ class TrainingLoop:
         # Dropout and masks differ between processes; the weights were made before and are equal.
         set_seed(self.arguments.seed, device_specific=True)
         if checkpoint is not None:
-            self.progress = load_checkpoint(self.accelerator, checkpoint, self.order)
+            self.progress = load_checkpoint(
+                self.accelerator, checkpoint, self._course, self.arguments.allow_changed_settings
+            )
             self._adopt_best_model()
             self._report_continuation(checkpoint)
+        self._guard.require_finite_weights("The weights that training would start from are no use")
         self.progress.total_steps = self.total_steps
         if self.arguments.trackers:
             self.accelerator.init_trackers("vicha_hf")
@@ -459,9 +490,28 @@ class TrainingLoop:
             self._evaluate()
         if last or self._stop or self._is_due(arguments.checkpoint_steps):
             progress.train_seconds = self._train_seconds()
-            save_checkpoint(self.accelerator, self.output_dir, progress, self.order, arguments.keep_last_checkpoints)
+            self._guard.require_finite_weights(f"Step {progress.step} was not saved")
+            save_checkpoint(
+                self.accelerator,
+                self.output_dir,
+                progress,
+                self._course,
+                arguments.keep_last_checkpoints,
+                self._save_companions,
+            )
         # Samples per second are those of training alone.
         self._window_start += time.perf_counter() - pause
+
+    def _save_companions(self, folder: Path) -> None:
+        """Make a checkpoint a folder for `from_pretrained`, where its weights are whole and have the model's names."""
+        model = self.unwrapped_model
+        if self._course.sharding != "none" or has_adapters(model) or not hasattr(model.config, "save_pretrained"):
+            return
+        config = copy.deepcopy(model.config)
+        config.architectures = [type(model).__name__]
+        config.save_pretrained(folder)
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
 
     def _is_due(self, every: int | None) -> bool:
         return self.progress.step % (every or self.steps_per_epoch) == 0

@@ -17,8 +17,12 @@ from .checkpoints import Progress
 logger = get_logger(__name__)
 
 
+# Weights that a message names.
+NAMED_WEIGHTS = 5
+
+
 class NonFiniteLossError(RuntimeError):
-    """A loss or a gradient became infinite or NaN; going on would only destroy the weights."""
+    """A loss, a gradient or a weight became infinite or NaN; going on would only destroy the weights."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,19 @@ class NonFiniteGuard:
         self._model = model
         self._before: list[tuple[Tensor, Tensor]] = []
 
+    def require_finite_weights(self, consequence: str) -> None:
+        """Every process must call it: each looks at the weights that it holds.
+
+        Args:
+            consequence: begins the message.
+
+        Raises:
+            NonFiniteLossError: a weight is infinite or NaN; the same message on all processes.
+        """
+        own = non_finite_names({name: _own_part(parameter) for name, parameter in self._model.named_parameters()})
+        if bad := sorted(set(gather_object(own))):
+            raise NonFiniteLossError(_weights_message(consequence, bad))
+
     @torch.no_grad()
     def begin_step(self) -> None:
         """Remember what a skipped step must leave as it is."""
@@ -95,6 +112,8 @@ class NonFiniteGuard:
         if not bad and (not gradient_is_bad or self._loss_scaling_answers()):
             progress.consecutive_skips = 0
             return True
+        # No step that is left out would mend them.
+        self.require_finite_weights(f"Step {progress.step + 1} has losses that are not finite")
         message = self._message(progress, bad, losses, grad_norm, visits)
         if not self.skips:
             raise NonFiniteLossError(message)
@@ -145,6 +164,44 @@ class NonFiniteGuard:
             f"Process {self.accelerator.process_index} had {values} at the dataset indices {visit.samples}"
             f"{self.describe(visit.samples)}."
         )
+
+
+def require_finite(state_dict: Mapping[str, Tensor], consequence: str) -> None:
+    """Raise a [`NonFiniteLossError`] that begins with `consequence` where a weight is infinite or NaN."""
+    if bad := non_finite_names(state_dict):
+        raise NonFiniteLossError(_weights_message(consequence, bad))
+
+
+@torch.no_grad()
+def non_finite_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold a value which is infinite or NaN. Makes a GPU wait once for each device."""
+    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    by_device: dict[torch.device, list[str]] = {}
+    for name, tensor in floating.items():
+        by_device.setdefault(tensor.device, []).append(name)
+    return [
+        name
+        for names in by_device.values()
+        for name, finite in zip(
+            names, torch.stack([floating[name].isfinite().all() for name in names]).tolist(), strict=True
+        )
+        if not finite
+    ]
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    """The part that this process holds of a tensor that may be split over the processes (ZeRO-3, FSDP2)."""
+    if hasattr(tensor, "ds_tensor"):
+        return tensor.ds_tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor.detach()
+
+
+def _weights_message(consequence: str, bad: Sequence[str]) -> str:
+    listed = ", ".join(bad[:NAMED_WEIGHTS]) + (f" and {len(bad) - NAMED_WEIGHTS} more" if len(bad) > NAMED_WEIGHTS else "")
+    return (
+        f"{consequence}: weights are infinite or NaN ({listed}). Start from other weights, continue from an earlier "
+        "checkpoint, lower learning_rate, or set max_grad_norm."
+    )
 
 
 def _is_finite(visit: Visit) -> bool:

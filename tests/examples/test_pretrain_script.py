@@ -225,13 +225,17 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(corpus, pretrain, 
     records = json.loads((corpus / "train.json").read_text())
     records[1]["caption"] = "a dog that was not there"
     (tmp_path / "other.json").write_text(json.dumps(records))
-    changed = [f"--data.train={tmp_path / 'other.json'}", f"--data.image_root={corpus}", "--data.crop_scale=[0.5, 1.0]"]
-    changed += ["--model.config.itm_weight=2.0", "--mixed_precision=bf16"]
+    changed = [
+        f"--data.train={tmp_path / 'other.json'}",
+        f"--data.image_root={corpus}",
+        "--data.crop_scale=[0.5, 1.0]",
+    ]
+    changed += ["--model.config.itm_weight=0.25"]
     with pytest.raises(ValueError, match="belongs to a run with other settings") as error:
         pretrain(options(corpus, tmp_path, *changed, "--resume_from_checkpoint=latest"))
-    for name in ("data.crop_scale", "fingerprint of the training data", "mixed_precision", "model.config.itm_weight"):
+    for name in ("data.crop_scale", "fingerprint of the training data", "model.config.itm_weight"):
         assert f"{name} was " in str(error.value)
-    assert str(error.value).count(" was ") == 4 and reproducible_log(tmp_path) == log
+    assert str(error.value).count(" was ") == 3 and reproducible_log(tmp_path) == log
 
     # In the middle of the first epoch, in a new run of the script.
     again = pretrain(options(corpus, tmp_path, f"--resume_from_checkpoint={checkpoint}"))

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from stand_in import Samples, WithoutRandomness, evaluate, stand_in_arguments, stand_in_loop
 
@@ -183,7 +184,9 @@ def test_another_data_order_is_refused(tmp_path):
     stand_in_loop(stand_in_arguments(tmp_path)).run()
     arguments = stand_in_arguments(tmp_path, resume_from_checkpoint="latest", seed=43, per_device_batch_size=2)
     loop = stand_in_loop(arguments, dataset=Samples(size=24))
-    with pytest.raises(ValueError, match=r"dataset_size was 20 and is 24; seed was 42 and is 43; .*4 x 1 x 1 = 4 and "):
+    with pytest.raises(
+        ValueError, match=r"dataset_size was 20 and is 24; seed was 42 and is 43; .*4 x 1 x 1 = 4 and "
+    ):
         loop.run()
 
 
@@ -254,6 +257,10 @@ def test_other_settings_are_refused_by_name_unless_they_are_allowed(tmp_path, ca
     with pytest.raises(ValueError, match=r"learning_rate was 0.01 and is 0.02; weight_decay was 0.02 and is 0.5. Use"):
         stand_in_loop(arguments).run()
     assert len(read_log(tmp_path)) == 4
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(ValueError, match=r"mixed_precision was 'no' and is 'bf16'"):
+        stand_in_loop(dataclasses.replace(arguments, mixed_precision="bf16")).run()
+    AcceleratorState._reset_state(reset_partial_state=True)
     arguments = dataclasses.replace(arguments, allow_changed_settings=True)
     assert stand_in_loop(arguments).run().step == 6
     assert "Going on with other settings" in caplog.text and "weight_decay was 0.02 and is 0.5" in caplog.text

@@ -12,7 +12,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,6 @@ from accelerate.utils import DistributedType, load, set_seed
 from ..whole_files import complete_folder, delete_folder, free_bytes, readable_size, size_of, write_whole_file
 from .checkpoint_manifest import DamagedCheckpointError, find_damage, require_whole, write_manifest
 from .data_order import DataOrder
-from .one_process import on_main_process
 from .run_settings import changed_settings
 
 
@@ -216,7 +215,9 @@ def _newest_whole(output_dir: Path, existing: list[Path]) -> Path | None:
         damage = find_damage(folder)
         if damage is None:
             for other, what in damaged.items():
-                logger.warning("%s is damaged: %s. It is passed over, and kept as %s.", other, what, other.name + DAMAGED)
+                logger.warning(
+                    "%s is damaged: %s. It is passed over, and kept as %s.", other, what, other.name + DAMAGED
+                )
                 _set_aside(other)
             return folder
         damaged[folder] = damage

@@ -197,7 +197,9 @@ def _own_part(tensor: Tensor) -> Tensor:
 
 
 def _weights_message(consequence: str, bad: Sequence[str]) -> str:
-    listed = ", ".join(bad[:NAMED_WEIGHTS]) + (f" and {len(bad) - NAMED_WEIGHTS} more" if len(bad) > NAMED_WEIGHTS else "")
+    listed = ", ".join(bad[:NAMED_WEIGHTS]) + (
+        f" and {len(bad) - NAMED_WEIGHTS} more" if len(bad) > NAMED_WEIGHTS else ""
+    )
     return (
         f"{consequence}: weights are infinite or NaN ({listed}). Start from other weights, continue from an earlier "
         "checkpoint, lower learning_rate, or set max_grad_norm."

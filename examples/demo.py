@@ -389,8 +389,8 @@ def write_model(
     card = build_model_card(
         ROOT / "model_cards/template.md",
         model_id=model_id,
-        summary=f"A tiny {method}, pretrained from random weights on the demo corpus of the library `vicha_hf`: a "
-        "demonstration that every objective works together, of no use on photographs.",
+        summary=f"A tiny {method}, pretrained from random weights on the demo corpus of the library `vicha_hf`. It "
+        "demonstrates that all objectives work together, and is of no use on photographs.",
         architecture=facts["Model"],
         data=f"{train['scenes']:,} composed images with {train['captions']:,} captions."
         f"{concepts_given if model.config.use_concepts else ''} Drawings: {corpus.metadata['attribution']}.",

@@ -1,0 +1,108 @@
+"""A corpus as the search for concepts sees it: its distinct images, its captions, and its records as they were written."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ..data.annotation_fields import ImageFinder, read_texts
+from ..data.annotation_sources import RawRecord, RecordProblem
+from ..data.annotations import Annotations, read_records
+from ..data.image_files import EmbeddedImage
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusRecord:
+    """
+    One record.
+
+    Attributes:
+        image: path of the image, or an image inside a dataset.
+        captions: as written; none in corpora of other tasks.
+        fields: the whole record as it was written.
+        where: file and record, for messages.
+    """
+
+    image: str | EmbeddedImage
+    captions: tuple[str, ...]
+    fields: Mapping[str, object]
+    where: str
+
+
+class ConceptCorpus:
+    """
+    The records of annotation files of any task with one `image` per record.
+
+    Args:
+        sources, image_root: as `read_image_text_records` takes them.
+        on_bad_record: "raise" or "skip", for records, and later for images that cannot be decoded.
+
+    Attributes:
+        records: in order.
+        images: the distinct images, in order of first appearance.
+
+    Raises:
+        AnnotationError: annotations that cannot be used.
+    """
+
+    def __init__(
+        self,
+        sources,
+        image_root: str | os.PathLike | None = None,
+        on_bad_record: Literal["raise", "skip"] = "raise",
+    ):
+        finder = ImageFinder(image_root, check_images=True)
+
+        def parse(fields: Mapping, raw: RawRecord) -> CorpusRecord:
+            image = finder.read(fields, raw.default_root)
+            captions = read_texts(fields, "caption") if fields.get("caption") is not None else ()
+            kept = {name: value for name, value in fields.items() if name != "image"}
+            return CorpusRecord(image, captions, kept, raw.where)
+
+        self.on_bad_record = on_bad_record
+        self.records: Annotations[CorpusRecord] = read_records(sources, parse, on_bad_record=on_bad_record)
+        numbers: dict[object, int] = {}
+        self._number_of_record = [numbers.setdefault(_key(record.image), len(numbers)) for record in self.records]
+        self._first_record = {}
+        for row, number in enumerate(self._number_of_record):
+            self._first_record.setdefault(number, row)
+
+    @property
+    def num_images(self) -> int:
+        """Distinct images."""
+        return len(self._first_record)
+
+    def image(self, number: int) -> tuple[str | EmbeddedImage, str]:
+        """An image by its number, and the record that asks for it first."""
+        record = self.records[self._first_record[number]]
+        return record.image, record.where
+
+    def numbered_records(self) -> Iterator[tuple[int, CorpusRecord]]:
+        """Every record with the number of its image."""
+        return zip(self._number_of_record, self.records, strict=True)
+
+    def images_digest_items(self) -> Iterator[list]:
+        """What tells whether the images are the same: names, sizes and times of their files."""
+        for number in range(self.num_images):
+            image, _ = self.image(number)
+            if isinstance(image, EmbeddedImage):
+                yield ["embedded", image.row, image.position]
+            else:
+                status = os.stat(image)
+                yield [os.path.basename(image), status.st_size, status.st_mtime_ns]
+
+    def captions_digest_items(self) -> Iterator[list[str]]:
+        """The captions record by record."""
+        return (list(record.captions) for record in self.records)
+
+
+def require_captions(record: CorpusRecord) -> tuple[str, ...]:
+    """The captions of a record. Raises `ValueError` where it has none."""
+    if not record.captions:
+        problem = RecordProblem("caption", "missing", "write a text, or a list of texts")
+        raise ValueError(f"{record.where}: {problem.message}")
+    return record.captions
+
+
+def _key(image: str | EmbeddedImage) -> object:
+    return image if isinstance(image, str) else (id(image.images), image.row, image.position)

@@ -1,0 +1,363 @@
+"""
+Embeddings in a folder: shards of float16 in safetensors, made in any order by any number of processes, and a manifest.
+
+The shards depend on the job alone. A run that was killed goes on with the shards that are missing, and the folder ends as
+if it had never stopped.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from .manifests import digest_of, digest_of_file, digest_of_items, read_json, write_json
+
+
+FORMAT = "vicha_hf embeddings 1"
+_JOB, _MANIFEST, _VOCABULARY = "job.json", "manifest.json", "vocabulary.json"
+_LONGEST_HEADER = 1 << 20
+
+
+class StoreError(ValueError):
+    """A folder of embeddings that cannot be used; the message names it, and the remedy."""
+
+
+@dataclass(frozen=True)
+class EmbeddingJob:
+    """
+    What embeddings are made of; two equal jobs give the same files.
+
+    Attributes:
+        kind: "concepts", "images" or "captions".
+        encoder: `name`, `revision` and `digest` of its weights, and `precision`.
+        num_items: things to embed.
+        items_digest: of what they are.
+        options: further settings, such as the prompts.
+        batch_size: things embedded at a time (another batch may give another last bit).
+        shard_size: things per shard, a multiple of the batch size.
+    """
+
+    kind: str
+    encoder: Mapping[str, str | None]
+    num_items: int
+    items_digest: str
+    options: Mapping[str, object]
+    batch_size: int
+    shard_size: int
+
+    @property
+    def num_shards(self) -> int:
+        """Shards of a complete folder."""
+        return -(-self.num_items // self.shard_size)
+
+    def as_dict(self) -> dict:
+        """As JSON."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "encoder": dict(self.encoder),
+            "num_items": self.num_items,
+            "items_digest": self.items_digest,
+            "options": dict(self.options),
+            "batch_size": self.batch_size,
+            "shard_size": self.shard_size,
+        }
+
+    @property
+    def digest(self) -> str:
+        """A hash of all of it."""
+        return digest_of(self.as_dict())
+
+    def items_of(self, shard: int) -> range:
+        """The places of a shard's things among all."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num_items))
+
+
+class EmbeddingWriter:
+    """
+    A folder that embeddings are written into.
+
+    Args:
+        folder: new, or left by the same job.
+        job: what is embedded.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+        StoreError: it holds the embeddings of another job; the message says what differs.
+    """
+
+    def __init__(self, folder: str | os.PathLike, job: EmbeddingJob):
+        self.folder, self.job = Path(folder), job
+        known = self.folder / _JOB
+        if known.is_file():
+            self._require_same_job(read_json(known))
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise FileExistsError(f"{self.folder} is there and holds no embeddings: choose another --output")
+
+    def begin(self, vocabulary: Mapping[str, int] | None = None) -> None:
+        """
+        Writes down the job; one process does.
+
+        Args:
+            vocabulary: of embeddings of concepts, the words with their counts.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob(".*.unfinished"):
+            left.unlink(missing_ok=True)
+        if not (self.folder / _JOB).is_file():
+            write_json(self.folder / _JOB, self.job.as_dict())
+        if vocabulary is not None:
+            write_json(self.folder / _VOCABULARY, dict(vocabulary))
+
+    def missing_shards(self) -> list[int]:
+        """The shards that are not there, or not whole."""
+        return [shard for shard in range(self.job.num_shards) if not self._is_whole(shard)]
+
+    def write_shard(
+        self,
+        shard: int,
+        embeds: np.ndarray,
+        items: np.ndarray,
+        content_digest: str,
+        unreadable: Mapping[int, str] = MappingProxyType({}),
+    ) -> None:
+        """
+        Writes one shard, which appears when it is whole.
+
+        Args:
+            embeds: float16 [n, E].
+            items: int64 [n], the places of the rows among all things; fewer than the shard's where some are unreadable.
+            content_digest: of the things' content.
+            unreadable: places of things without embedding -> why.
+        """
+        path = self._path(shard)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+        metadata = {
+            "job": self.job.digest,
+            "content": content_digest,
+            "unreadable": json.dumps([{"item": item, "problem": unreadable[item]} for item in sorted(unreadable)]),
+        }
+        save_file({"embeddings": np.ascontiguousarray(embeds), "items": items}, unfinished, metadata=metadata)
+        os.replace(unfinished, path)
+
+    def finish(self) -> None:
+        """Writes the manifest: the folder is complete. One process does, when no shard is missing."""
+        shards, unreadable, widths = [], [], set()
+        for shard in range(self.job.num_shards):
+            header = read_shard_header(self._path(shard))
+            rows, width = header.embeds_shape
+            widths.add(width)
+            unreadable += json.loads(header.metadata["unreadable"])
+            shards.append(
+                {
+                    "file": self._path(shard).name,
+                    "rows": rows,
+                    "content": header.metadata["content"],
+                    "digest": digest_of_file(self._path(shard)),
+                }
+            )
+        manifest = self.job.as_dict() | {
+            "width": max(widths, default=0),
+            "rows": sum(shard["rows"] for shard in shards),
+            "shards": shards,
+            "unreadable": unreadable,
+        }
+        write_json(self.folder / _MANIFEST, manifest)
+
+    def _is_whole(self, shard: int) -> bool:
+        try:
+            return read_shard_header(self._path(shard)).metadata.get("job") == self.job.digest
+        except (StoreError, OSError):
+            return False
+
+    def _path(self, shard: int) -> Path:
+        return self.folder / f"embeddings-{shard:05d}-of-{self.job.num_shards:05d}.safetensors"
+
+    def _require_same_job(self, known: Mapping) -> None:
+        wanted = json.loads(json.dumps(self.job.as_dict()))
+        if known == wanted:
+            return
+        names = {
+            "items_digest": {
+                "images": "the images of the corpus (other ones, or changed files)",
+                "concepts": "the vocabulary",
+                "captions": "the captions of the corpus",
+            }.get(self.job.kind, "the input"),
+            "kind": "what is embedded",
+            "encoder": "the encoder",
+            "options": "prompts or options",
+            "batch_size": "the batch size",
+        }
+        changed = [names.get(name, name) for name in wanted if known.get(name) != wanted[name] and name in names]
+        raise StoreError(
+            f"{self.folder} holds embeddings made from something else; what differs: {', '.join(changed) or 'the format'}. "
+            "Nothing was changed: choose another --output, or delete the folder"
+        )
+
+
+@dataclass(frozen=True)
+class ShardHeader:
+    """Where a shard's tensors lie, and its metadata."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    embeds_shape: tuple[int, int]
+    embeds_offset: int
+    items_offset: int
+
+    def embeds(self) -> np.ndarray:
+        """float16 [n, E], mapped from the disk."""
+        return _map(self.path, np.float16, self.embeds_offset, self.embeds_shape)
+
+    def items(self) -> np.ndarray:
+        """int64 [n]."""
+        return np.array(_map(self.path, np.int64, self.items_offset, (self.embeds_shape[0],)))
+
+
+def read_shard_header(path: Path) -> ShardHeader:
+    """
+    Reads and checks the header of a shard.
+
+    Raises:
+        StoreError: a file that was cut, or is no shard.
+        FileNotFoundError: no such file.
+    """
+    remedy = "delete it and run `vicha-hf concepts embed` again, which makes what is missing"
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _LONGEST_HEADER:
+                raise ValueError("its header is too long")
+            header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        embeds, items = header["embeddings"], header["items"]
+        if (embeds["dtype"], items["dtype"]) != ("F16", "I64") or len(embeds["shape"]) != 2:
+            raise ValueError("its tensors are of another kind")
+        if embeds["shape"][:1] != items["shape"]:
+            raise ValueError("its tensors do not fit together")
+        expected = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{path} is no whole shard of embeddings ({error}); {remedy}") from error
+    if size != expected:
+        raise StoreError(f"{path} has {size} bytes instead of {expected}: it was cut or half written; {remedy}")
+    return ShardHeader(
+        path,
+        metadata,
+        tuple(embeds["shape"]),
+        8 + length + embeds["data_offsets"][0],
+        8 + length + items["data_offsets"][0],
+    )
+
+
+class EmbeddingStore:
+    """
+    A complete folder of embeddings, read shard by shard from the disk.
+
+    Args:
+        folder: what `vicha-hf concepts embed` wrote.
+        kind: "concepts", "images" or "captions": what it must hold.
+
+    Attributes:
+        manifest: what it was made from.
+
+    Raises:
+        StoreError: no embeddings, unfinished ones, others than `kind`, a missing or half-written shard.
+    """
+
+    def __init__(self, folder: str | os.PathLike, kind: str | None = None):
+        self.folder = Path(folder)
+        if not (self.folder / _MANIFEST).is_file():
+            state = "unfinished embeddings" if (self.folder / _JOB).is_file() else "no embeddings"
+            raise StoreError(f"{self.folder} holds {state}: run `vicha-hf concepts embed` to its end")
+        self.manifest = read_json(self.folder / _MANIFEST)
+        if self.manifest.get("format") != FORMAT:
+            raise StoreError(f"{self.folder} holds no embeddings (format {self.manifest.get('format')!r})")
+        if kind is not None and self.manifest["kind"] != kind:
+            raise StoreError(f"{self.folder} holds embeddings of {self.manifest['kind']}, not of {kind}")
+        self._headers = []
+        for shard in self.manifest["shards"]:
+            path = self.folder / shard["file"]
+            if not path.is_file():
+                raise StoreError(f"{path} is missing: run `vicha-hf concepts embed` again, which makes what is missing")
+            header = read_shard_header(path)
+            if header.embeds_shape != (shard["rows"], self.width if shard["rows"] else 0):
+                raise StoreError(
+                    f"{path} holds {header.embeds_shape} numbers and not {(shard['rows'], self.width)}: it belongs to other "
+                    "embeddings; delete it and run `vicha-hf concepts embed` again"
+                )
+            self._headers.append(header)
+
+    def __len__(self) -> int:
+        """Rows in all."""
+        return self.manifest["rows"]
+
+    @property
+    def width(self) -> int:
+        """Numbers per row."""
+        return self.manifest["width"]
+
+    @property
+    def encoder(self) -> dict:
+        """Name, revision and digest of the weights."""
+        return self.manifest["encoder"]
+
+    @property
+    def digest(self) -> str:
+        """A hash of the embeddings and of what they were made from."""
+        return digest_of(self.manifest)
+
+    def vocabulary(self) -> dict[str, int]:
+        """
+        The words with their counts, of embeddings of concepts, in the order of the rows.
+
+        Raises:
+            StoreError: the file is missing, or belongs to other embeddings.
+        """
+        path = self.folder / _VOCABULARY
+        if not path.is_file():
+            raise StoreError(f"{path} is missing: embed the vocabulary again")
+        words = read_json(path)
+        self.require_items(digest_of_items(words), f"the words of {path}", "embed the vocabulary again")
+        return words
+
+    def shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Items int64 [n] and embeddings float16 [n, E] of each shard, mapped from the disk."""
+        for header in self._headers:
+            yield header.items(), header.embeds()
+
+    def read_all(self) -> np.ndarray:
+        """Every row in memory, float16 [N, E]."""
+        parts = [embeds for _, embeds in self.shards()]
+        return np.concatenate(parts) if parts else np.zeros((0, self.width), np.float16)
+
+    def require_items(self, items_digest: str, what: str, remedy: str) -> None:
+        """
+        Checks that the embeddings are of these things.
+
+        Raises:
+            StoreError: they are of others.
+        """
+        if self.manifest["items_digest"] != items_digest:
+            raise StoreError(f"{self.folder} was not made from {what}, or that has changed since: {remedy}")
+
+
+def require_same_encoder(first: EmbeddingStore, second: EmbeddingStore) -> None:
+    """Raises `StoreError` for embeddings that cannot be compared."""
+    if first.encoder["digest"] != second.encoder["digest"] or first.width != second.width:
+        described: Sequence[str] = [
+            f"{store.folder} by {store.encoder['name']} (revision {store.encoder['revision']}, width {store.width})"
+            for store in (first, second)
+        ]
+        raise StoreError(f"embeddings of different encoders cannot be compared: {' and '.join(described)}")
+
+
+def _map(path: Path, dtype, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+    # An empty file region cannot be mapped.
+    return np.memmap(path, dtype, "r", offset, shape) if all(shape) else np.zeros(shape, dtype)

@@ -1,0 +1,205 @@
+"""Vocabularies of visual concepts: made from captions, written, and read in every form that people have them in."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..data.annotation_sources import shorten
+from .nouns import NounCounts, count_nouns
+from .plurals import IRREGULAR_SINGULARS, singular_of
+
+
+# Of a visual concept: what is longer is a sentence, or a broken file.
+LONGEST_CONCEPT = 100
+
+
+def build_vocabulary(
+    captions: Iterable[str],
+    *,
+    min_count: int = 2,
+    language_model: str = "en_core_web_sm",
+    compounds: bool = False,
+    stop_words: Iterable[str] = (),
+    num_processes: int = 1,
+    progress: bool = False,
+) -> dict[str, int]:
+    """
+    The nouns of captions with their counts (ViCHA, arXiv 2208.13628, section 3.2).
+
+    Plurals are counted as their singulars where that is safe ("zebras"), and stay where the singular is another thing
+    ("glasses", "scissors").
+
+    Args:
+        captions: read as they are needed; memory holds the counts alone.
+        min_count: nouns that occur less often are left out (paper: more than 1, hence 2; 4 for captions from the web).
+        language_model: a model of spaCy that is installed, or its folder.
+        compounds: whether neighbouring nouns count as one more concept together, such as "fire hydrant".
+        stop_words: nouns that are no concepts, such as "photo".
+        num_processes: that tag captions; the result is the same for any number.
+        progress: show a progress bar.
+
+    Returns:
+        Noun -> count, the most frequent first, equal counts by word.
+
+    Raises:
+        ImportError: spaCy is not installed.
+        ValueError: an unknown language model, a `min_count` below 1, or no noun that is frequent enough.
+    """
+    if min_count < 1:
+        raise ValueError(f"min_count={min_count} must be at least 1")
+    if num_processes < 1:
+        raise ValueError(f"num_processes={num_processes} must be at least 1")
+    counts = count_nouns(
+        captions, language_model=language_model, compounds=compounds, num_processes=num_processes, progress=progress
+    )
+    left_out = {word.strip().lower() for word in stop_words}
+    merged = {
+        noun: count
+        for noun, count in merge_plurals(counts).items()
+        if count >= min_count and noun not in left_out
+    }
+    if not merged:
+        raise ValueError(
+            f"none of the {sum(counts.values())} nouns of the captions occurs at least min_count={min_count} times: give "
+            "more captions, or a smaller min_count"
+        )
+    return dict(sorted(merged.items(), key=lambda item: (-item[1], item[0])))
+
+
+def merge_plurals(counts: NounCounts) -> Counter[str]:
+    """(noun, whether in the plural) -> count, as noun -> count with plurals counted as their singulars."""
+    singular, plural = Counter(), Counter()
+    for (noun, is_plural), count in counts.items():
+        (plural if is_plural or noun.split(" ")[-1] in IRREGULAR_SINGULARS else singular)[noun] += count
+    # A tagger errs now and then; what it takes for a plural more often than not is one.
+    plurals = {noun for noun, count in plural.items() if count > singular[noun]}
+    singulars = {noun: count for noun, count in singular.items() if noun not in plurals}
+    merged = Counter()
+    for noun in sorted(singular.keys() | plural.keys()):
+        merged[singular_of(noun, singulars) if noun in plurals else noun] += singular[noun] + plural[noun]
+    return merged
+
+
+def read_vocabulary(path: str | os.PathLike) -> dict[str, int]:
+    """
+    A vocabulary with counts (0 where the file has none), in the file's order.
+
+    Args:
+        path: what `vicha-hf concepts vocabulary` writes (JSON or Parquet), a JSON list of words, a text file with one
+            word a line, or an annotation file whose records have `concepts` or `kwords` (the published files): its
+            distinct concepts, the most frequent first.
+
+    Raises:
+        ValueError: no vocabulary, a concept that is blank, repeated, too long or no text, with its place and remedy.
+        OSError: no such file.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    if path.suffix in (".json", ".jsonl", ".ndjson"):
+        return _read_json(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a vocabulary is a text file in UTF-8, but {error}") from error
+    return _checked(path, ((f"line {number}", word, 0) for number, word in enumerate(lines, start=1)))
+
+
+def write_vocabulary(path: str | os.PathLike, vocabulary: Mapping[str, int]) -> None:
+    """Writes words and counts, as JSON or (by the suffix .parquet) as Parquet; the file appears when it is whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        table = pyarrow.table({"concept": list(vocabulary), "count": list(vocabulary.values())})
+        pyarrow.parquet.write_table(table, unfinished)
+    else:
+        text = json.dumps(dict(vocabulary), ensure_ascii=False, indent=0)
+        unfinished.write_text(text + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _read_parquet(path: Path) -> dict[str, int]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: not readable as Parquet ({error})") from error
+    if "concept" not in table.column_names:
+        raise ValueError(f"{path}: a vocabulary has a column 'concept', but this has {table.column_names}")
+    words = table["concept"].to_pylist()
+    counts = table["count"].to_pylist() if "count" in table.column_names else [0] * len(words)
+    rows = enumerate(zip(words, counts, strict=True))
+    return _checked(path, ((f"row {row}", word, count) for row, (word, count) in rows))
+
+
+def _read_json(path: Path) -> dict[str, int]:
+    repeated: list[str] = []
+
+    def as_dict(pairs: list[tuple]) -> dict:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return content
+
+    try:
+        if path.suffix == ".json":
+            content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=as_dict)
+        else:
+            content = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    if isinstance(content, Mapping):
+        if repeated:
+            raise ValueError(f"{path}: the concept {shorten(repeated[0])} stands there twice; keep one")
+        return _checked(path, ((f"entry {row}", word, count) for row, (word, count) in enumerate(content.items())))
+    if not isinstance(content, list):
+        raise ValueError(f"{path}: a vocabulary is a list of words or words with counts, got {shorten(content)}")
+    if content and all(isinstance(entry, Mapping) for entry in content):
+        return _of_annotations(path, content)
+    return _checked(path, ((f"entry {row}", word, 0) for row, word in enumerate(content)))
+
+
+def _of_annotations(path: Path, records: list[Mapping]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for row, record in enumerate(records):
+        concepts = record.get("concepts", record.get("kwords")) or []
+        if not isinstance(concepts, list) or not all(isinstance(word, str) for word in concepts):
+            raise ValueError(f"{path}, record {row}: 'concepts' must be a list of words, got {shorten(concepts)}")
+        counts.update({word.strip() for word in concepts if word.strip()})
+    if not counts:
+        raise ValueError(f"{path}: no record has 'concepts' or 'kwords'; make a vocabulary from the captions first")
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return _checked(path, ((f"concept {row}", word, count) for row, (word, count) in enumerate(ordered)))
+
+
+def _checked(path: Path, entries: Iterable[tuple[str, object, object]]) -> dict[str, int]:
+    vocabulary, places = {}, {}
+    for place, word, count in entries:
+        if not isinstance(word, str):
+            raise ValueError(f"{path}, {place}: a concept is a text, got {shorten(word)}; write it in quotes")
+        word = word.strip()
+        if not word:
+            raise ValueError(f"{path}, {place}: a blank concept; remove it")
+        if len(word) > LONGEST_CONCEPT:
+            raise ValueError(
+                f"{path}, {place}: a concept of {len(word)} characters ({shorten(word)}); the longest allowed has "
+                f"{LONGEST_CONCEPT}, so this is no vocabulary, or one whose lines are not words"
+            )
+        if not any(character.isalpha() for character in word):
+            raise ValueError(f"{path}, {place}: the concept {word!r} holds no letter; remove it")
+        if word in places:
+            raise ValueError(f"{path}, {place}: the concept {word!r} stands already in {places[word]}; keep one")
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise ValueError(f"{path}, {place}: the count of {word!r} must be a number from 0 on, got {shorten(count)}")
+        vocabulary[word], places[word] = count, place
+    if not vocabulary:
+        raise ValueError(f"{path}: an empty vocabulary; give at least one concept")
+    return vocabulary

@@ -1,0 +1,236 @@
+"""Visual concepts of any image, found by a vocabulary that travels with the model."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers.utils import cached_file, logging
+
+from .concept_ranking import select_concepts
+from .dual_encoder import DualEncoder
+
+
+logger = logging.get_logger(__name__)
+
+CONCEPT_INDEX_FOLDER = "concept_index"
+# Stands for the model whose folder holds the index.
+OWN_ENCODER = "."
+_FORMAT = "vicha_hf concept index 1"
+_DESCRIPTION, _VOCABULARY, _EMBEDDINGS = "concept_index.json", "vocabulary.json", "embeddings.safetensors"
+_FILES = (_DESCRIPTION, _VOCABULARY, _EMBEDDINGS)
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+
+
+@dataclass(frozen=True)
+class ConceptIndex:
+    """
+    A vocabulary of visual concepts with its embeddings.
+
+    Attributes:
+        concepts: the words; equal scores go by this order.
+        embeds: [V, E], float16 unit vectors.
+        encoder: folder or Hub name of the model that made them; "." for the model whose folder holds the index.
+        encoder_revision: of the Hub repository.
+        encoder_digest: of the encoder's weights.
+        prompts: texts with {} that were averaged.
+        k: concepts per image.
+    """
+
+    concepts: tuple[str, ...]
+    embeds: torch.Tensor
+    encoder: str
+    encoder_revision: str | None
+    encoder_digest: str
+    prompts: tuple[str, ...]
+    k: int = 15
+
+    def __post_init__(self):
+        if len(self.concepts) != len(self.embeds):
+            raise ValueError(f"a concept index of {len(self.concepts)} words has {len(self.embeds)} embeddings")
+        if self.k < 1:
+            raise ValueError(f"a concept index with k={self.k}: it must be at least 1")
+
+    @classmethod
+    def build(
+        cls, concepts: Sequence[str], encoder: DualEncoder, prompts: Sequence[str], k: int = 15, own: bool = False
+    ) -> "ConceptIndex":
+        """
+        Embeds a vocabulary.
+
+        Args:
+            own: whether the encoder is the model that the index goes with.
+        """
+        embeds = encoder.encode_concepts(concepts, prompts).half().cpu()
+        name, revision = (OWN_ENCODER, None) if own else (encoder.name, encoder.revision)
+        return cls(tuple(concepts), embeds, name, revision, encoder.digest(), tuple(prompts), k)
+
+    def save_pretrained(self, folder) -> None:
+        """Writes the index's files into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"embeddings": self.embeds.contiguous()}, folder / _EMBEDDINGS)
+        _write_json(folder / _VOCABULARY, list(self.concepts))
+        description = {
+            "format": _FORMAT,
+            "encoder": self.encoder,
+            "encoder_revision": self.encoder_revision,
+            "encoder_digest": self.encoder_digest,
+            "prompts": list(self.prompts),
+            "k": self.k,
+        }
+        _write_json(folder / _DESCRIPTION, description)
+
+    @classmethod
+    def from_pretrained(cls, folder, **hub_options) -> "ConceptIndex":
+        """
+        Reads an index.
+
+        Args:
+            folder: a model folder with `concept_index/`, the index's own folder, or a model's name on the Hub.
+            hub_options: `revision`, `token`, `cache_dir`, ... as for `from_pretrained`.
+
+        Raises:
+            FileNotFoundError: no index there.
+            ValueError: an index that is not whole.
+        """
+        paths = _find_files(folder, hub_options)
+        if paths is None:
+            raise FileNotFoundError(
+                f"{folder} holds no {CONCEPT_INDEX_FOLDER}/: make one with `vicha-hf concepts build` and train with it, or "
+                "`vicha-hf concepts index` for a model that is its own encoder"
+            )
+        try:
+            description = json.loads(paths[_DESCRIPTION].read_text(encoding="utf-8"))
+            concepts = json.loads(paths[_VOCABULARY].read_text(encoding="utf-8"))
+            embeds = load_file(paths[_EMBEDDINGS])["embeddings"]
+            if description["format"] != _FORMAT:
+                raise ValueError(f"its format is {description['format']!r}, not {_FORMAT!r}")
+            if embeds.ndim != 2:
+                raise ValueError(f"its embeddings have shape {tuple(embeds.shape)}")
+            return cls(
+                tuple(concepts),
+                embeds,
+                description["encoder"],
+                description["encoder_revision"],
+                description["encoder_digest"],
+                tuple(description["prompts"]),
+                description["k"],
+            )
+        except (ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise ValueError(f"{paths[_DESCRIPTION].parent} is no whole concept index: {error}") from error
+
+
+class ConceptSelector:
+    """
+    Finds the visual concepts of images.
+
+    Args:
+        index: vocabulary and embeddings.
+        encoder: the model that made them.
+        batch_size: images encoded at a time.
+
+    Raises:
+        ValueError: an encoder with other weights than the index was made with.
+
+    Example:
+
+    ```python
+    >>> selector = ConceptSelector.from_pretrained("outputs/demo/model")
+    >>> selector.select(image, k=3)
+    [[('dog', 0.31), ('grass', 0.28), ('ball', 0.22)]]
+    ```
+    """
+
+    def __init__(self, index: ConceptIndex, encoder: DualEncoder, batch_size: int = 32):
+        if encoder.digest() != index.encoder_digest:
+            if index.encoder != OWN_ENCODER:
+                raise ValueError(
+                    f"the concept index was made by {index.encoder} (revision {index.encoder_revision}), whose weights are "
+                    f"not those of {encoder.name}: make the index anew with this encoder"
+                )
+            # Its own model has been trained further: the words keep, their embeddings do not.
+            logger.info("The model changed since its concept index was made: its vocabulary is embedded again.")
+            index = ConceptIndex.build(index.concepts, encoder, index.prompts, index.k, own=True)
+        self.index, self.encoder, self.batch_size = index, encoder, batch_size
+
+    @classmethod
+    def from_pretrained(cls, folder, *, device: str | None = None, batch_size: int = 32, **hub_options) -> "ConceptSelector":
+        """
+        Loads the index of a model folder and the encoder that it names, which may be the model itself.
+
+        Args:
+            folder: a model folder with `concept_index/`, the index's own folder, or a model's name on the Hub.
+            device: of the encoder (default: cuda where there is one).
+            batch_size: images encoded at a time.
+            hub_options: `revision`, `token`, `cache_dir`, ... as for `from_pretrained`.
+
+        Raises:
+            FileNotFoundError: no index there.
+            ValueError: a broken index, or one of another encoder.
+        """
+        index = ConceptIndex.from_pretrained(folder, **_known(hub_options))
+        options = {name: value for name, value in _known(hub_options).items() if name != "revision"}
+        if index.encoder == OWN_ENCODER:
+            home = Path(folder).parent if (Path(folder) / _DESCRIPTION).is_file() else folder
+            encoder = DualEncoder.from_pretrained(
+                str(home), revision=hub_options.get("revision"), device=device, **options
+            )
+        else:
+            encoder = DualEncoder.from_pretrained(
+                index.encoder, revision=index.encoder_revision, device=device, **options
+            )
+        return cls(index, encoder, batch_size)
+
+    def select(self, images, k: int | None = None) -> list[list[tuple[str, float]]]:
+        """
+        The concepts of each image with their cosines, the best first.
+
+        Args:
+            images: one image or a list: Pillow images, paths, arrays or tensors.
+            k: concepts per image; the index's by default.
+        """
+        images = list(images) if isinstance(images, list | tuple) else [images]
+        found = []
+        for start in range(0, len(images), self.batch_size):
+            embeds = self.encoder.encode_images(images[start : start + self.batch_size]).cpu()
+            # As stored embeddings are, so that an image has the same concepts here and in a corpus.
+            indices, scores = select_concepts(embeds.half(), self.index.embeds, self.index.k if k is None else k)
+            found += [
+                [(self.index.concepts[index], score) for index, score in zip(*row, strict=True)]
+                for row in zip(indices.tolist(), scores.tolist(), strict=True)
+            ]
+        return found
+
+    def words(self, images, k: int | None = None) -> list[list[str]]:
+        """The concepts of each image without their cosines, as a processor takes them."""
+        return [[word for word, _ in row] for row in self.select(images, k)]
+
+
+def _find_files(folder, hub_options: dict) -> dict[str, Path] | None:
+    if (Path(folder) / _DESCRIPTION).is_file():
+        return {name: Path(folder) / name for name in _FILES}
+    found = {
+        name: cached_file(
+            str(folder),
+            f"{CONCEPT_INDEX_FOLDER}/{name}",
+            _raise_exceptions_for_missing_entries=False,
+            **_known(hub_options),
+        )
+        for name in _FILES
+    }
+    return None if found[_DESCRIPTION] is None else {name: Path(path or "") for name, path in found.items()}
+
+
+def _known(hub_options: dict) -> dict:
+    return {name: value for name, value in hub_options.items() if name in _HUB_OPTIONS and value is not None}
+
+
+def _write_json(path: Path, content) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+__all__ = ["CONCEPT_INDEX_FOLDER", "OWN_ENCODER", "ConceptIndex", "ConceptSelector"]

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from .command_parser import CommandParser
+from .concepts import commands as concept_commands
 from .conversion import commands as conversion_commands
 from .demo_corpus import commands as demo_commands
 from .evaluation import commands as evaluation_commands
@@ -17,6 +18,7 @@ COMMAND_FILES = (
     conversion_commands,
     evaluation_commands,
     visual_token_commands,
+    concept_commands,
     demo_commands,
 )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..data.annotation_fields import ImageFinder, read_texts
-from ..data.annotation_sources import RawRecord, RecordProblem
+from ..data.annotation_sources import AnnotationError, RawRecord, RecordProblem, iterate_source, list_sources
 from ..data.annotations import Annotations, read_records
 from ..data.image_files import EmbeddedImage
 
@@ -106,3 +106,27 @@ def require_captions(record: CorpusRecord) -> tuple[str, ...]:
 
 def _key(image: str | EmbeddedImage) -> object:
     return image if isinstance(image, str) else (id(image.images), image.row, image.position)
+
+
+def iterate_captions(sources, on_bad_record: Literal["raise", "skip"] = "raise") -> Iterator[str]:
+    """
+    The captions of annotation sources, one by one; nothing is kept, and images are not looked for.
+
+    Args:
+        sources: as `read_image_text_records` takes them.
+        on_bad_record: whether a record without caption ends the reading or is left out.
+
+    Raises:
+        AnnotationError: a source that cannot be read, or a bad record.
+    """
+    for source in list_sources(sources):
+        for raw in iterate_source(source):
+            try:
+                if raw.problem is not None:
+                    raise raw.problem
+                if not isinstance(raw.value, Mapping):
+                    raise RecordProblem("", "not an object", 'write {"image": ..., "caption": ...}')
+                yield from read_texts(raw.value, "caption")
+            except RecordProblem as problem:
+                if on_bad_record == "raise":
+                    raise AnnotationError(f"{raw.where}: {problem.message}") from problem

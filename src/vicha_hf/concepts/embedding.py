@@ -127,9 +127,7 @@ def embed_images(
     )
     writer, shards = _begin(output, job, accelerator)
     batches = [batch for shard in shards for batch in _batches(job, shard)]
-    loader = DataLoader(
-        _Images(corpus, encoder), batch_sampler=batches, num_workers=num_workers, collate_fn=_collate
-    )
+    loader = DataLoader(_Images(corpus, encoder), batch_sampler=batches, num_workers=num_workers, collate_fn=_collate)
     encoder.model.to(accelerator.device)
 
     def embedded() -> Iterator["_Batch"]:
@@ -231,6 +229,8 @@ def _begin(
         writer.begin(vocabulary)
     accelerator.wait_for_everyone()
     missing = writer.missing_shards()
+    if missing and accelerator.is_main_process:
+        writer.reopen()
     # Nobody writes before everybody has looked.
     accelerator.wait_for_everyone()
     return writer, missing[accelerator.process_index :: accelerator.num_processes]
@@ -272,7 +272,10 @@ def _write_shards(
     job = writer.job
     todo = sum(len(job.items_of(shard)) for shard in shards)
     with tqdm(
-        desc=f"Embedding {job.kind}", total=todo, unit=job.kind[:-1], disable=not (progress and accelerator.is_main_process)
+        desc=f"Embedding {job.kind}",
+        total=todo,
+        unit=job.kind[:-1],
+        disable=not (progress and accelerator.is_main_process),
     ) as bar:
         for shard in shards:
             items, embeds, contents, unreadable = [], [], [], {}
@@ -305,6 +308,7 @@ def _finish(writer: EmbeddingWriter, accelerator: Accelerator) -> EmbeddingStore
         left = writer.missing_shards()
         if left:
             raise StoreError(f"{writer.folder}: shards {left[:5]} vanished while others were made; run again")
-        writer.finish()
+        if not writer.is_finished:
+            writer.finish()
     accelerator.wait_for_everyone()
     return EmbeddingStore(writer.folder)

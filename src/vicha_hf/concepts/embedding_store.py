@@ -21,7 +21,8 @@ from .manifests import digest_of, digest_of_file, digest_of_items, read_json, wr
 
 FORMAT = "vicha_hf embeddings 1"
 _JOB, _MANIFEST, _VOCABULARY = "job.json", "manifest.json", "vocabulary.json"
-_LONGEST_HEADER = 1 << 20
+_ABOUT = "vicha_hf"
+_LONGEST_HEADER = 1 << 24
 
 
 class StoreError(ValueError):
@@ -112,8 +113,17 @@ class EmbeddingWriter:
             left.unlink(missing_ok=True)
         if not (self.folder / _JOB).is_file():
             write_json(self.folder / _JOB, self.job.as_dict())
-        if vocabulary is not None:
+        if vocabulary is not None and not (self.folder / _VOCABULARY).is_file():
             write_json(self.folder / _VOCABULARY, dict(vocabulary))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the manifest is there."""
+        return (self.folder / _MANIFEST).is_file()
+
+    def reopen(self) -> None:
+        """Takes the manifest away: the folder is not complete while shards are missing."""
+        (self.folder / _MANIFEST).unlink(missing_ok=True)
 
     def missing_shards(self) -> list[int]:
         """The shards that are not there, or not whole."""
@@ -138,11 +148,13 @@ class EmbeddingWriter:
         """
         path = self._path(shard)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-        metadata = {
+        about = {
             "job": self.job.digest,
             "content": content_digest,
-            "unreadable": json.dumps([{"item": item, "problem": unreadable[item]} for item in sorted(unreadable)]),
+            "unreadable": [{"item": item, "problem": unreadable[item]} for item in sorted(unreadable)],
         }
+        # One entry: safetensors writes several in an order that changes from file to file.
+        metadata = {_ABOUT: json.dumps(about, sort_keys=True)}
         save_file({"embeddings": np.ascontiguousarray(embeds), "items": items}, unfinished, metadata=metadata)
         os.replace(unfinished, path)
 
@@ -153,12 +165,12 @@ class EmbeddingWriter:
             header = read_shard_header(self._path(shard))
             rows, width = header.embeds_shape
             widths.add(width)
-            unreadable += json.loads(header.metadata["unreadable"])
+            unreadable += header.about["unreadable"]
             shards.append(
                 {
                     "file": self._path(shard).name,
                     "rows": rows,
-                    "content": header.metadata["content"],
+                    "content": header.about["content"],
                     "digest": digest_of_file(self._path(shard)),
                 }
             )
@@ -172,7 +184,7 @@ class EmbeddingWriter:
 
     def _is_whole(self, shard: int) -> bool:
         try:
-            return read_shard_header(self._path(shard)).metadata.get("job") == self.job.digest
+            return read_shard_header(self._path(shard)).about.get("job") == self.job.digest
         except (StoreError, OSError):
             return False
 
@@ -203,10 +215,10 @@ class EmbeddingWriter:
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """Where a shard's tensors lie, and its metadata."""
+    """Where a shard's tensors lie, and what they were made from."""
 
     path: Path
-    metadata: Mapping[str, str]
+    about: Mapping[str, object]
     embeds_shape: tuple[int, int]
     embeds_offset: int
     items_offset: int
@@ -236,7 +248,7 @@ def read_shard_header(path: Path) -> ShardHeader:
             if length > _LONGEST_HEADER:
                 raise ValueError("its header is too long")
             header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", {})
+        about = json.loads(header.pop("__metadata__")[_ABOUT])
         embeds, items = header["embeddings"], header["items"]
         if (embeds["dtype"], items["dtype"]) != ("F16", "I64") or len(embeds["shape"]) != 2:
             raise ValueError("its tensors are of another kind")
@@ -249,7 +261,7 @@ def read_shard_header(path: Path) -> ShardHeader:
         raise StoreError(f"{path} has {size} bytes instead of {expected}: it was cut or half written; {remedy}")
     return ShardHeader(
         path,
-        metadata,
+        about,
         tuple(embeds["shape"]),
         8 + length + embeds["data_offsets"][0],
         8 + length + items["data_offsets"][0],
@@ -285,7 +297,9 @@ class EmbeddingStore:
         for shard in self.manifest["shards"]:
             path = self.folder / shard["file"]
             if not path.is_file():
-                raise StoreError(f"{path} is missing: run `vicha-hf concepts embed` again, which makes what is missing")
+                raise StoreError(
+                    f"{path} is missing: run `vicha-hf concepts embed` again, which makes what is missing"
+                )
             header = read_shard_header(path)
             if header.embeds_shape != (shard["rows"], self.width if shard["rows"] else 0):
                 raise StoreError(
@@ -334,7 +348,7 @@ class EmbeddingStore:
 
     def read_all(self) -> np.ndarray:
         """Every row in memory, float16 [N, E]."""
-        parts = [embeds for _, embeds in self.shards()]
+        parts = [embeds for items, embeds in self.shards() if len(items)]
         return np.concatenate(parts) if parts else np.zeros((0, self.width), np.float16)
 
     def require_items(self, items_digest: str, what: str, remedy: str) -> None:

@@ -45,7 +45,8 @@ class FilterResult:
         most = max(self.counts, default=1) or 1
         rows = zip(self.edges, self.edges[1:], self.counts, strict=False)
         return "\n".join(
-            f"{low:6.3f} to {high:6.3f} {count:9d} {'#' * math.ceil(width * count / most)}" for low, high, count in rows
+            f"{low:6.3f} to {high:6.3f} {count:9d} {'#' * math.ceil(width * count / most)}"
+            for low, high, count in rows
         )
 
 
@@ -122,9 +123,7 @@ def filter_pairs(
     return FilterResult(**result)
 
 
-def pair_scores(
-    images: EmbeddingStore, captions: EmbeddingStore, numbers: np.ndarray, num_images: int
-) -> np.ndarray:
+def pair_scores(images: EmbeddingStore, captions: EmbeddingStore, numbers: np.ndarray, num_images: int) -> np.ndarray:
     """
     The cosine of each caption with its image, float32 [captions]; minus infinity where the image is unreadable.
 

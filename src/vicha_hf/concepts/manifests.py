@@ -40,7 +40,9 @@ def read_json(path: Path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); it was cut or changed by hand: delete it") from error
+        raise ValueError(
+            f"{path}: not readable as JSON ({error}); it was cut or changed by hand: delete it"
+        ) from error
 
 
 class OutputFile:

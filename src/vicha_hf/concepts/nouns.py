@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 
 # Captions that a process tags at a time; few enough that progress moves, and that memory stays small.
-_CAPTIONS_PER_TASK = 2000
+_CAPTIONS_PER_TASK = 500
 _NOUN_TAGS = ("NOUN", "PROPN")
-_WORD = re.compile(r"[^\W\d_](?:[\w'’.-]*\w)?")
+_WORD = re.compile(r"[^\W\d_](?:[\w'.-]*\w)?")
 _LONGEST_NOUN = 50
 # Names that web corpora replace (Conceptual 12M): a pronoun keeps the sentence whole and is no noun.
 _PLACEHOLDER = re.compile(r"<[A-Z]+>")
@@ -125,7 +125,9 @@ def _count_task(task: tuple[list[str], str, bool]) -> tuple[int, NounCounts]:
 
 def _as_sentence(caption: str) -> str:
     """One form of every caption: the tagger takes the last word of "next to a fire hydrant" for an adverb."""
-    text = " ".join(_PLACEHOLDER.sub("someone", caption[:_LONGEST_CAPTION]).split()).rstrip(" .!?,;:")
+    text = " ".join(_PLACEHOLDER.sub("someone", caption[:_LONGEST_CAPTION].replace("\u2019", "'")).split()).rstrip(
+        " .!?,;:"
+    )
     # "Geese near a pond" would begin with an adjective.
     if text[1:2].islower() or text[1:2] == " ":
         text = text[0].lower() + text[1:]
@@ -135,7 +137,7 @@ def _as_sentence(caption: str) -> str:
 def _nouns_of(document, compounds: bool) -> Iterator[tuple[str, bool]]:
     run: list[str] = []
     for token in document:
-        noun = token.lower_.strip("'’.-")
+        noun = token.lower_.strip("'.-")
         if token.pos_ not in _NOUN_TAGS or len(noun) < 2 or len(noun) > _LONGEST_NOUN or not _WORD.fullmatch(noun):
             run = []
             continue

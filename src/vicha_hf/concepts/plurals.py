@@ -27,9 +27,44 @@ IRREGULAR_SINGULARS = {
 }
 # Things that come in pairs or are another thing than their singular: glasses are no glass.
 PLURAL_ONLY = frozenset(
-    "binoculars boxers briefs clothes dungarees earphones glasses goggles headphones jeans khakis leggings outskirts "
-    "overalls pajamas pants pliers pyjamas sandals scissors scrubs shades shears shorts skis slacks spectacles "
-    "sunglasses suspenders sweatpants tights tongs trousers trunks tweezers underpants".split()
+    [
+        "binoculars",
+        "boxers",
+        "briefs",
+        "clothes",
+        "dungarees",
+        "earphones",
+        "glasses",
+        "goggles",
+        "headphones",
+        "jeans",
+        "khakis",
+        "leggings",
+        "outskirts",
+        "overalls",
+        "pajamas",
+        "pants",
+        "pliers",
+        "pyjamas",
+        "sandals",
+        "scissors",
+        "scrubs",
+        "shades",
+        "shears",
+        "shorts",
+        "skis",
+        "slacks",
+        "spectacles",
+        "sunglasses",
+        "suspenders",
+        "sweatpants",
+        "tights",
+        "tongs",
+        "trousers",
+        "trunks",
+        "tweezers",
+        "underpants",
+    ]
 )
 # Ends of words whose singular cannot be told from the plural alone: cookies and ponies, horses and buses, shoes and
 # potatoes; and ends of singulars.

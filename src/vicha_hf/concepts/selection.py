@@ -109,7 +109,8 @@ def require_same_images(images: EmbeddingStore, corpus: ConceptCorpus) -> None:
     # Files that were copied have other times; their content decides.
     shards, size = images.manifest["shards"], images.manifest["shard_size"]
     if images.manifest["num_items"] == corpus.num_images and all(
-        shard["content"] == digest_of_items(_contents(corpus, number * size, size)) for number, shard in enumerate(shards)
+        shard["content"] == digest_of_items(_contents(corpus, number * size, size))
+        for number, shard in enumerate(shards)
     ):
         return
     raise StoreError(

@@ -56,9 +56,7 @@ def build_vocabulary(
     )
     left_out = {word.strip().lower() for word in stop_words}
     merged = {
-        noun: count
-        for noun, count in merge_plurals(counts).items()
-        if count >= min_count and noun not in left_out
+        noun: count for noun, count in merge_plurals(counts).items() if count >= min_count and noun not in left_out
     }
     if not merged:
         raise ValueError(
@@ -198,7 +196,9 @@ def _checked(path: Path, entries: Iterable[tuple[str, object, object]]) -> dict[
         if word in places:
             raise ValueError(f"{path}, {place}: the concept {word!r} stands already in {places[word]}; keep one")
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
-            raise ValueError(f"{path}, {place}: the count of {word!r} must be a number from 0 on, got {shorten(count)}")
+            raise ValueError(
+                f"{path}, {place}: the count of {word!r} must be a number from 0 on, got {shorten(count)}"
+            )
         vocabulary[word], places[word] = count, place
     if not vocabulary:
         raise ValueError(f"{path}: an empty vocabulary; give at least one concept")

@@ -158,7 +158,9 @@ class ConceptSelector:
         self.index, self.encoder, self.batch_size = index, encoder, batch_size
 
     @classmethod
-    def from_pretrained(cls, folder, *, device: str | None = None, batch_size: int = 32, **hub_options) -> "ConceptSelector":
+    def from_pretrained(
+        cls, folder, *, device: str | None = None, batch_size: int = 32, **hub_options
+    ) -> "ConceptSelector":
         """
         Loads the index of a model folder and the encoder that it names, which may be the model itself.
 

@@ -1,7 +1,9 @@
 """Any model with a joint space of images and texts, used as the one that looks for visual concepts."""
 
 import hashlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -108,15 +110,27 @@ class DualEncoder:
         check_prompts(prompts)
         texts = [prompt.replace("{}", concept) for concept in concepts for prompt in prompts]
         embeds = torch.cat(
-            [self.encode_texts(texts[start : start + _TEXTS_AT_A_TIME]) for start in range(0, len(texts), _TEXTS_AT_A_TIME)]
+            [
+                self.encode_texts(texts[start : start + _TEXTS_AT_A_TIME])
+                for start in range(0, len(texts), _TEXTS_AT_A_TIME)
+            ]
         )
         return torch.nn.functional.normalize(embeds.view(len(concepts), len(prompts), -1).mean(dim=1), dim=-1)
 
 
 def prepare_images(image_processor, images: Sequence) -> dict[str, torch.Tensor]:
     """What an image encoder takes, of Pillow images in any mode, paths, arrays or tensors."""
-    upright = [to_upright_rgb(image) if isinstance(image, Image.Image) else image for image in images]
-    return dict(image_processor(images=upright, return_tensors="pt"))
+    return dict(image_processor(images=[_upright(image) for image in images], return_tensors="pt"))
+
+
+def _upright(image):
+    if isinstance(image, Image.Image):
+        return to_upright_rgb(image)
+    if isinstance(image, str | Path) and os.path.isfile(image):
+        with Image.open(image) as opened:
+            opened.load()
+            return to_upright_rgb(opened)
+    return str(image) if isinstance(image, Path) else image
 
 
 def check_prompts(prompts: Sequence[str]) -> None:

@@ -1,0 +1,307 @@
+"""Concepts written into annotations, pairs filtered, the page, and everything in one go, through the command line too."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_dual_encoders import write_tiny_clip
+
+from vicha_hf.cli import main
+from vicha_hf.concepts import (
+    ConceptCorpus,
+    ConceptSelector,
+    DualEncoder,
+    EmbeddingStore,
+    embed_captions,
+    embed_concepts,
+    embed_images,
+    filter_pairs,
+    inspect_concepts,
+    select_for_corpus,
+)
+from vicha_hf.data.annotations import read_image_text_records
+
+
+WORDS = ["dog", "cat", "zebra", "ball", "tree", "car", "grass", "boy"]
+
+
+@pytest.fixture
+def stores(clip, corpus, tmp_path):
+    images = embed_images(corpus, clip, tmp_path / "images", batch_size=2)
+    return images, embed_concepts(WORDS, clip, tmp_path / "concepts")
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_annotations_with_concepts(stores, corpus, tmp_path):
+    output = tmp_path / "out" / "train.jsonl"
+    result = select_for_corpus(*stores, corpus, output, k=3)
+    records = read_lines(output)
+    assert result.num_records == len(records) == 24
+    cosines = stores[0].read_all().astype(np.float64) @ stores[1].read_all().astype(np.float64).T
+    for record, (number, original) in zip(records, corpus.numbered_records(), strict=True):
+        best = np.argsort(-cosines[number], kind="stable")[:3]
+        assert record["concepts"] == [WORDS[index] for index in best]
+        assert record["concept_scores"] == pytest.approx(cosines[number][best].tolist(), abs=1e-3)
+        assert record["caption"] == original.fields["caption"] and record["source"] == original.fields["source"]
+    # The file may stand anywhere: images are named relative to it.
+    read = read_image_text_records(str(output))
+    assert [record.image for record in read] == [record.image for record in corpus.records]
+    assert read[0].concepts == tuple(records[0]["concepts"])
+
+
+def test_parquet(stores, corpus, tmp_path):
+    from datasets import load_dataset
+
+    select_for_corpus(*stores, corpus, tmp_path / "a.jsonl", k=3)
+    first = corpus.records[0]
+    assert isinstance(first.fields["caption"], str)
+    # One type of caption per column: Parquet has no mixed ones.
+    lists = tmp_path / "lists.jsonl"
+    lines = [
+        record | {"caption": [record["caption"]] if isinstance(record["caption"], str) else record["caption"]}
+        for record in read_lines(tmp_path / "a.jsonl")
+    ]
+    lists.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    other = ConceptCorpus(str(lists))
+    select_for_corpus(*stores, other, tmp_path / "a.parquet", k=3)
+    rows = load_dataset(
+        "parquet", data_files=str(tmp_path / "a.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert [row["concepts"] for row in rows] == [record["concepts"] for record in lines]
+
+
+def test_sharded_equals_unsharded(clip, corpus, tmp_path):
+    concepts = embed_concepts(WORDS, clip, tmp_path / "concepts")
+    sharded = embed_images(corpus, clip, tmp_path / "sharded", batch_size=2)
+    # The same rows in one file.
+    whole = shutil.copytree(tmp_path / "sharded", tmp_path / "whole")
+    manifest = json.loads((whole / "manifest.json").read_text())
+    first = manifest["shards"][0]["file"]
+    items = np.concatenate([items for items, _ in sharded.shards()])
+    save_file({"embeddings": sharded.read_all(), "items": items}, whole / first, metadata={"vicha_hf": "{}"})
+    manifest["shards"] = [{"file": first, "rows": len(items), "content": "", "digest": ""}]
+    (whole / "manifest.json").write_text(json.dumps(manifest))
+    for store, name in ((sharded, "a.jsonl"), (EmbeddingStore(whole), "b.jsonl")):
+        select_for_corpus(store, concepts, corpus, tmp_path / name)
+    assert (tmp_path / "a.jsonl").read_bytes() == (tmp_path / "b.jsonl").read_bytes()
+
+
+def test_an_approximate_search_keeps_the_form(stores, corpus, tmp_path):
+    select_for_corpus(*stores, corpus, tmp_path / "exact.jsonl", k=3)
+    select_for_corpus(*stores, corpus, tmp_path / "approximate.jsonl", k=3, method="approximate")
+    exact, approximate = read_lines(tmp_path / "exact.jsonl"), read_lines(tmp_path / "approximate.jsonl")
+    # With so few concepts there is one list, and nothing is missed.
+    assert [record["concepts"] for record in exact] == [record["concepts"] for record in approximate]
+
+
+def test_nothing_is_done_twice_and_nothing_is_lost(stores, corpus, tmp_path):
+    output = tmp_path / "train.jsonl"
+    select_for_corpus(*stores, corpus, output)
+    before = output.stat().st_mtime_ns
+    assert select_for_corpus(*stores, corpus, output).was_current
+    assert output.stat().st_mtime_ns == before
+    assert not select_for_corpus(*stores, corpus, output, k=2).was_current
+    output.write_text("mine")
+    with pytest.raises(FileExistsError, match="was changed since it was made"):
+        select_for_corpus(*stores, corpus, output, k=2)
+    assert output.read_text() == "mine"
+    select_for_corpus(*stores, corpus, output, k=2, overwrite=True)
+    assert len(read_lines(output)) == 24
+
+
+def test_concepts_of_another_encoder(stores, corpus, tmp_path):
+    for name, options in (("weights", {"seed": 1}), ("width", {"projection_dim": 16})):
+        write_tiny_clip(tmp_path / name, **options)
+        other = DualEncoder.from_pretrained(str(tmp_path / name), device="cpu")
+        concepts = embed_concepts(WORDS, other, tmp_path / f"concepts_{name}")
+        with pytest.raises(ValueError, match="embeddings of different encoders cannot be compared"):
+            select_for_corpus(stores[0], concepts, corpus, tmp_path / "train.jsonl")
+        assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_a_corpus_that_changed(stores, corpus_file, tmp_path):
+    records = json.loads(corpus_file.read_text())
+    shutil.copy(corpus_file.parent / "0.png", corpus_file.parent / "new.png")
+    corpus_file.write_text(json.dumps([*records, {"image": "new.png", "caption": "a dog"}]))
+    with pytest.raises(ValueError, match="was not made from the images of this corpus, or they have changed since"):
+        select_for_corpus(*stores, ConceptCorpus(str(corpus_file)), tmp_path / "train.jsonl")
+
+
+def test_images_that_were_only_copied_are_known(stores, corpus_file, tmp_path):
+    copied = shutil.copytree(corpus_file.parent, tmp_path / "copy", copy_function=shutil.copyfile)
+    result = select_for_corpus(*stores, ConceptCorpus(str(copied / "train.json")), tmp_path / "train.jsonl")
+    assert result.num_records == 24
+
+
+def test_an_image_that_changed(stores, corpus_file, tmp_path):
+    shutil.copyfile(corpus_file.parent / "1.png", corpus_file.parent / "2.png")
+    with pytest.raises(ValueError, match="have changed since"):
+        select_for_corpus(*stores, ConceptCorpus(str(corpus_file)), tmp_path / "train.jsonl")
+
+
+def test_embeddings_that_are_not_finite(stores, corpus, tmp_path):
+    shard = sorted((tmp_path / "images").glob("*.safetensors"))[1]
+    tensors = load_file(shard)
+    tensors["embeddings"][1, 3] = np.nan
+    save_file(tensors, shard, metadata={"vicha_hf": "{}"})
+    with pytest.raises(ValueError, match="images 2 to 3: image embeddings that are not finite, rows 1"):
+        select_for_corpus(EmbeddingStore(tmp_path / "images"), stores[1], corpus, tmp_path / "train.jsonl")
+    assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_filter_of_the_corpus(stores, clip, corpus, tmp_path):
+    captions = embed_captions(corpus, clip, tmp_path / "captions")
+    result = filter_pairs(stores[0], captions, corpus, tmp_path / "best.jsonl", keep=40)
+    texts = captions.read_all().astype(np.float64)
+    images = stores[0].read_all().astype(np.float64)
+    numbers = [number for number, record in corpus.numbered_records() for _ in record.captions]
+    cosines = np.array([images[number] @ text for number, text in zip(numbers, texts, strict=True)])
+    assert (result.num_pairs, result.num_kept) == (25, 10)
+    assert result.threshold == pytest.approx(np.sort(cosines)[-10], abs=1e-3)
+    kept = [score for record in read_lines(tmp_path / "best.jsonl") for score in record["caption_scores"]]
+    assert sorted(kept) == pytest.approx(np.sort(cosines)[-10:].tolist(), abs=1e-3)
+    assert sum(result.counts) == 25 and "#" in result.histogram()
+
+
+def test_filter_of_each_image(stores, clip, corpus, tmp_path):
+    captions = embed_captions(corpus, clip, tmp_path / "captions")
+    result = filter_pairs(stores[0], captions, corpus, tmp_path / "best.jsonl", keep=50, scope="image")
+    records = read_lines(tmp_path / "best.jsonl")
+    # Image 0 has three captions in two records, the others one.
+    assert result.num_kept == 22 + 2
+    of_first = [
+        score for record in records if record["image"].endswith("/0.png") for score in record["caption_scores"]
+    ]
+    assert len(of_first) == 2
+    for keep in (0, 101, float("nan")):
+        with pytest.raises(ValueError, match="must be a percentage"):
+            filter_pairs(stores[0], captions, corpus, tmp_path / "other.jsonl", keep=keep)
+
+
+def test_page(stores, corpus, tmp_path):
+    select_for_corpus(*stores, corpus, tmp_path / "train.jsonl", k=2)
+    selected = ConceptCorpus(str(tmp_path / "train.jsonl"))
+    use = inspect_concepts(selected, tmp_path / "page.html", vocabulary=[*WORDS, "<unseen>"], num_images=5)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<article>") == page.count("data:image/jpeg") == 5
+    assert "&lt;unseen&gt;" in page and "<unseen>" not in page
+    record = read_lines(tmp_path / "train.jsonl")[0]
+    assert f"<li>{record['concepts'][0]} <span>{record['concept_scores'][0]:.3f}</span></li>" in page
+    assert sum(use.counts.values()) == 48 and "<unseen>" in use.unused
+
+
+def test_page_without_concepts(corpus, tmp_path):
+    with pytest.raises(ValueError, match="no record of the annotations has concepts"):
+        inspect_concepts(corpus, tmp_path / "page.html")
+
+
+def test_build_and_step_by_step_give_the_same(corpus_file, clip_folder, tmp_path, capsys):
+    built, steps = tmp_path / "built", tmp_path / "steps"
+    build = ["concepts", "build", str(corpus_file), "--encoder", str(clip_folder), "--output", str(built)]
+    assert main([*build, "--k", "4", "--num-workers", "0", "--no-progress"]) == 0
+    quiet, encoder = ["--no-progress"], ["--encoder", str(clip_folder), "--num-workers", "0"]
+    vocabulary, corpus = str(steps / "vocabulary.json"), ["--corpus", str(corpus_file)]
+    stores = ["--images", str(steps / "images"), "--concepts", str(steps / "concepts")]
+    commands = [
+        ["vocabulary", str(corpus_file), "--output", vocabulary],
+        ["embed", *encoder, "--vocabulary", vocabulary, "--output", str(steps / "concepts")],
+        ["embed", *encoder, *corpus, "--output", str(steps / "images")],
+        ["select", *stores, *corpus, "--output", str(steps / "annotations.jsonl"), "--k", "4"],
+        [
+            "inspect",
+            str(steps / "annotations.jsonl"),
+            "--vocabulary",
+            vocabulary,
+            "--output",
+            str(steps / "inspect.html"),
+        ],
+    ]
+    for command in commands:
+        assert main(["concepts", *command, *quiet]) == 0, capsys.readouterr().err
+    for name in ("vocabulary.json", "annotations.jsonl", "inspect.html"):
+        assert (built / name).read_bytes() == (steps / name).read_bytes()
+    times = {
+        path: path.stat().st_mtime_ns
+        for path in built.rglob("*")
+        if path.is_file() and path.parent.name != "concept_index"
+    }
+    assert main([*build, "--k", "4", "--num-workers", "0", "--no-progress"]) == 0
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+    # The index finds for an image what the corpus got.
+    record = read_lines(built / "annotations.jsonl")[0]
+    found = ConceptSelector.from_pretrained(built / "concept_index", device="cpu").select(corpus_file.parent / "0.png")
+    assert [word for word, _ in found[0]] == record["concepts"]
+    assert [score for _, score in found[0]] == pytest.approx(record["concept_scores"], abs=1e-3)
+
+
+def test_the_commands_filter_and_show(stores, corpus_file, clip_folder, tmp_path, capsys):
+    common = ["--corpus", str(corpus_file), "--no-progress"]
+    embed = [
+        "embed",
+        "--encoder",
+        str(clip_folder),
+        "--captions",
+        str(corpus_file),
+        "--output",
+        str(tmp_path / "captions"),
+    ]
+    assert main(["concepts", *embed, "--no-progress"]) == 0
+    stored = ["--images", str(tmp_path / "images"), "--captions", str(tmp_path / "captions")]
+    assert (
+        main(["concepts", "filter", *stored, *common, "--keep", "40", "--output", str(tmp_path / "best.jsonl")]) == 0
+    )
+    assert re.search(r"10 of 25 pairs kept, cosine from -?0\.\d+ on", capsys.readouterr().out)
+    words = tmp_path / "words.txt"
+    words.write_text("dog\ncat\ntree\n")
+    assert (
+        main(["concepts", "index", str(clip_folder), "--vocabulary", str(words), "--prompt", "a {}", "--k", "2"]) == 0
+    )
+    image = str(corpus_file.parent / "0.png")
+    try:
+        assert main(["concepts", "show", str(clip_folder)]) == 0
+        assert "3 concepts, width 24, 2 per image, by the model itself" in capsys.readouterr().out
+        assert main(["concepts", "show", str(clip_folder), image, "--json", str(tmp_path / "found.json")]) == 0
+    finally:
+        shutil.rmtree(clip_folder / "concept_index")
+    (found,) = json.loads((tmp_path / "found.json").read_text())
+    assert found["image"] == image and len(found["concepts"]) == 2
+
+
+@pytest.mark.parametrize(
+    "command, problem",
+    [
+        (["vocabulary", "{none}.json", "--output", "v.json"], "annotation file not found"),
+        (["vocabulary", "{corpus}", "--output", "v.txt"], r"written as \*.json or \*.parquet"),
+        (["embed", "--encoder", "{clip}", "--vocabulary", "{bad}", "--output", "new"], "bad.txt, line 2"),
+        (["embed", "--encoder", "{none}", "--corpus", "{corpus}", "--output", "new"], "{none}"),
+        (
+            ["select", "--images", "{none}", "--concepts", "{none}", "--corpus", "{corpus}", "--output", "a.jsonl"],
+            "holds no embeddings",
+        ),
+        (["inspect", "{corpus}", "--output", "page.html"], "no record of the annotations has concepts"),
+        (["show", "{clip}"], "holds no concept_index"),
+        (["index", "{none}", "--vocabulary", "{good}"], "is no model folder"),
+    ],
+)
+def test_mistakes_are_one_line(corpus_file, clip_folder, tmp_path, monkeypatch, capsys, command, problem):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.txt").write_text("dog\ndog\n")
+    (tmp_path / "good.txt").write_text("dog\n")
+    places = {
+        "corpus": corpus_file,
+        "clip": clip_folder,
+        "none": tmp_path / "nothing",
+        "bad": tmp_path / "bad.txt",
+        "good": tmp_path / "good.txt",
+    }
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(["concepts", *(part.format(**places) for part in command)]) == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(problem.format(**places), message), message
+    assert before == {path for path in tmp_path.rglob("*") if path.is_file()}

@@ -64,6 +64,8 @@ def is_mistake(error: BaseException) -> bool:
     kinds = (
         ValueError,
         OSError,
+        # An extra that is not installed; the message names it.
+        ImportError,
         ImageReadError,
         NonFiniteLossError,
         StrictDataclassError,

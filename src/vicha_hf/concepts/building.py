@@ -53,7 +53,7 @@ class ConceptFiles:
 
     @property
     def index(self) -> Path:
-        """What goes into a model folder."""
+        """The index that goes into a model folder."""
         return self.root / "concept_index"
 
 

@@ -82,7 +82,7 @@ class ConceptCorpus:
         return zip(self._number_of_record, self.records, strict=True)
 
     def images_digest_items(self) -> Iterator[list]:
-        """What tells whether the images are the same: names, sizes and times of their files."""
+        """Names, sizes and times of the image files, which tell whether they are the same."""
         for number in range(self.num_images):
             image, _ = self.image(number)
             if isinstance(image, EmbeddedImage):

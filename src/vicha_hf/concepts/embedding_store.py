@@ -32,7 +32,7 @@ class StoreError(ValueError):
 @dataclass(frozen=True)
 class EmbeddingJob:
     """
-    What embeddings are made of; two equal jobs give the same files.
+    The making of embeddings; two equal jobs give the same files.
 
     Attributes:
         kind: "concepts", "images" or "captions".
@@ -58,7 +58,7 @@ class EmbeddingJob:
         return -(-self.num_items // self.shard_size)
 
     def as_dict(self) -> dict:
-        """As JSON."""
+        """All of it, as JSON."""
         return {
             "format": FORMAT,
             "kind": self.kind,
@@ -215,7 +215,7 @@ class EmbeddingWriter:
 
 @dataclass(frozen=True)
 class ShardHeader:
-    """Where a shard's tensors lie, and what they were made from."""
+    """The places of a shard's tensors, and what they were made from."""
 
     path: Path
     about: Mapping[str, object]

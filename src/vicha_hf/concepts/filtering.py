@@ -24,7 +24,7 @@ FilterScope = Literal["corpus", "image"]
 @dataclass(frozen=True)
 class FilterResult:
     """
-    What a filter did.
+    The result of a filter.
 
     Attributes:
         num_pairs, num_kept: pairs of an image and a caption.
@@ -150,7 +150,7 @@ def pair_scores(images: EmbeddingStore, captions: EmbeddingStore, numbers: np.nd
 
 
 def _best(scores: np.ndarray, numbers: np.ndarray, keep: float, scope: FilterScope) -> np.ndarray:
-    """Which captions stay; equal scores go by order."""
+    """Marks the captions that stay; equal scores go by order."""
     kept = np.zeros(len(scores), bool)
     readable = np.flatnonzero(np.isfinite(scores))
     if scope == "corpus":

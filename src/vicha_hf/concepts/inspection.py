@@ -25,7 +25,7 @@ _TEMPLATE = Path(__file__).with_name("inspection.html")
 @dataclass(frozen=True)
 class ConceptUse:
     """
-    How a corpus uses a vocabulary.
+    The use that a corpus makes of a vocabulary.
 
     Attributes:
         num_records: records with concepts.
@@ -39,7 +39,7 @@ class ConceptUse:
 
 
 def count_use(corpus: ConceptCorpus, vocabulary: Iterable[str] = ()) -> ConceptUse:
-    """How often each concept occurs, and which never do."""
+    """Counts how often each concept occurs, and names those that never do."""
     counts: Counter[str] = Counter()
     number = 0
     for record in corpus.records:

@@ -1,4 +1,4 @@
-"""What a result was made from, written beside it: a step is done again only if its inputs have changed."""
+"""Manifests beside results that say from what they were made: a step is done again only if its inputs have changed."""
 
 import hashlib
 import json
@@ -85,5 +85,5 @@ class OutputFile:
         write_json(self.manifest_path, self._made_from | {"output_digest": digest_of_file(self.path)} | facts)
 
     def facts(self) -> dict:
-        """What the manifest holds."""
+        """The content of the manifest."""
         return read_json(self.manifest_path)

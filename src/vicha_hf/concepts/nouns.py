@@ -33,10 +33,10 @@ def count_nouns(
     progress: bool = False,
 ) -> NounCounts:
     """
-    How often each noun occurs, the same for any number of processes.
+    Counts each noun, with the same result for any number of processes.
 
-    A word counts by its part of speech (noun or proper noun), not as the head of a noun phrase: "a zebra drinking water"
-    has the one phrase "water" for spaCy's parser.
+    A word counts by its part of speech (noun or proper noun), not as the head of a noun phrase. In "a zebra drinking
+    water" spaCy's parser sees one noun phrase, "water".
 
     Args:
         captions: read as they are needed.

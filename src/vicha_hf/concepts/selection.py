@@ -25,7 +25,7 @@ SearchMethod = Literal["exact", "approximate"]
 @dataclass(frozen=True)
 class SelectionResult:
     """
-    What a selection did.
+    The result of a selection.
 
     Attributes:
         num_records: records written.
@@ -166,7 +166,7 @@ class _ApproximateSearch:
         self._index.nprobe = min(_LISTS_PROBED, lists)
 
     def select(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `select_concepts`, though an image's best concepts may be missed."""
+        """Does what `select_concepts` does, though an image's best concepts may be missed."""
         rows = np.array(rows, dtype=np.float32)
         if not np.isfinite(rows).all():
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))

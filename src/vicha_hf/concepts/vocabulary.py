@@ -85,9 +85,9 @@ def read_vocabulary(path: str | os.PathLike) -> dict[str, int]:
     A vocabulary with counts (0 where the file has none), in the file's order.
 
     Args:
-        path: what `vicha-hf concepts vocabulary` writes (JSON or Parquet), a JSON list of words, a text file with one
-            word a line, or an annotation file whose records have `concepts` or `kwords` (the published files): its
-            distinct concepts, the most frequent first.
+        path: a file of `vicha-hf concepts vocabulary` (JSON or Parquet), a JSON list of words, or a text file with one
+            word a line. Of an annotation file with `concepts` or `kwords`, the published form, the distinct concepts are
+            taken, the most frequent first.
 
     Raises:
         ValueError: no vocabulary, a concept that is blank, repeated, too long or no text, with its place and remedy.

@@ -71,7 +71,7 @@ class DualEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device that it runs on."""
         return self.model.device
 
     def digest(self) -> str:
@@ -119,7 +119,7 @@ class DualEncoder:
 
 
 def prepare_images(image_processor, images: Sequence) -> dict[str, torch.Tensor]:
-    """What an image encoder takes, of Pillow images in any mode, paths, arrays or tensors."""
+    """Makes the inputs of an image encoder of Pillow images in any mode, paths, arrays or tensors."""
     return dict(image_processor(images=[_upright(image) for image in images], return_tensors="pt"))
 
 

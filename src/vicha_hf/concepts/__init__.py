@@ -1,8 +1,7 @@
 """Visual concepts: a vocabulary from captions, the concepts of every image, and how to judge them (ViCHA, arXiv 2208.13628)."""
 
 from ..models.concept_ranking import select_concepts
-from ..models.concept_selector import ConceptIndex, ConceptSelector
-from ..models.dual_encoder import DualEncoder
+from ..models.concept_selector import ConceptIndex, ConceptSelector, DualEncoder
 from .building import ConceptFiles, build_concepts, make_vocabulary
 from .corpus import ConceptCorpus
 from .embedding import embed_captions, embed_concepts, embed_images

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 
-from ..models.concept_selector import OWN_ENCODER, ConceptIndex
-from ..models.dual_encoder import DualEncoder
+from ..models.concept_selector import OWN_ENCODER, ConceptIndex, DualEncoder
 from .corpus import ConceptCorpus, iterate_captions
 from .embedding import DEFAULT_BATCH_SIZE, DEFAULT_PROMPTS, embed_concepts, embed_images, new_accelerator
 from .embedding_store import EmbeddingStore

@@ -294,8 +294,7 @@ def _add_index_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _index(arguments: argparse.Namespace) -> None:
-    from ..models.concept_selector import CONCEPT_INDEX_FOLDER, ConceptIndex
-    from ..models.dual_encoder import DualEncoder
+    from ..models.concept_selector import CONCEPT_INDEX_FOLDER, ConceptIndex, DualEncoder
     from .vocabulary import read_vocabulary
 
     words = list(read_vocabulary(arguments.vocabulary))
@@ -417,7 +416,7 @@ def _common(arguments: argparse.Namespace) -> dict:
 
 
 def _prompts(arguments: argparse.Namespace) -> tuple[str, ...]:
-    from ..models.dual_encoder import check_prompts
+    from ..models.concept_selector import check_prompts
     from .embedding import DEFAULT_PROMPTS
 
     prompts = tuple(arguments.prompt or DEFAULT_PROMPTS)
@@ -426,7 +425,7 @@ def _prompts(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _load_encoder(arguments: argparse.Namespace, accelerator):
-    from ..models.dual_encoder import DualEncoder
+    from ..models.concept_selector import DualEncoder
 
     return DualEncoder.from_pretrained(arguments.encoder, revision=arguments.revision, device=str(accelerator.device))
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data.image_files import EmbeddedImage, ImageReadError, open_image
-from ..models.dual_encoder import DualEncoder, check_prompts, prepare_images
+from ..models.concept_selector import DualEncoder, check_prompts, prepare_images
 from .corpus import ConceptCorpus, require_captions
 from .embedding_store import EmbeddingJob, EmbeddingStore, EmbeddingWriter, StoreError
 from .manifests import digest_of_items

@@ -1,14 +1,17 @@
 import json
 import logging
 import pickle
+from dataclasses import dataclass
 
 import datasets
 import pytest
 from PIL import Image
 
-from vicha_hf.data.annotation_sources import AnnotationError, DatasetSource
-from vicha_hf.data.annotations import RecordProblem, read_image_text_records, read_records
-from vicha_hf.data.image_files import EmbeddedImage, ImageReadError
+from vicha_hf.data.annotation_sources import CorpusSource
+from vicha_hf.data.annotations import read_image_text_records, read_records
+from vicha_hf.data.image_files import ImageReadError
+from vicha_hf.data.raw_records import AnnotationError, RecordProblem
+from vicha_hf.data.stored_images import EmbeddedImage
 
 
 def good_record(**changes):
@@ -284,9 +287,9 @@ def test_splits_on_disk(hub_dataset, image_folder):
     splits.save_to_disk(image_folder / "splits")
     columns = {"caption": "text"}
     path = str(image_folder / "splits")
-    assert len(read_image_text_records(DatasetSource(path, split="test", columns=columns))) == 1
+    assert len(read_image_text_records(CorpusSource(path, split="test", columns=columns))) == 1
     with pytest.raises(AnnotationError, match=r"no split 'validation'; choose among \['test', 'train'\]"):
-        read_image_text_records(DatasetSource(path, split="validation", columns=columns))
+        read_image_text_records(CorpusSource(path, split="validation", columns=columns))
     with pytest.raises(AnnotationError, match=r"this one has \['train', 'test'\]; of a DatasetDict choose one split"):
         read_image_text_records(splits)
     with pytest.raises(AnnotationError, match=r"this one has \['path', 'column'\]"):
@@ -296,19 +299,27 @@ def test_splits_on_disk(hub_dataset, image_folder):
 
 
 def test_wrong_column_is_named(hub_dataset, image_folder):
-    with pytest.raises(AnnotationError, match=r"saved:train: no column 'title' for the field 'caption'; choose among"):
+    with pytest.raises(AnnotationError, match=r"saved: no column 'title' for the field 'caption'; choose among"):
         read_image_text_records({"path": str(image_folder / "saved"), "columns": {"caption": "title"}})
     with pytest.raises(AnnotationError, match=r"nothing but images.*add a column of texts"):
         read_image_text_records(hub_dataset.select_columns(["image"]))
+
+
+@dataclass(frozen=True)
+class Judged:
+    image: str
+    label: int
+    where: str
 
 
 def test_other_tasks_bring_their_own_parser(write_json):
     def parse(fields, raw):
         if "label" not in fields:
             raise RecordProblem("label", "missing", "write 0 or 1")
-        return raw.index, fields["label"]
+        return Judged("a.jpg", fields["label"], raw.where)
 
     path = write_json([{"label": 1}, {}, {"label": 0}])
-    assert list(read_records(path, parse, on_bad_record="skip")) == [(0, 1), (2, 0)]
+    kept = read_records(path, None, Judged, parse, {"on_bad_record": "skip"}, {})
+    assert [(one.label, one.where[-8:]) for one in kept] == [(1, "record 0"), (0, "record 2")]
     with pytest.raises(AnnotationError, match="record 1: field 'label': missing; write 0 or 1"):
-        read_records(path, parse)
+        read_records(path, None, Judged, parse, {}, {})

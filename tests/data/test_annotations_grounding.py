@@ -1,14 +1,15 @@
 """Records of grounding: boxes are checked against their images, and RefCOCO+'s own files are joined."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import ExifTags, Image
 
-from vicha_hf.data.annotation_sources import AnnotationError
 from vicha_hf.data.annotations_grounding import read_grounding_records
 from vicha_hf.data.annotations_refcoco import RefCocoSource
 from vicha_hf.data.image_files import read_image_size
+from vicha_hf.data.raw_records import AnnotationError
 
 
 # images/0.png is 50 wide and 40 high.
@@ -37,21 +38,30 @@ def test_all_fields(write_json, image_folder):
     assert third.split == "all" and third.captions == ("the tail",)
 
 
-def test_training_needs_no_boxes_but_checks_them(write_json):
+def test_training_reads_no_boxes(write_json):
     path = write_json([good(bbox=..., boxes=...)])
     record = read_grounding_records(path)[0]
     assert (record.box, record.boxes, record.image_size) == (None, (), None)
     with pytest.raises(AnnotationError, match=r"record 0: field 'bbox': missing .*; give \[x, y, width, height\]"):
         read_grounding_records(path, for_evaluation=True)
+    broken = write_json([good(bbox=[0, 0, 0, 4], boxes="none")], "broken.json")
+    assert read_grounding_records(broken)[0].boxes == ()
     with pytest.raises(AnnotationError, match=r"field 'bbox': a box without area"):
-        read_grounding_records(write_json([good(bbox=[0, 0, 0, 4])]))
+        read_grounding_records(broken, for_evaluation=True)
+
+
+def test_proposals_without_area_are_left_out(write_json):
+    path = write_json([good(boxes=[[0, 0, 4, 4], [0, 0, 4, 0]])])
+    annotations = read_grounding_records(path, for_evaluation=True)
+    assert annotations[0].boxes == ((0, 0, 4, 4),)
+    assert annotations.report.notes == {"field 'boxes': proposals without area left out": 1}
 
 
 def test_splits_that_were_not_asked_for_do_not_count(write_json):
     path = write_json([good(split=name) for name in ("train", "val", "testA", "val")])
     annotations = read_grounding_records(path, splits=["val"], for_evaluation=True)
     assert (len(annotations), annotations.report.num_read, annotations.report.num_skipped) == (2, 2, 0)
-    with pytest.raises(AnnotationError, match="no usable record"):
+    with pytest.raises(AnnotationError, match=r"no split 'testB'; choose among \['testA', 'train', 'val'\]"):
         read_grounding_records(path, splits=["testB"])
     with pytest.raises(AnnotationError, match="field 'split': missing"):
         read_grounding_records(write_json([good(split=...)]), splits=["val"])
@@ -74,7 +84,7 @@ def test_splits_that_were_not_asked_for_do_not_count(write_json):
         ({"boxes": []}, r"field 'boxes': empty \(an empty list\)"),
         ({"boxes": ...}, r"field 'boxes': missing"),
         ({"boxes": {"a": 1}}, r"field 'boxes': wrong type"),
-        ({"boxes": [[0, 0, 4, 4], [0, 0, 4, 0]]}, r"field 'boxes': a box without area"),
+        ({"boxes": [[0, 0, 0, 4], [0, 0, 4, 0]]}, r"field 'boxes': only boxes without area"),
         ({"boxes": [[0, 0, 4, 4], [48, 0, 4, 4]]}, r"field 'boxes': a box outside the image"),
         ({"width": 8, "height": 8}, r"field 'bbox': a box outside the image .*width 8 and height 8"),
         ({"width": "8", "height": 8}, r"field 'width': not a size"),
@@ -96,8 +106,8 @@ def test_boxes_may_stick_out_by_a_rounded_pixel(write_json):
 
 def test_unreadable_image_is_named(write_json, image_folder):
     (image_folder / "images" / "9.png").write_bytes(b"not an image")
-    with pytest.raises(AnnotationError, match=r"record 0: field 'image': not readable \(cannot identify"):
-        read_grounding_records(write_json([good(image="images/9.png")]))
+    with pytest.raises(AnnotationError, match=r"record 0: field 'image': not an image \(cannot identify"):
+        read_grounding_records(write_json([good(image="images/9.png")]), for_evaluation=True)
 
 
 def test_size_is_that_of_the_upright_image(tmp_path):
@@ -190,14 +200,31 @@ def test_refcoco_problems_are_named(refcoco, image_folder):
         read_grounding_records(paths | {"instances": str(image_folder / "none.json")})
 
 
-def test_pickles_are_never_opened(refcoco, image_folder):
+def test_pickles_are_read_without_running_anything(refcoco, image_folder):
+    import pickle
+
     class Bomb:
         def __reduce__(self):
             return (image_folder.joinpath("exploded").touch, ())
 
-    import pickle
-
-    (image_folder / "refs(unc).p").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(AnnotationError, match=r"refs\(unc\).p: a pickle can run any program"):
-        read_grounding_records(refcoco() | {"refs": str(image_folder / "refs(unc).p")})
+    source = refcoco()
+    refs = json.loads(Path(source["refs"]).read_text())
+    path = image_folder / "refs(unc).p"
+    for protocol in (0, 2, 5):
+        path.write_bytes(pickle.dumps(refs, protocol))
+        read = read_grounding_records(source | {"refs": str(path)})
+        assert [one.text for one in read] == [one.text for one in read_grounding_records(source)]
+    # A text of Python 2.
+    path.write_bytes(pickle.dumps(refs, 2).replace(b"X\x03\x00\x00\x00val", b"U\x03val"))
+    assert read_grounding_records(source | {"refs": str(path)}, splits=["val"])
+    for content, expected in (
+        (pickle.dumps(Bomb()), "it asks for builtins.getattr"),
+        (pickle.dumps({"a": 1}), "must hold a list of refs"),
+        (b"no pickle", "not readable as a pickle"),
+        (pickle.dumps(refs)[:40], "not readable as a pickle"),
+        (b"", "not readable as a pickle"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(AnnotationError, match=rf"refs\(unc\).p: .*{expected}"):
+            read_grounding_records(source | {"refs": str(path)})
     assert not (image_folder / "exploded").exists()

@@ -4,11 +4,12 @@ import datasets
 import pytest
 from PIL import Image
 
-from vicha_hf.data.annotation_sources import AnnotationError
 from vicha_hf.data.annotations_entailment import read_entailment_records
 from vicha_hf.data.annotations_reasoning import read_reasoning_records
 from vicha_hf.data.annotations_vqa import read_question_records, vqa_references
+from vicha_hf.data.answer_limit import AnswerLimit
 from vicha_hf.data.image_files import EmbeddedImage
+from vicha_hf.data.raw_records import AnnotationError
 from vicha_hf.models.task_classification import VisualEntailmentTask
 from vicha_hf.models.task_visual_reasoning import VisualReasoningTask
 
@@ -54,7 +55,7 @@ def test_answers_weigh_their_share_and_half_in_visual_genome(write_json):
     assert list(weights[0]) == ["yes", "no"]
 
 
-def test_training_needs_answers_and_evaluation_needs_ids(write_json):
+def test_training_needs_answers_and_evaluation_names_questions(write_json):
     no_answer = write_json([good("vqa", answer=...)], "no_answer.json")
     assert read_question_records(no_answer, for_evaluation=True)[0].answers == ()
     with pytest.raises(AnnotationError, match=r"no_answer.json, record 0: field 'answer': missing"):
@@ -65,14 +66,36 @@ def test_training_needs_answers_and_evaluation_needs_ids(write_json):
         vqa_references(read_question_records(no_answer, for_evaluation=True))
     no_id = write_json([good("vqa", question_id=...)], "no_id.json")
     assert read_question_records(no_id)[0].question_id is None
-    with pytest.raises(AnnotationError, match=r"no_id.json, record 0: field 'question_id': missing"):
-        read_question_records(no_id, for_evaluation=True)
+    assert read_question_records(no_id, for_evaluation=True)[0].question_id == "0.png"
     twice = write_json([good("vqa"), good("vqa", question="is it green?")], "twice.json")
     assert len(read_question_records(twice)) == 2
     with pytest.raises(
         AnnotationError, match=r"record 1: field 'question_id': repeated \(1 is also that of .*record 0"
     ):
         read_question_records(twice, for_evaluation=True)
+
+
+def test_questions_without_ids_are_named_by_their_images(write_json):
+    """As VizWiz has them: {"image", "question", "answers": [{"answer", "answer_confidence"}], "answerable"}."""
+    unnamed = [good("vqa", question_id=..., answer=..., answers=[{"answer": "red"}], answerable=1) for _ in range(2)]
+    read = read_question_records(write_json([*unnamed, good("vqa", question_id=5)]), for_evaluation=True)
+    assert [record.question_id for record in read] == ["0.png", "0.png#2", 5]
+
+
+def test_one_empty_answer_among_ten_is_left_out(write_json):
+    annotations = read_question_records(write_json([good("vqa", answer=["yes"] * 9 + [" "])]))
+    assert annotations[0].answers == ("yes",) * 9
+    assert annotations.report.notes == {"field 'answer': empty answers left out": 1}
+
+
+def test_answers_longer_than_the_decoder_are_found_while_reading(write_json, tiny_processor):
+    limit = AnswerLimit(tiny_processor.tokenizer, max_tokens=5)
+    path = write_json([good("vqa", answer="red dog"), good("vqa", answer="a red dog on the grass")])
+    with pytest.raises(AnnotationError, match=r"record 1: field 'answer': too long for the decoder \(8 tokens, .* 5"):
+        read_question_records(path, answer_limit=limit)
+    assert len(read_question_records(path, answer_limit=limit, on_bad_record="skip")) == 1
+    with pytest.raises(AnnotationError, match=r"answers.json, entry 1: 8 tokens"):
+        limit.require_fitting_list(["red", "a red dog on the grass"], "answers.json")
 
 
 def test_references_are_what_the_accuracy_takes(write_json):
@@ -127,7 +150,7 @@ def test_pairs_of_images_and_of_concepts(write_json, image_folder):
         ("vqa", {"question": " ?"}, r"field 'question': empty \(' \?' holds no word\)"),
         ("vqa", {"question": ["a"]}, r"field 'question': wrong type"),
         ("vqa", {"answer": []}, r"field 'answer': empty \(an empty list\); write an answer"),
-        ("vqa", {"answer": ["yes", " "]}, r"field 'answer': empty \(' ' among the answers\)"),
+        ("vqa", {"answer": ["", " "]}, r"field 'answer': empty \('' is the only one\)"),
         ("vqa", {"answer": ["yes", 2]}, r"field 'answer': wrong type \(got int 2\)"),
         ("vqa", {"answer": {"a": 1}}, r"field 'answer': wrong type \(got dict"),
         ("vqa", {"answer": ..., "answers": [{"text": "a"}]}, r"field 'answers': wrong type \(got dict"),

@@ -1,8 +1,8 @@
 import pytest
 
-from vicha_hf.data.annotation_sources import AnnotationError
 from vicha_hf.data.annotations_vqa import QuestionRecord
 from vicha_hf.data.answer_list import build_answer_list, read_answer_list, write_answer_list
+from vicha_hf.data.raw_records import AnnotationError
 
 
 def question(*answers):

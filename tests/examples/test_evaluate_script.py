@@ -10,7 +10,7 @@ from tiny_model_folder import tiny_processor, write_model_folder
 from tiny_task_files import NUM_IMAGES
 
 from vicha_hf.cli import main as command_line
-from vicha_hf.data.annotation_sources import AnnotationError
+from vicha_hf.data.raw_records import AnnotationError
 from vicha_hf.evaluation.task_evaluation import EvaluationArguments
 
 

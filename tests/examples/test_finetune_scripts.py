@@ -11,7 +11,7 @@ from tiny_task_files import NUM_IMAGES
 from transformers import AutoProcessor
 
 from vicha_hf.arguments import parse_arguments
-from vicha_hf.data.annotation_sources import AnnotationError
+from vicha_hf.data.raw_records import AnnotationError
 from vicha_hf.families import HEADS, load_finetuned
 from vicha_hf.training.finetuning import FinetuningArguments
 from vicha_hf.training.run_log import MACHINE_FIELDS, read_log

@@ -1,12 +1,13 @@
 """The fields of an annotation record, read and checked: what the records of all tasks have in common."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .annotation_sources import RecordProblem, shorten
-from .image_files import EmbeddedImage
+from .raw_records import RawRecord, RecordProblem, shorten
+from .stored_images import EmbeddedImage
 from .text_cleaning import clean_caption
 
 
@@ -39,10 +40,19 @@ def read_texts(fields: Mapping, name: str) -> tuple[str, ...]:
 def _checked_text(text, name: str, remedy: str) -> str:
     if not isinstance(text, str):
         raise RecordProblem(name, "wrong type", remedy, f"got {shorten(text)}")
+    require_unicode(text, name)
     # Punctuation alone is cleaned away later and would leave an empty text.
     if not clean_caption(text, max_words=1).strip():
         raise RecordProblem(name, "empty", remedy, f"{text!r} holds no word")
     return text
+
+
+def require_unicode(text: str, name: str) -> None:
+    """Raises `RecordProblem` for a text that no tokenizer and no file can hold, or that ends early in some of them."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise RecordProblem(name, "a lone surrogate, half a character", "write the whole character", shorten(text))
+    if "\0" in text:
+        raise RecordProblem(name, "a NUL character", "remove it", shorten(text))
 
 
 def read_concepts(fields: Mapping) -> tuple[str, ...]:
@@ -62,11 +72,24 @@ def checked_concepts(value, name: str) -> tuple[str, ...]:
     for concept in value:
         if not isinstance(concept, str):
             raise RecordProblem(name, "wrong type", remedy, f"got {shorten(concept)}")
+        require_unicode(concept, name)
         concept = concept.strip()
         if not concept:
             raise RecordProblem(name, "an empty concept", remedy)
         concepts[concept] = None
     return tuple(concepts)
+
+
+def read_identifier(fields: Mapping, name: str) -> int | str | None:
+    """A number or text that names a record; None where there is none."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise RecordProblem(name, "wrong type", "give a number or a text", f"got {shorten(value)}")
+    if isinstance(value, str):
+        require_unicode(value, name)
+    return value
 
 
 def read_label(fields: Mapping, classes: Sequence[str], *, is_required: bool) -> int | None:
@@ -91,28 +114,42 @@ class ImageFinder:
     Finds the images that records name.
 
     Args:
-        image_root: folder that relative paths start from; None for the folder that the source itself names.
         check_images: whether to look that files exist.
+        allow_outside_root: whether an absolute path may lead out of the folder that relative ones start from.
     """
 
-    def __init__(self, image_root: str | os.PathLike | None, check_images: bool):
-        self._image_root = image_root
+    def __init__(self, check_images: bool = True, allow_outside_root: bool = False):
         self._known_files: dict[str, bool] | None = {} if check_images else None
+        self._allow_outside_root = allow_outside_root
 
-    def read(self, fields: Mapping, default_root: Path, name: str = "image") -> str | EmbeddedImage:
+    @classmethod
+    def from_options(cls, options: Mapping) -> "ImageFinder":
+        """The finder that a reader's options ask for."""
+        return cls(options.get("check_images", True), options.get("allow_outside_root", False))
+
+    def read(self, fields: Mapping, raw: RawRecord, name: str = "image") -> str | EmbeddedImage:
         """The image that the field names."""
-        return self.find(required(fields, name, _IMAGE_REMEDY), default_root, name)
+        return self.find(required(fields, name, _IMAGE_REMEDY), raw, name)
 
-    def find(self, image, default_root: Path, name: str = "image") -> str | EmbeddedImage:
-        """The image that a field's value names: a path, or an image inside a dataset."""
+    def find(self, image: object, raw: RawRecord, name: str = "image") -> str | EmbeddedImage:
+        """The image that a field's value names: a path, or an image inside a dataset or shard."""
         if isinstance(image, EmbeddedImage):
             return image
+        # The path of a file that a dataset says it consists of.
+        is_own_file = isinstance(image, Path)
+        if is_own_file:
+            image = str(image)
         if not isinstance(image, str):
             raise RecordProblem(name, "wrong type", _IMAGE_REMEDY, f"got {shorten(image)}")
         if not image.strip():
             raise RecordProblem(name, "empty", _IMAGE_REMEDY)
-        root = self._image_root if self._image_root is not None else default_root
+        require_unicode(image, name)
+        if "://" in image:
+            raise RecordProblem(name, "an address", "download the image and give its path", shorten(image))
+        root = raw.image_root if raw.image_root is not None else raw.default_root
         path = os.path.normpath(os.path.join(root, image))
+        if not is_own_file:
+            self._require_inside(path, root, image, name)
         if self._known_files is not None:
             if path not in self._known_files:
                 self._known_files[path] = os.path.isfile(path)
@@ -121,24 +158,53 @@ class ImageFinder:
                 raise RecordProblem(name, "file not found", remedy, path)
         return path
 
+    def _require_inside(self, path: str, root: Path, image: str, name: str) -> None:
+        is_absolute = os.path.isabs(image)
+        if not is_absolute and ".." not in image:
+            return
+        if is_absolute and self._allow_outside_root:
+            return
+        folder = os.path.abspath(root)
+        if os.path.commonpath([folder, os.path.abspath(path)]) == folder:
+            return
+        remedy = "set image_root to a folder above it"
+        if is_absolute:
+            remedy += ", or allow it with --allow_outside_root"
+        raise RecordProblem(name, "outside the image root", remedy, f"{path} is not below {folder}")
+
 
 _IMAGE_REMEDY = 'give the path of the image, such as "images/1.jpg"'
 
 
 class ImageIds:
-    """Numbers images 0, 1, ... in order of first appearance."""
+    """
+    Numbers images 0, 1, ... in order of first appearance.
 
-    def __init__(self):
+    Args:
+        refuse_conflicts: whether different images with one `image_id` are a mistake, as in evaluation, where a caption
+            would count for the wrong one.
+    """
+
+    def __init__(self, refuse_conflicts: bool = False):
         self._by_key: dict[object, int] = {}
         self._count = 0
+        self._refuse_conflicts = refuse_conflicts
+        self._first_of_id: dict[object, tuple[str | EmbeddedImage, str]] = {}
 
-    def number(self, image: str | EmbeddedImage, source: str, image_id) -> int:
-        """The number of an image, the same for equal paths, and for equal `image_id` of one source."""
+    def number(self, image: str | EmbeddedImage, raw: RawRecord, image_id: object) -> int:
+        """
+        The number of an image, the same for equal paths, and for equal `image_id` of one source.
+
+        Raises:
+            RecordProblem: an `image_id` that is no identifier, or that another image has.
+        """
         keys = []
         if isinstance(image, str):
             keys.append(image)
         if image_id is not None:
-            keys.append((source, json.dumps(image_id, sort_keys=True, default=repr)))
+            keys.append((raw.source, self._id_text(image_id)))
+            if self._refuse_conflicts:
+                self._require_same_image(keys[-1], image, raw.where, image_id)
         # The path decides where both are known: it is the image itself.
         number = next((self._by_key[key] for key in keys if key in self._by_key), None)
         if number is None:
@@ -147,3 +213,30 @@ class ImageIds:
         for key in keys:
             self._by_key.setdefault(key, number)
         return number
+
+    @staticmethod
+    def _id_text(image_id: object) -> str:
+        try:
+            return json.dumps(image_id, sort_keys=True, default=repr, allow_nan=False)
+        except (ValueError, RecursionError) as error:
+            raise RecordProblem("image_id", "no identifier", "give a number or a text", shorten(image_id)) from error
+
+    def _require_same_image(self, key: object, image: str | EmbeddedImage, where: str, image_id: object) -> None:
+        first, place = self._first_of_id.setdefault(key, (image, where))
+        if first != image and not _same_content(first, image):
+            remedy = "give every image its own id, or none: captions of one id belong to one image"
+            detail = f"{shorten(image_id)} is that of {first} ({place})"
+            raise RecordProblem("image_id", "that of another image", remedy, detail)
+
+
+def _same_content(first: str | EmbeddedImage, second: str | EmbeddedImage) -> bool:
+    return _digest(first) == _digest(second)
+
+
+def _digest(image: str | EmbeddedImage) -> bytes:
+    try:
+        content = image.read_bytes() if isinstance(image, EmbeddedImage) else Path(image).read_bytes()
+    except OSError:
+        # An image that cannot be read equals itself alone.
+        return repr(image).encode()
+    return hashlib.blake2b(content).digest()

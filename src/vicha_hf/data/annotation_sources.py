@@ -1,94 +1,89 @@
-"""Sources of annotations: JSON lists, JSONL files and Hugging Face datasets, as one stream of raw records."""
+"""Sources of annotations: files, folders, patterns, shards and datasets, found and opened as streams of raw records."""
 
-import json
 import os
+import re
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from glob import glob, has_magic
 from pathlib import Path
 
-from .image_files import EmbeddedImage, EmbeddedImages
+from .annotations_refcoco import RefCocoSource
+from .json_reading import require_regular_file
+from .raw_records import AnnotationError, RecordSource
+from .source_datasets import PARQUET_SUFFIX, TableSource, load_dataset_split, load_parquet
+from .source_files import TEXT_SUFFIXES, TextFileSource
+from .source_folders import ImageFolderSource, find_caption_file, holds_images
+from .source_tar import TAR_SUFFIX, TarSource
 
 
-_ROWS_AT_A_TIME = 1000
-_IMAGE_FIELDS = ("image", "images")
-
-
-class AnnotationError(ValueError):
-    """Annotations that cannot be used; the message names file, record, field and remedy."""
-
-
-class RecordProblem(Exception):
-    """
-    Raised by a record parser for a record that cannot be used.
-
-    Args:
-        field_name: the field, or "" for the record as a whole.
-        cause: what is wrong, in words that are the same for all such records (they are counted).
-        remedy: what to write instead.
-        detail: what was found.
-    """
-
-    def __init__(self, field_name: str, cause: str, remedy: str, detail: str = ""):
-        super().__init__(field_name, cause, remedy, detail)
-        self.label = f"field {field_name!r}: {cause}" if field_name else cause
-        self.message = f"{self.label}{f' ({detail})' if detail else ''}; {remedy}"
+_NUMBER_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_MOST_EXPANDED = 1_000_000
 
 
 @dataclass(frozen=True)
-class DatasetSource:
+class CorpusSource:
     """
-    A dataset of the `datasets` library.
+    A source of annotations with what belongs to it alone.
 
     Attributes:
-        path, name, split: as `datasets.load_dataset` takes them; a folder written by `save_to_disk` is loaded from there.
-        columns: which column holds which annotation field, where the names differ, such as `{"caption": "text"}`. A
-            list may be put together from several columns: `{"images": ["left", "right"]}`.
+        path: a file (JSON, JSONL, CSV, TSV, Parquet, tar), a pattern of files (`*`, `{00000..00099}`), a folder of Parquet
+            files, of tar shards or of images, a folder of `save_to_disk`, or the name of a dataset of the Hub.
+        name: configuration of a dataset of the Hub.
+        split: the split of a dataset; of files, the records whose field `split` says so. None takes everything, and of
+            a dataset "train" or the only split.
+        columns: which column holds which annotation field, where the names differ, such as `{"caption": "text"}`; a field
+            that is a list may be put together from several columns: `{"images": ["left", "right"]}`.
+        image_root: folder that relative image paths of this source start from.
+        weight: how often samples come from this source, relative to the others; None for its share of the records.
+        streaming: read from beginning to end instead of by number; possible in pretraining.
     """
 
     path: str
     name: str | None = None
-    split: str = "train"
+    split: str | None = None
     columns: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    image_root: str | None = None
+    weight: float | None = None
+    streaming: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.path, str) or not self.path:
+            raise AnnotationError(f"a source's path must be a text, got {self.path!r}")
+        if self.weight is not None and not (isinstance(self.weight, int | float) and 0 < self.weight < float("inf")):
+            raise AnnotationError(f"{self.path}: weight={self.weight!r} must be a number above 0")
 
     def __str__(self) -> str:
-        return "dataset " + ":".join(part for part in (self.path, self.name, self.split) if part)
+        return ":".join(part for part in (self.path, self.name, self.split) if part)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping) -> "CorpusSource":
+        """Raises `AnnotationError` for unknown or missing fields."""
+        known = [source_field.name for source_field in fields(cls)]
+        unknown = [key for key in mapping if key not in known]
+        if unknown or "path" not in mapping:
+            raise AnnotationError(
+                f"an annotation source as a mapping has 'path' and perhaps others of {known}, but this one has "
+                f"{list(mapping)}; of a DatasetDict choose one split"
+            )
+        return cls(**{**mapping, "columns": mapping.get("columns") or {}})
 
 
-@dataclass(frozen=True, slots=True)
-class RawRecord:
+@dataclass(frozen=True)
+class OpenedSource:
     """
-    A record as it was found.
+    A source that can be read.
 
     Attributes:
-        value: the decoded JSON, or the row of a dataset; None where there is a `problem`.
-        source: the name of the file or dataset.
-        index: position in the source, from 0.
-        default_root: folder that relative image paths start from unless the user says otherwise.
-        line: line of a JSONL file, from 1.
-        problem: why there is no value.
+        records: the reader of its records.
+        split: only records whose field `split` says so are wanted; None for all.
+        weight: as in `CorpusSource`.
     """
 
-    value: object
-    source: str
-    index: int
-    default_root: Path
-    line: int | None = None
-    problem: RecordProblem | None = None
-
-    @property
-    def where(self) -> str:
-        line = f" (line {self.line})" if self.line is not None else ""
-        return f"{self.source}, record {self.index}{line}"
-
-
-class RecordSource(ABC):
-    """A source whose files are no list of records, such as those of RefCOCO+."""
-
-    @abstractmethod
-    def iterate_records(self) -> Iterator[RawRecord]:
-        """The records, in the form that the task's reader expects."""
+    records: RecordSource
+    split: str | None = None
+    weight: float | None = None
 
 
 def list_sources(sources) -> list:
@@ -100,182 +95,165 @@ def list_sources(sources) -> list:
     return [sources]
 
 
-def iterate_source(source) -> Iterator[RawRecord]:
+def open_sources(sources, image_root=None) -> list[OpenedSource]:
     """
-    The raw records of a path, a `DatasetSource`, a mapping with its fields, a `datasets.Dataset`, or a `RecordSource`.
+    Finds and opens sources.
+
+    Args:
+        sources: one or a list of: a path, pattern, folder or name of a dataset; a `CorpusSource` or a mapping with its
+            fields; a mapping with the fields of a `RefCocoSource`; a `datasets.Dataset`; a `RecordSource`.
+        image_root: folder that relative image paths start from, for all sources or one for each; None for what the
+            sources say themselves.
 
     Raises:
-        AnnotationError: a missing file, an unreadable JSON list, a missing column or split.
+        AnnotationError: a missing file, column or split; a source that can only be streamed.
         TypeError: something else was given.
     """
+    sources = list_sources(sources)
+    roots = [image_root] * len(sources)
+    if isinstance(image_root, Sequence) and not isinstance(image_root, str):
+        roots = list(image_root)
+        if len(roots) != len(sources):
+            raise AnnotationError(
+                f"image_root names {len(roots)} folders for {len(sources)} sources; give one for all, or one for each"
+            )
+    return [opened for source, root in zip(sources, roots, strict=True) for opened in _open(source, root)]
+
+
+def as_corpus_source(source) -> CorpusSource | None:
+    """A path or a mapping as a `CorpusSource`; None for a source of another kind."""
+    if isinstance(source, CorpusSource):
+        return source
+    if isinstance(source, Mapping) and "refs" not in source:
+        return CorpusSource.from_mapping(source)
+    return CorpusSource(os.fspath(source)) if isinstance(source, str | os.PathLike) else None
+
+
+def expand_pattern(path: str) -> list[str]:
+    """The paths or addresses that a pattern stands for, in order; a path without one stands for itself."""
+    expanded = _expand_braces(os.path.expanduser(path))
+    found = []
+    for one in expanded:
+        # A file's own name may look like a pattern.
+        if has_magic(one) and not is_remote(one) and not os.path.lexists(one):
+            matches = sorted(glob(one, recursive=True))
+            if not matches:
+                raise AnnotationError(f"annotation file not found: nothing matches {one}; check the pattern")
+            found += matches
+        else:
+            found.append(one)
+    return found
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is an address on another machine."""
+    return "://" in path
+
+
+def _expand_braces(path: str) -> list[str]:
+    match = _BRACES.search(path)
+    if match is None or os.path.lexists(path):
+        return [path]
+    inner = match[1]
+    if numbers := _NUMBER_RANGE.fullmatch(inner):
+        first, last = numbers.groups()
+        if int(last) - int(first) >= _MOST_EXPANDED:
+            raise AnnotationError(
+                f"{path}: {{{inner}}} stands for more than {_MOST_EXPANDED} files; correct the range"
+            )
+        width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+        choices = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    else:
+        choices = inner.split(",")
+    return [
+        rest for choice in choices for rest in _expand_braces(path[: match.start()] + choice + path[match.end() :])
+    ]
+
+
+def _open(source, image_root) -> list[OpenedSource]:
     if isinstance(source, RecordSource):
-        return source.iterate_records()
-    if isinstance(source, Mapping):
-        source = _dataset_source(source)
-    if isinstance(source, DatasetSource):
-        return _iterate_dataset(_load_dataset(source), str(source), source.columns)
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
+        return [OpenedSource(source)]
+    if isinstance(source, Mapping) and "refs" in source:
+        return [OpenedSource(RefCocoSource.from_mapping(source))]
+    spec = as_corpus_source(source)
+    if spec is None:
+        datasets = sys.modules.get("datasets")
+        if datasets is not None and isinstance(source, datasets.Dataset):
+            name = f"dataset {source.info.dataset_name or 'in memory'}"
+            return [OpenedSource(TableSource(source, name, {}, image_root=_root(image_root)))]
+        raise TypeError(
+            "an annotation source must be a path, a CorpusSource, a mapping with its fields, or a datasets.Dataset (one "
+            f"split, not streamed), got {type(source).__name__}"
+        )
+    root = _root(spec.image_root if spec.image_root is not None else image_root)
+    if spec.streaming:
+        raise AnnotationError(f"{spec}: streaming is possible in pretraining only; leave it out")
+    return [OpenedSource(records, split, spec.weight) for records, split in _open_paths(spec, root)]
+
+
+def _root(image_root) -> Path | None:
+    if image_root is None:
+        return None
+    root = Path(os.path.expanduser(image_root))
+    if not root.is_dir():
+        raise AnnotationError(f"image_root={str(image_root)!r} is no folder; name the one that image paths start from")
+    return root
+
+
+def _open_paths(spec: CorpusSource, root: Path | None) -> list[tuple[RecordSource, str | None]]:
+    """Readers, each with the split that remains to be chosen among its records."""
+    paths = expand_pattern(spec.path)
+    if remote := next((path for path in paths if is_remote(path)), None):
+        raise AnnotationError(
+            f"{remote}: shards on another machine can only be streamed, in pretraining; give {{path: ..., streaming: "
+            "true}, or download them"
+        )
+    suffixes = {Path(path).suffix.lower() for path in paths}
+    if suffixes == {TAR_SUFFIX}:
+        return [(TarSource([Path(path) for path in paths], spec.columns), spec.split)]
+    if suffixes == {PARQUET_SUFFIX} and all(os.path.isfile(path) for path in paths):
+        return [(_parquet([Path(path) for path in paths], spec, root), spec.split)]
+    found = []
+    for path in map(Path, paths):
         if path.is_dir():
-            return iterate_source(DatasetSource(str(path)))
-        if not path.is_file():
+            found += _open_folder(path, spec, root)
+        elif path.suffix.lower() in TEXT_SUFFIXES:
+            require_regular_file(path)
+            found.append((TextFileSource(path, spec.columns, root), spec.split))
+        elif path.exists() or path.suffix or len(paths) > 1:
+            require_regular_file(path)
             raise AnnotationError(
-                f"annotation file not found: {path}; check the path (a dataset of the Hub is given as "
-                '{"path": "organisation/name", "split": "train"})'
+                f"{path}: an unknown kind of annotation file; give *{', *'.join(TEXT_SUFFIXES)}, *{PARQUET_SUFFIX} or "
+                f"*{TAR_SUFFIX}"
             )
-        return _iterate_jsonl(path) if path.suffix in (".jsonl", ".ndjson") else _iterate_json(path)
-    datasets = sys.modules.get("datasets")
-    if datasets is not None and isinstance(source, datasets.Dataset):
-        return _iterate_dataset(source, f"dataset {source.info.dataset_name or 'in memory'}", {})
-    raise TypeError(
-        "an annotation source must be a path, a DatasetSource, a mapping with its fields, or a datasets.Dataset (one "
-        f"split, not streamed), got {type(source).__name__}"
+        else:
+            found.append((_dataset(spec, root), None))
+    return found
+
+
+def _dataset(spec: CorpusSource, root: Path | None) -> TableSource:
+    dataset = load_dataset_split(os.path.expanduser(spec.path), spec.name, spec.split)
+    return TableSource(dataset, f"dataset {spec}", spec.columns, image_root=root)
+
+
+def _parquet(paths: list[Path], spec: CorpusSource, root: Path | None) -> TableSource:
+    name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files from {paths[0]} on"
+    return TableSource(load_parquet(paths), name, spec.columns, paths[0].parent, root)
+
+
+def _open_folder(folder: Path, spec: CorpusSource, root: Path | None) -> list[tuple[RecordSource, str | None]]:
+    if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return [(_dataset(spec, root), None)]
+    # img2dataset leaves a log of its downloads as Parquet beside the shards.
+    shards = sorted(folder.glob(f"*{TAR_SUFFIX}"))
+    if shards:
+        return [(TarSource(shards, spec.columns), spec.split)]
+    tables = sorted(folder.glob(f"*{PARQUET_SUFFIX}"))
+    if tables and find_caption_file(folder) is None:
+        return [(_parquet(tables, spec, root), spec.split)]
+    if holds_images(folder):
+        return [(ImageFolderSource(folder, root), spec.split)]
+    raise AnnotationError(
+        f"{folder}: the folder holds no images, Parquet files or tar shards, and no saved dataset; name the annotation "
+        "file itself"
     )
-
-
-def _dataset_source(mapping: Mapping) -> DatasetSource:
-    known = [dataset_field.name for dataset_field in fields(DatasetSource)]
-    unknown = [key for key in mapping if key not in known]
-    if unknown or "path" not in mapping:
-        raise AnnotationError(
-            f"a dataset as an annotation source is a mapping with 'path' and perhaps others of {known}, but this one has "
-            f"{list(mapping)}; of a DatasetDict choose one split"
-        )
-    return DatasetSource(**mapping)
-
-
-def shorten(value) -> str:
-    """Type and beginning of a value, for messages."""
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
-
-
-def _iterate_json(path: Path) -> Iterator[RawRecord]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AnnotationError(
-            f"{path}: not readable as JSON ({error}); write a JSON list of records, or name a file with one record per "
-            "line *.jsonl"
-        ) from error
-    if not isinstance(content, list):
-        raise AnnotationError(
-            f"{path}: the top level must be a list of records, got {shorten(content)}; write [record, record, ...]"
-        )
-    name, folder = str(path), path.parent
-    for index, value in enumerate(content):
-        yield RawRecord(value, name, index, folder)
-
-
-def _iterate_jsonl(path: Path) -> Iterator[RawRecord]:
-    name, folder = str(path), path.parent
-    index = 0
-    with path.open("rb") as file:
-        for line_number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            value, problem = None, None
-            try:
-                value = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                problem = RecordProblem("", "not readable as JSON", "write one JSON object per line", str(error))
-            yield RawRecord(value, name, index, folder, line_number, problem)
-            index += 1
-
-
-def _load_dataset(source: DatasetSource):
-    import datasets
-
-    folder = Path(source.path)
-    if (folder / "state.json").is_file():
-        return datasets.load_from_disk(source.path)
-    if (folder / "dataset_dict.json").is_file():
-        splits = datasets.load_from_disk(source.path)
-        if source.split not in splits:
-            raise AnnotationError(f"{source}: no split {source.split!r}; choose among {sorted(splits)}")
-        return splits[source.split]
-    return datasets.load_dataset(source.path, source.name, split=source.split)
-
-
-def _iterate_dataset(dataset, name: str, columns: Mapping[str, str | Sequence[str]]) -> Iterator[RawRecord]:
-    from datasets import ClassLabel
-
-    for field_name, column in columns.items():
-        for missing in [column for column in _as_list(column) if column not in dataset.column_names]:
-            raise AnnotationError(
-                f"{name}: no column {missing!r} for the field {field_name!r}; choose among {dataset.column_names}"
-            )
-    dataset = dataset.with_format(None)
-    columns_of = {column: [column] for column in dataset.column_names}
-    columns_of |= {field_name: _as_list(column) for field_name, column in columns.items()}
-    image_columns = {
-        column: _iterate_images(dataset, column)
-        for field_name in _IMAGE_FIELDS
-        for column in columns_of.get(field_name, [])
-        if _holds_images(dataset.features[column])
-    }
-    # Reading the texts must not read gigabytes of images.
-    read_columns = sorted(
-        {column for group in columns_of.values() for column in group if not _holds_images(dataset.features[column])}
-    )
-    if not read_columns:
-        raise AnnotationError(f"{name}: it has nothing but images ({dataset.column_names}); add a column of texts")
-    label_names = {
-        column: feature.int2str for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)
-    }
-    row = 0
-    for batch in dataset.select_columns(read_columns).iter(batch_size=_ROWS_AT_A_TIME):
-        for position in range(len(next(iter(batch.values())))):
-            cells = {column: values[position] for column, values in batch.items()}
-            for column, name_of in label_names.items():
-                # datasets marks a row without label as -1.
-                if cells.get(column) is not None:
-                    cells[column] = name_of(cells[column]) if cells[column] >= 0 else None
-            cells |= {column: next(images) for column, images in image_columns.items()}
-            record = {
-                field_name: cells[group[0]] if len(group) == 1 else [cells[column] for column in group]
-                for field_name, group in columns_of.items()
-                if all(column in cells for column in group)
-            }
-            yield RawRecord(record, name, row, Path())
-            row += 1
-
-
-def _as_list(column: str | Sequence[str]) -> list[str]:
-    return [column] if isinstance(column, str) else list(column)
-
-
-def _holds_images(feature) -> bool:
-    from datasets import Image
-
-    return isinstance(feature, Image) or isinstance(getattr(feature, "feature", None), Image)
-
-
-def _iterate_images(dataset, column: str) -> Iterator[str | EmbeddedImage | list[str | EmbeddedImage] | None]:
-    """
-    Yields an image per row, or a list of them where the column holds lists. It is a path if the image has a file of
-    its own, else its place in the dataset. A row without an image gives None.
-    """
-    import pyarrow.compute
-    from datasets import Image, List
-
-    in_lists = not isinstance(dataset.features[column], Image)
-    undecoded = List(Image(decode=False)) if in_lists else Image(decode=False)
-    rows = dataset.select_columns([column]).cast_column(column, undecoded)
-    images = EmbeddedImages(rows, column)
-    row = 0
-    for batch in rows.with_format("arrow").iter(batch_size=_ROWS_AT_A_TIME):
-        storage = batch[column].combine_chunks()
-        lengths = pyarrow.compute.list_value_length(storage).to_pylist() if in_lists else [1] * len(storage)
-        entries = pyarrow.compute.list_flatten(storage) if in_lists else storage
-        is_stored = pyarrow.compute.is_valid(pyarrow.compute.struct_field(entries, "bytes")).to_pylist()
-        paths = pyarrow.compute.struct_field(entries, "path").to_pylist()
-        cells = iter(zip(is_stored, paths, strict=True))
-        for length in lengths:
-            found = []
-            for position in range(length or 0):
-                stored, path = next(cells)
-                found.append(EmbeddedImage(images, row, position if in_lists else None) if stored else path)
-            yield found if in_lists else found[0]
-            row += 1

@@ -1,23 +1,60 @@
 """Annotations as validated records: the schema of pretraining and retrieval, and the reading that every task shares."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Literal, TypeVar
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from typing import Generic, Literal, NotRequired, TypedDict, TypeVar, Unpack
 
+import numpy as np
 from PIL import Image
 from transformers.utils import logging
 
 from .annotation_fields import ImageFinder, ImageIds, read_concepts, read_texts
-from .annotation_sources import AnnotationError, RawRecord, RecordProblem, iterate_source, list_sources, shorten
-from .image_files import EmbeddedImage, EmbeddedImages, open_image
-from .record_storage import PackedRecords
+from .annotation_sources import OpenedSource, list_sources, open_sources
+from .image_check import find_unreadable
+from .image_files import LazyImage, open_image
+from .raw_records import AnnotationError, RawRecord, RecordProblem, shorten
+from .read_report import AnnotationReport
+from .record_cache import cached_records
+from .record_storage import RecordWriter, StoredRecords
+from .splits import SplitFilter
+from .stored_images import EmbeddedImage
 
 
 logger = logging.get_logger(__name__)
 
-MAX_PROBLEMS_SHOWN = 10
+# What any task reads, besides what `ImageTextRecord` shows.
+_KNOWN_FIELDS = frozenset(
+    [
+        "image",
+        "images",
+        "image_id",
+        "caption",
+        "concepts",
+        "kwords",
+        "kwords1",
+        "kwords2",
+        "question",
+        "question_id",
+        "question_type",
+        "answer",
+        "answers",
+        "answer_type",
+        "dataset",
+        "sentence",
+        "label",
+        "identifier",
+        "ref_id",
+        "text",
+        "bbox",
+        "boxes",
+        "split",
+        "width",
+        "height",
+        "concept_scores",
+    ]
+)
 _RecordType = TypeVar("_RecordType")
 
 
@@ -44,35 +81,49 @@ class ImageTextRecord:
         """The image as upright RGB. Raises `ImageReadError`."""
         return open_image(self.image, self.where)
 
+    def open_image(self) -> LazyImage:
+        """The image, to be decoded when it is needed. Raises `ImageReadError`."""
+        return LazyImage(self.image, self.where)
 
-@dataclass
-class AnnotationReport:
-    """Counts of the records that were kept and of those that were not, by cause, with examples."""
 
-    num_read: int = 0
-    num_kept: int = 0
-    causes: Counter = field(default_factory=Counter)
-    examples: list[str] = field(default_factory=list)
+class ReadingOptions(TypedDict):
+    """
+    Options of every reader.
 
-    @property
-    def num_skipped(self) -> int:
-        """Records that were left out."""
-        return self.num_read - self.num_kept
+    Attributes:
+        on_bad_record: "raise" (default) refuses the annotations and lists the first problems; "skip" leaves the bad
+            records out, logs a summary and returns it in the report.
+        check_images: whether to look that each image's file exists (default). Turn it off where that is slow; a missing
+            file is then an error when it is loaded.
+        decode_images: with "skip", whether to decode every image now, and leave out the records of those that cannot be:
+            an evaluation must know its records beforehand. Training finds them when it comes to them.
+        splits: only records whose field `split` is one of these; every one of them must occur.
+        allow_outside_root: whether absolute paths may lead out of the image root.
+    """
 
-    def summary(self) -> str:
-        """Counts, counts per cause, and the first examples, one per line."""
-        lines = [f"{self.num_kept} of {self.num_read} records usable, {self.num_skipped} not"]
-        lines += [f"  {count} x {cause}" for cause, count in self.causes.most_common()]
-        lines += [f"  e.g. {example}" for example in self.examples]
-        return "\n".join(lines)
+    on_bad_record: NotRequired[Literal["raise", "skip"]]
+    check_images: NotRequired[bool]
+    decode_images: NotRequired[bool]
+    splits: NotRequired[Sequence[str] | None]
+    allow_outside_root: NotRequired[bool]
 
 
 @dataclass
 class Annotations(Generic[_RecordType]):
-    """Validated records in order, and the report of how they came about."""
+    """
+    Validated records in order, and the report of how they came about.
 
-    records: Sequence[_RecordType]
+    Attributes:
+        records: as they were read, source after source.
+        report: of the reading.
+        weights: how often samples come from each source, relative to the others; None where records count alike.
+        records_of_source: number of records of each source.
+    """
+
+    records: StoredRecords[_RecordType]
     report: AnnotationReport
+    weights: tuple[float, ...] | None = None
+    records_of_source: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -83,13 +134,19 @@ class Annotations(Generic[_RecordType]):
     def __iter__(self) -> Iterator[_RecordType]:
         return iter(self.records)
 
+    def caption_counts(self) -> np.ndarray:
+        """Per record the number of its captions."""
+        if "captions" in self.records.layout.columns:
+            return self.records.list_lengths("captions")
+        return np.ones(len(self), dtype=np.int64)
+
 
 def read_image_text_records(
     sources,
-    image_root: str | os.PathLike | None = None,
+    image_root: str | os.PathLike | Sequence[str] | None = None,
     *,
-    on_bad_record: Literal["raise", "skip"] = "raise",
-    check_images: bool = True,
+    for_evaluation: bool = False,
+    **options: Unpack[ReadingOptions],
 ) -> Annotations[ImageTextRecord]:
     """
     Reads and validates the annotations of pretraining and retrieval.
@@ -97,81 +154,151 @@ def read_image_text_records(
     A record is `{"image": path, "caption": str | [str], "image_id": optional, "concepts": optional [str]}`; `kwords`, the
     name in the published files, is read as `concepts`. `image_id` may be of any type. Two records have the same image
     when their paths are equal, or when their `image_id` is equal and they come from the same source (numbers of different
-    corpora may clash). An image stored inside a Hugging Face dataset has no path to compare: it is an image of its own
-    unless an `image_id` column says otherwise.
+    corpora may clash). An image stored inside a dataset or shard has no path to compare: it is an image of its own
+    unless an `image_id` says otherwise.
 
     Args:
-        sources: one source or a list of sources that are concatenated. A source is the path of a JSON list or of a
-            JSONL file (one record per line, suffix .jsonl), or a folder written by `Dataset.save_to_disk`. It may also
-            be a `DatasetSource`, a mapping with its fields, or a `datasets.Dataset`.
-        image_root: folder that relative image paths start from (default: the annotation file's folder; for a dataset
-            the current folder).
-        on_bad_record: "raise" refuses the annotations and lists the first problems; "skip" leaves the bad records out,
-            logs a summary and returns it in the report.
-        check_images: whether to look that each image's file exists. Turn it off where that is slow; a missing file is
-            then an error when it is loaded.
+        sources: one source or a list of sources that are concatenated; see `open_sources`.
+        image_root: folder that relative image paths start from, or one for each source (default: the annotation file's
+            folder; for a dataset the current folder).
+        for_evaluation: whether different images with one `image_id` are a mistake.
+        options: see `ReadingOptions`.
 
     Returns:
         The records in order, with the report.
 
     Raises:
-        AnnotationError: a missing or unreadable file (in both modes), a bad record ("raise"), no record left.
+        AnnotationError: a missing or unreadable file, or a split that does not exist (in both modes), a bad record
+            ("raise"), no record left.
     """
-    images, image_ids = ImageFinder(image_root, check_images), ImageIds()
+    images, image_ids = ImageFinder.from_options(options), ImageIds(refuse_conflicts=for_evaluation)
 
     def parse(fields: Mapping, raw: RawRecord) -> ImageTextRecord:
-        image = images.read(fields, raw.default_root)
+        image = images.read(fields, raw)
         captions = read_texts(fields, "caption")
         concepts = read_concepts(fields)
         # Last, so that a skipped record leaves no trace in the numbering.
-        image_id = image_ids.number(image, raw.source, fields.get("image_id"))
+        image_id = image_ids.number(image, raw, fields.get("image_id"))
         return ImageTextRecord(image, captions, image_id, concepts, raw.where)
 
-    return read_records(sources, parse, on_bad_record=on_bad_record)
+    return read_records(sources, image_root, ImageTextRecord, parse, options, {"for_evaluation": for_evaluation})
 
 
 def read_records(
     sources,
-    parse: Callable[[Mapping, RawRecord], _RecordType | None],
-    *,
-    on_bad_record: Literal["raise", "skip"] = "raise",
+    image_root: str | os.PathLike | Sequence[str] | None,
+    record_type: type[_RecordType],
+    parse: Callable[[Mapping, RawRecord], _RecordType],
+    options: ReadingOptions,
+    own_options: Mapping[str, object] | None,
 ) -> Annotations[_RecordType]:
     """
-    Reads the records of all sources for any task. `parse(fields, raw)` makes a task's record out of a record's fields,
-    or raises `RecordProblem`. It returns None for a record that was not asked for, which is not counted. Everything
-    else is as in `read_image_text_records`.
+    Reads the records of all sources for any task.
+
+    Args:
+        sources, image_root: as in `read_image_text_records`.
+        record_type: the dataclass of the task's records.
+        parse: makes a record out of a record's fields, or raises `RecordProblem`.
+        options: see `ReadingOptions`.
+        own_options: what else decides what `parse` returns, as JSON; None where that cannot be written down.
+
+    Raises:
+        AnnotationError: as in `read_image_text_records`.
     """
+    on_bad_record = options.get("on_bad_record", "raise")
     if on_bad_record not in ("raise", "skip"):
         raise ValueError(f'on_bad_record={on_bad_record!r} must be "raise" or "skip"')
-    sources = list_sources(sources)
+    opened = open_sources(sources, image_root)
+
+    def build(writer: RecordWriter) -> AnnotationReport:
+        report = _read_all(opened, parse, SplitFilter(options.get("splits")), writer)
+        _refuse(report, on_bad_record, sources)
+        return report
+
+    key = None if own_options is None else [dict(sorted(options.items())), own_options]
+    records, report = cached_records(record_type, opened, key, build)
+    if options.get("decode_images") and on_bad_record == "skip":
+        records = _leave_out_unreadable(records, report)
+        _refuse(report, on_bad_record, sources)
+    _log(report)
+    return Annotations(records, report, _weights(opened, report), tuple(report.kept_by_source))
+
+
+def _read_all(
+    opened: Sequence[OpenedSource], parse: Callable, splits: SplitFilter, writer: RecordWriter
+) -> AnnotationReport:
     report = AnnotationReport()
-    records = PackedRecords(shared_types=(EmbeddedImages,))
-    for source in sources:
-        for raw in iterate_source(source):
+    for number, source in enumerate(opened):
+        before = len(writer)
+        splits.begin_source(source)
+        for raw in source.records.iterate_records():
             try:
-                record = parse(_fields_of(raw), raw)
-            except RecordProblem as problem:
-                report.causes[problem.label] += 1
-                if len(report.examples) < MAX_PROBLEMS_SHOWN:
-                    report.examples.append(f"{raw.where}: {problem.message}")
-            else:
-                if record is None:
+                value = _fields_of(raw)
+                if not splits.wants(value):
                     continue
-                records.append(record)
+                record = parse(value, raw)
+            except RecordProblem as problem:
+                report.reject(raw.where, problem.label, problem.message)
+            else:
+                _claim_stores(record, number)
+                writer.append(record)
+                report.notes.update(raw.notes)
+                report.unknown_fields.update(name for name in value if name not in _KNOWN_FIELDS)
             report.num_read += 1
-    report.num_kept = len(records)
+        splits.end_source(source)
+        report.kept_by_source.append(len(writer) - before)
+    splits.end()
+    report.num_kept = len(writer)
+    return report
+
+
+def _claim_stores(record: object, source_index: int) -> None:
+    for one in fields(record):
+        value = getattr(record, one.name)
+        for image in value if isinstance(value, tuple) else (value,):
+            if isinstance(image, EmbeddedImage):
+                image.images.source_index = source_index
+
+
+def _refuse(report: AnnotationReport, on_bad_record: str, sources: object) -> None:
     if report.num_skipped and on_bad_record == "raise":
         raise AnnotationError(
             f'the annotations have bad records; correct them, or leave them out with on_bad_record="skip".\n'
             f"{report.summary()}"
         )
-    if not records:
-        raise AnnotationError(f"no usable record in {', '.join(map(str, sources))}: {report.summary()}")
-    if report.num_skipped:
-        logger.warning("Annotations: %s", report.summary())
-    else:
-        logger.info("Annotations: %s", report.summary())
-    return Annotations(records, report)
+    if not report.num_kept:
+        raise AnnotationError(f"no usable record in {', '.join(map(str, list_sources(sources)))}: {report.summary()}")
+
+
+def _leave_out_unreadable(records: StoredRecords, report: AnnotationReport) -> StoredRecords:
+    unreadable = find_unreadable(records)
+    if not unreadable:
+        return records
+    for index, error in unreadable.items():
+        report.reject(records[index].where, f"field 'image': {error.cause}", error.message)
+    bounds = np.cumsum(report.kept_by_source)
+    for index in unreadable:
+        report.kept_by_source[int(np.searchsorted(bounds, index, side="right"))] -= 1
+    report.num_kept -= len(unreadable)
+    return records.take([index for index in range(len(records)) if index not in unreadable])
+
+
+def _weights(opened: Sequence[OpenedSource], report: AnnotationReport) -> tuple[float, ...] | None:
+    if all(source.weight is None for source in opened):
+        return None
+    kept = report.kept_by_source
+    return tuple(
+        0.0 if not count else float(count if source.weight is None else source.weight)
+        for source, count in zip(opened, kept, strict=True)
+    )
+
+
+def _log(report: AnnotationReport) -> None:
+    log = logger.warning if report.num_skipped else logger.info
+    log("Annotations: %s", report.summary())
+    for name, count in report.unknown_fields.items():
+        if close := get_close_matches(str(name), _KNOWN_FIELDS, n=1, cutoff=0.8):
+            logger.warning("%d records have a field %r, which nothing reads; is it %r?", count, name, close[0])
 
 
 def _fields_of(raw: RawRecord) -> Mapping:

@@ -1,17 +1,18 @@
 """Records of visual entailment: does an image entail a sentence, contradict it, or leave it open (SNLI-VE)?"""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Unpack
 
 from PIL import Image
 
 from ..models.task_classification import VisualEntailmentTask
 from .annotation_fields import ImageFinder, read_concepts, read_label, read_text
-from .annotation_sources import RawRecord
-from .annotations import Annotations, read_records
-from .image_files import EmbeddedImage, open_image
+from .annotations import Annotations, ReadingOptions, read_records
+from .image_files import LazyImage, open_image
+from .raw_records import RawRecord
+from .stored_images import EmbeddedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +38,17 @@ class EntailmentRecord:
         """The image as upright RGB. Raises `ImageReadError`."""
         return open_image(self.image, self.where)
 
+    def open_image(self) -> LazyImage:
+        """The image, to be decoded when it is needed. Raises `ImageReadError`."""
+        return LazyImage(self.image, self.where)
+
 
 def read_entailment_records(
     sources,
-    image_root: str | os.PathLike | None = None,
+    image_root: str | os.PathLike | Sequence[str] | None = None,
     *,
     require_labels: bool = True,
-    on_bad_record: Literal["raise", "skip"] = "raise",
-    check_images: bool = True,
+    **options: Unpack[ReadingOptions],
 ) -> Annotations[EntailmentRecord]:
     """
     Reads and validates sentences about images.
@@ -54,7 +58,7 @@ def read_entailment_records(
 
     Args:
         require_labels: whether a record without label is bad; false for images that are only to be judged.
-        sources, image_root, on_bad_record, check_images: as in `read_image_text_records`.
+        sources, image_root, options: as in `read_image_text_records`.
 
     Returns:
         The records in order, with the report.
@@ -62,15 +66,16 @@ def read_entailment_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    images = ImageFinder(image_root, check_images)
+    images = ImageFinder.from_options(options)
 
     def parse(fields: Mapping, raw: RawRecord) -> EntailmentRecord:
         return EntailmentRecord(
-            image=images.read(fields, raw.default_root),
+            image=images.read(fields, raw),
             sentence=read_text(fields, "sentence"),
             label=read_label(fields, VisualEntailmentTask.CLASSES, is_required=require_labels),
             concepts=read_concepts(fields),
             where=raw.where,
         )
 
-    return read_records(sources, parse, on_bad_record=on_bad_record)
+    own_options = {"require_labels": require_labels}
+    return read_records(sources, image_root, EntailmentRecord, parse, options, own_options)

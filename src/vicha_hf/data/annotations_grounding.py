@@ -4,15 +4,15 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Unpack
 
 from PIL import Image
 
-from .annotation_fields import ImageFinder, ImageIds, read_concepts, read_text, required
-from .annotation_sources import RawRecord, RecordProblem, shorten
-from .annotations import Annotations, read_records
-from .annotations_refcoco import RefCocoSource
-from .image_files import EmbeddedImage, ImageReadError, open_image, read_image_size
+from .annotation_fields import ImageFinder, ImageIds, read_concepts, read_identifier, read_text, required
+from .annotations import Annotations, ReadingOptions, read_records
+from .image_files import ImageReadError, LazyImage, open_image, read_image_size
+from .raw_records import RawRecord, RecordProblem, shorten
+from .stored_images import EmbeddedImage
 
 
 Box = tuple[float, float, float, float]
@@ -61,15 +61,17 @@ class GroundingRecord:
         """The image as upright RGB. Raises `ImageReadError`."""
         return open_image(self.image, self.where)
 
+    def open_image(self) -> LazyImage:
+        """The image, to be decoded when it is needed. Raises `ImageReadError`."""
+        return LazyImage(self.image, self.where)
+
 
 def read_grounding_records(
     sources,
-    image_root: str | os.PathLike | None = None,
+    image_root: str | os.PathLike | Sequence[str] | None = None,
     *,
     for_evaluation: bool = False,
-    splits: Sequence[str] | None = None,
-    on_bad_record: Literal["raise", "skip"] = "raise",
-    check_images: bool = True,
+    **options: Unpack[ReadingOptions],
 ) -> Annotations[GroundingRecord]:
     """
     Reads and validates expressions.
@@ -79,11 +81,9 @@ def read_grounding_records(
     [str]}`. A source may also be a `RefCocoSource`, or a mapping with its fields.
 
     Args:
-        for_evaluation: every record must have `bbox` and `boxes`. Training needs neither; where they are given, they are
-            checked all the same.
-        splits: which splits are wanted; None for all.
-        sources, image_root, on_bad_record, check_images: as in `read_image_text_records`. Where there are boxes, the
-            image's size is read from its header unless the record gives it.
+        for_evaluation: every record must have `bbox` and `boxes`, and proposals without area are left out. Training
+            reads no boxes. The image's size is read from its header unless the record gives it.
+        sources, image_root, options: as in `read_image_text_records`.
 
     Returns:
         The records in order, with the report.
@@ -92,60 +92,65 @@ def read_grounding_records(
         AnnotationError: as `read_image_text_records`.
     """
     sizes = _ImageSizes()
-    images, image_ids = ImageFinder(image_root, check_images), ImageIds()
+    images, image_ids = ImageFinder.from_options(options), ImageIds(refuse_conflicts=for_evaluation)
 
-    def parse(fields: Mapping, raw: RawRecord) -> GroundingRecord | None:
-        split = _read_split(fields, is_required=splits is not None)
-        if splits is not None and split not in splits:
-            return None
-        image = images.read(fields, raw.default_root)
+    def parse(fields: Mapping, raw: RawRecord) -> GroundingRecord:
+        split = _read_split(fields)
+        image = images.read(fields, raw)
         text = read_text(fields, "text")
-        box = _read_box(fields, is_required=for_evaluation)
-        boxes = _read_boxes(fields, is_required=for_evaluation)
-        size = sizes.of(image, fields, raw.where) if box is not None or boxes else None
-        for name, checked in (("bbox", [box] if box is not None else []), ("boxes", boxes)):
-            for one in checked:
-                _check_inside(name, one, size)
-        concepts = read_concepts(fields)
+        box, boxes, size = None, (), None
+        if for_evaluation:
+            box, boxes = _read_box(fields), _read_boxes(fields, raw)
+            size = sizes.of(image, fields, raw.where)
+            _check_inside("bbox", box, size)
+            for one in boxes:
+                _check_inside("boxes", one, size)
+        ref_id, concepts = read_identifier(fields, "ref_id"), read_concepts(fields)
         # Last, so that a skipped record leaves no trace in the numbering.
-        image_id = image_ids.number(image, raw.source, fields.get("image_id"))
-        return GroundingRecord(
-            image, image_id, fields.get("ref_id"), text, box, boxes, split, size, concepts, raw.where
-        )
+        image_id = image_ids.number(image, raw, fields.get("image_id"))
+        return GroundingRecord(image, image_id, ref_id, text, box, boxes, split, size, concepts, raw.where)
 
-    listed = [sources] if isinstance(sources, str | Mapping) or not isinstance(sources, Sequence) else sources
-    return read_records([_as_source(source) for source in listed], parse, on_bad_record=on_bad_record)
+    own_options = {"for_evaluation": for_evaluation}
+    return read_records(sources, image_root, GroundingRecord, parse, options, own_options)
 
 
-def _as_source(source):
-    return RefCocoSource.from_mapping(source) if isinstance(source, Mapping) and "refs" in source else source
-
-
-def _read_split(fields: Mapping, *, is_required: bool) -> str:
-    remedy = 'write the name of the split, such as "val"'
-    value = required(fields, "split", remedy) if is_required else fields.get("split")
+def _read_split(fields: Mapping) -> str:
+    value = fields.get("split")
     if value is None:
         return "all"
     if not isinstance(value, str):
-        raise RecordProblem("split", "wrong type", remedy, f"got {shorten(value)}")
+        raise RecordProblem(
+            "split", "wrong type", 'write the name of the split, such as "val"', f"got {shorten(value)}"
+        )
     return value
 
 
-def _read_box(fields: Mapping, *, is_required: bool) -> Box | None:
-    value = required(fields, "bbox", _BOX_REMEDY) if is_required else fields.get("bbox")
-    return None if value is None else _checked_box("bbox", value)
+def _read_box(fields: Mapping) -> Box:
+    box = _checked_box("bbox", required(fields, "bbox", _BOX_REMEDY))
+    if not _has_area(box):
+        raise RecordProblem("bbox", "a box without area", _BOX_REMEDY, f"got {shorten(fields['bbox'])}")
+    return box
 
 
-def _read_boxes(fields: Mapping, *, is_required: bool) -> tuple[Box, ...]:
+def _read_boxes(fields: Mapping, raw: RawRecord) -> tuple[Box, ...]:
     remedy = "give the proposals to choose from as a list of [x, y, width, height]"
-    value = required(fields, "boxes", remedy) if is_required else fields.get("boxes")
-    if value is None:
-        return ()
+    value = required(fields, "boxes", remedy)
     if not isinstance(value, list | tuple):
         raise RecordProblem("boxes", "wrong type", remedy, f"got {shorten(value)}")
     if not value:
         raise RecordProblem("boxes", "empty", remedy, "an empty list")
-    return tuple(_checked_box("boxes", box) for box in value)
+    boxes = tuple(_checked_box("boxes", box) for box in value)
+    # COCO's boxes of other things may have height 0; nothing can be found in them.
+    kept = tuple(box for box in boxes if _has_area(box))
+    if not kept:
+        raise RecordProblem("boxes", "only boxes without area", remedy, f"got {shorten(value)}")
+    if len(kept) < len(boxes):
+        raw.notes.append("field 'boxes': proposals without area left out")
+    return kept
+
+
+def _has_area(box: Box) -> bool:
+    return box[2] > 0 and box[3] > 0
 
 
 def _checked_box(name: str, value) -> Box:
@@ -154,8 +159,6 @@ def _checked_box(name: str, value) -> Box:
     )
     if not numbers or len(value) != 4:
         raise RecordProblem(name, "not a box", _BOX_REMEDY, f"got {shorten(value)}")
-    if value[2] <= 0 or value[3] <= 0:
-        raise RecordProblem(name, "a box without area", _BOX_REMEDY, f"got {shorten(value)}")
     return tuple(value)
 
 
@@ -186,6 +189,6 @@ class _ImageSizes:
                 self._known[image] = read_image_size(image, where)
             except ImageReadError as error:
                 raise RecordProblem(
-                    "image", "not readable", "replace the file, or remove the record", f"{error.__cause__}"
+                    "image", error.cause, "replace the file, or remove the record", f"{error.__cause__}"
                 ) from error
         return self._known[image]

@@ -1,17 +1,18 @@
 """Records of visual reasoning: is a statement about two images true (NLVR2)?"""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Unpack
 
 from PIL import Image
 
 from ..models.task_visual_reasoning import VisualReasoningTask
-from .annotation_fields import ImageFinder, checked_concepts, read_label, read_text, required
-from .annotation_sources import RawRecord, RecordProblem, shorten
-from .annotations import Annotations, read_records
-from .image_files import EmbeddedImage, open_image
+from .annotation_fields import ImageFinder, checked_concepts, read_identifier, read_label, read_text, required
+from .annotations import Annotations, ReadingOptions, read_records
+from .image_files import LazyImage, open_image
+from .raw_records import RawRecord, RecordProblem, shorten
+from .stored_images import EmbeddedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class ReasoningRecord:
         sentence: as written.
         label: index into `VisualReasoningTask.CLASSES` (1 = true); None where it is not known.
         concepts: the visual concepts of the left and of the right image.
+        identifier: what NLVR2 calls the statement; None where the source gives no name.
         where: file and record, for messages.
     """
 
@@ -31,20 +33,24 @@ class ReasoningRecord:
     sentence: str
     label: int | None
     concepts: tuple[tuple[str, ...], tuple[str, ...]]
+    identifier: int | str | None
     where: str
 
     def load_images(self) -> tuple[Image.Image, Image.Image]:
         """The images as upright RGB. Raises `ImageReadError`."""
         return open_image(self.images[0], self.where), open_image(self.images[1], self.where)
 
+    def open_images(self) -> tuple[LazyImage, LazyImage]:
+        """The images, to be decoded when they are needed. Raises `ImageReadError`."""
+        return LazyImage(self.images[0], self.where), LazyImage(self.images[1], self.where)
+
 
 def read_reasoning_records(
     sources,
-    image_root: str | os.PathLike | None = None,
+    image_root: str | os.PathLike | Sequence[str] | None = None,
     *,
     require_labels: bool = True,
-    on_bad_record: Literal["raise", "skip"] = "raise",
-    check_images: bool = True,
+    **options: Unpack[ReadingOptions],
 ) -> Annotations[ReasoningRecord]:
     """
     Reads and validates statements about pairs of images.
@@ -55,7 +61,7 @@ def read_reasoning_records(
 
     Args:
         require_labels: whether a record without label is bad; false for statements that are only to be judged.
-        sources, image_root, on_bad_record, check_images: as in `read_image_text_records`.
+        sources, image_root, options: as in `read_image_text_records`.
 
     Returns:
         The records in order, with the report.
@@ -63,7 +69,7 @@ def read_reasoning_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    finder = ImageFinder(image_root, check_images)
+    finder = ImageFinder.from_options(options)
 
     def parse(fields: Mapping, raw: RawRecord) -> ReasoningRecord:
         remedy = 'give the paths of the left and the right image, such as ["images/1.jpg", "images/2.jpg"]'
@@ -72,16 +78,18 @@ def read_reasoning_records(
             raise RecordProblem("images", "wrong type", remedy, f"got {shorten(images)}")
         if len(images) != 2:
             raise RecordProblem("images", "not two images", remedy, f"got {len(images)}: {shorten(images)}")
-        left, right = (finder.find(image, raw.default_root, "images") for image in images)
+        left, right = (finder.find(image, raw, "images") for image in images)
         return ReasoningRecord(
             images=(left, right),
             sentence=read_text(fields, "sentence"),
             label=read_label(fields, VisualReasoningTask.CLASSES, is_required=require_labels),
             concepts=_read_pair_of_concepts(fields),
+            identifier=read_identifier(fields, "identifier"),
             where=raw.where,
         )
 
-    return read_records(sources, parse, on_bad_record=on_bad_record)
+    own_options = {"require_labels": require_labels}
+    return read_records(sources, image_root, ReasoningRecord, parse, options, own_options)
 
 
 def _read_pair_of_concepts(fields: Mapping) -> tuple[tuple[str, ...], tuple[str, ...]]:

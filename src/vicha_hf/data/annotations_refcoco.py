@@ -1,12 +1,17 @@
 """RefCOCO+ in its own files: expressions, COCO's boxes and a detector's proposals, joined into grounding records."""
 
-import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from .annotation_sources import AnnotationError, RawRecord, RecordProblem, RecordSource, shorten
+from .json_reading import read_json
+from .plain_pickles import read_plain_pickle
+from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource, shorten
+
+
+PICKLE_SUFFIXES = (".p", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
@@ -15,8 +20,8 @@ class RefCocoSource(RecordSource):
     The files of RefCOCO, RefCOCO+ or RefCOCOg.
 
     Attributes:
-        refs: JSON list of `{"ref_id", "ann_id", "image_id", "split", "sentences": [{"sent": str}, ...]}`: the published
-            `refs(unc).p`, saved as JSON. A pickle can run any program and is never read.
+        refs: list of `{"ref_id", "ann_id", "image_id", "split", "sentences": [{"sent": str}, ...]}`: the published
+            `refs(unc).p`, whose pickle is read without running anything in it, or the same as JSON.
         instances: the published `instances.json`: `{"images": [{"id", "file_name", "width", "height"}], "annotations":
             [{"id", "image_id", "bbox"}]}`.
         images: folder of the images.
@@ -38,15 +43,15 @@ class RefCocoSource(RecordSource):
                 f"RefCOCO+ as an annotation source is a mapping with refs, instances and images, and perhaps detections, "
                 f"but this one has {list(mapping)}"
             )
-        return cls(**mapping)
+        return cls(**{name: os.path.expanduser(path) for name, path in mapping.items() if path is not None})
 
     def __str__(self) -> str:
         return self.refs
 
     def iterate_records(self) -> Iterator[RawRecord]:
         """A grounding record for every sentence."""
-        refs = _read_json(self.refs, list, "a list of refs")
-        instances = _read_json(self.instances, dict, 'an object with "images" and "annotations"')
+        refs = read_refs(self.refs)
+        instances = read_json(self.instances, dict, 'an object with "images" and "annotations"')
         images = _by_id(instances, "images", self.instances)
         things = _by_id(instances, "annotations", self.instances)
         proposals = self._proposals(things)
@@ -62,6 +67,9 @@ class RefCocoSource(RecordSource):
     def _records_of(self, ref, images: dict, things: dict, proposals: dict) -> Iterator[dict]:
         if not isinstance(ref, Mapping):
             raise RecordProblem("", "not an object", "write one ref per entry", f"got {shorten(ref)}")
+        for name in ("ann_id", "image_id"):
+            if not isinstance(ref.get(name), int | str | None):
+                raise RecordProblem(name, "wrong type", "give a number", f"got {shorten(ref.get(name))}")
         remedy = f"take refs and instances of the same dataset (instances: {self.instances})"
         thing, image = things.get(ref.get("ann_id")), images.get(ref.get("image_id"))
         if thing is None:
@@ -89,9 +97,11 @@ class RefCocoSource(RecordSource):
         boxes = defaultdict(list)
         if self.detections is None:
             for thing in things.values():
-                boxes[str(thing.get("image_id"))].append(thing.get("bbox"))
+                # COCO's instances hold boxes of height 0, which nothing can be found in.
+                if has_area(thing.get("bbox")):
+                    boxes[str(thing.get("image_id"))].append(thing["bbox"])
             return boxes
-        detections = _read_json(self.detections, (dict, list), "boxes by image id, or a list of detections")
+        detections = read_json(self.detections, (dict, list), "boxes by image id, or a list of detections")
         if isinstance(detections, dict):
             detections = [
                 {**found, "image_id": image_id} if isinstance(found, Mapping) else found
@@ -108,20 +118,25 @@ class RefCocoSource(RecordSource):
         return boxes
 
 
-def _read_json(path: str, kind: type | tuple[type, ...], wanted: str):
-    if Path(path).suffix in (".p", ".pkl", ".pickle"):
-        raise AnnotationError(
-            f"{path}: a pickle can run any program when it is opened and is never read; save its content as JSON"
-        )
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AnnotationError(f"annotation file not found: {path}; check the path") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"{path}: not readable as JSON ({error}); it must hold {wanted}") from error
-    if not isinstance(content, kind):
-        raise AnnotationError(f"{path}: the top level is {shorten(content)}; it must hold {wanted}")
-    return content
+def read_refs(path: str) -> list:
+    """
+    The refs of a pickle or of a JSON file.
+
+    Raises:
+        AnnotationError: not readable, or no list.
+    """
+    if Path(path).suffix not in PICKLE_SUFFIXES:
+        return read_json(path, list, "a list of refs")
+    refs = read_plain_pickle(path)
+    if not isinstance(refs, list):
+        raise AnnotationError(f"{path}: the top level is {shorten(refs)}; it must hold a list of refs")
+    return refs
+
+
+def has_area(box: object) -> bool:
+    """Whether a box's width and height are above 0; what is no box is left to be refused with its record."""
+    is_box = isinstance(box, list) and len(box) == 4 and all(isinstance(side, int | float) for side in box)
+    return not is_box or (box[2] > 0 and box[3] > 0)
 
 
 def _by_id(instances: dict, name: str, path: str) -> dict:
@@ -129,6 +144,6 @@ def _by_id(instances: dict, name: str, path: str) -> dict:
     if not isinstance(entries, list):
         raise AnnotationError(f"{path}: field {name!r}: no list; take COCO's format of instances")
     for index, entry in enumerate(entries):
-        if not isinstance(entry, Mapping) or "id" not in entry:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("id"), int | str):
             raise AnnotationError(f"{path}, {name} {index}: field 'id': missing; take COCO's format of instances")
     return {entry["id"]: entry for entry in entries}

@@ -2,16 +2,18 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Unpack
 
 from PIL import Image
 
-from .annotation_fields import ImageFinder, read_concepts, read_text, required
-from .annotation_sources import AnnotationError, RawRecord, RecordProblem, shorten
-from .annotations import Annotations, read_records
-from .image_files import EmbeddedImage, open_image
+from .annotation_fields import ImageFinder, read_concepts, read_identifier, read_text, require_unicode, required
+from .annotations import Annotations, ReadingOptions, read_records
+from .answer_limit import AnswerLimit
+from .image_files import LazyImage, open_image
+from .raw_records import AnnotationError, RawRecord, RecordProblem, shorten
+from .stored_images import EmbeddedImage
 
 
 # What an answer counts, by the corpus that it comes from: one person wrote it in Visual Genome, ten in VQA (ALBEF,
@@ -49,6 +51,10 @@ class QuestionRecord:
         """The image as upright RGB. Raises `ImageReadError`."""
         return open_image(self.image, self.where)
 
+    def open_image(self) -> LazyImage:
+        """The image, to be decoded when it is needed. Raises `ImageReadError`."""
+        return LazyImage(self.image, self.where)
+
     def answer_weights(self) -> dict[str, float]:
         """The different answers in order of appearance, each with its share of the annotators (half of it for "vg")."""
         whole = ANSWER_WEIGHTS[self.dataset]
@@ -57,11 +63,11 @@ class QuestionRecord:
 
 def read_question_records(
     sources,
-    image_root: str | os.PathLike | None = None,
+    image_root: str | os.PathLike | Sequence[str] | None = None,
     *,
     for_evaluation: bool = False,
-    on_bad_record: Literal["raise", "skip"] = "raise",
-    check_images: bool = True,
+    answer_limit: AnswerLimit | None = None,
+    **options: Unpack[ReadingOptions],
 ) -> Annotations[QuestionRecord]:
     """
     Reads and validates questions.
@@ -71,9 +77,10 @@ def read_question_records(
     `answer`, and may hold objects with an `answer`, as in the official files; without `dataset` it is "vqa".
 
     Args:
-        for_evaluation: every question must have its own `question_id`, and may come without answers; in training every
-            question must have answers, and may come without `question_id`.
-        sources, image_root, on_bad_record, check_images: as in `read_image_text_records`.
+        for_evaluation: every question may come without answers, and must have another `question_id` than the others;
+            one that has none is named by its image, as in VizWiz. In training every question must have answers.
+        answer_limit: refuses answers that the decoder has no positions for.
+        sources, image_root, options: as in `read_image_text_records`.
 
     Returns:
         The records in order, with the report.
@@ -81,21 +88,26 @@ def read_question_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    images = ImageFinder(image_root, check_images)
+    images = ImageFinder.from_options(options)
     known_ids: dict[int | str, str] = {}
+    unnamed: Counter[str] = Counter()
 
     def parse(fields: Mapping, raw: RawRecord) -> QuestionRecord:
         record = QuestionRecord(
-            image=images.read(fields, raw.default_root),
+            image=images.read(fields, raw),
             question=read_text(fields, "question"),
-            question_id=_read_question_id(fields, is_required=for_evaluation),
-            answers=_read_answers(fields, is_required=not for_evaluation),
+            question_id=read_identifier(fields, "question_id"),
+            answers=_read_answers(fields, raw, is_required=not for_evaluation),
             dataset=_read_dataset(fields),
             question_type=_read_kind(fields, "question_type"),
             answer_type=_read_kind(fields, "answer_type"),
             concepts=read_concepts(fields),
             where=raw.where,
         )
+        if answer_limit is not None:
+            answer_limit.check(record.answers)
+        if for_evaluation and record.question_id is None:
+            record = replace(record, question_id=_name_by_image(fields, raw, unnamed))
         if for_evaluation:
             first = known_ids.setdefault(record.question_id, raw.where)
             if first != raw.where:
@@ -105,7 +117,15 @@ def read_question_records(
                 )
         return record
 
-    return read_records(sources, parse, on_bad_record=on_bad_record)
+    # A tokenizer cannot be written down as a part of a cache's key.
+    own_options = {"for_evaluation": for_evaluation} if answer_limit is None else None
+    return read_records(sources, image_root, QuestionRecord, parse, options, own_options)
+
+
+def _name_by_image(fields: Mapping, raw: RawRecord, unnamed: Counter) -> str:
+    name = os.path.basename(fields["image"]) if isinstance(fields["image"], str) else f"row {raw.index}"
+    unnamed[name] += 1
+    return name if unnamed[name] == 1 else f"{name}#{unnamed[name]}"
 
 
 def vqa_references(records: Iterable[QuestionRecord]) -> dict[int | str, dict]:
@@ -129,15 +149,7 @@ def vqa_references(records: Iterable[QuestionRecord]) -> dict[int | str, dict]:
     return references
 
 
-def _read_question_id(fields: Mapping, *, is_required: bool) -> int | str | None:
-    remedy = "give a number or a text"
-    value = required(fields, "question_id", remedy) if is_required else fields.get("question_id")
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | str)):
-        raise RecordProblem("question_id", "wrong type", remedy, f"got {shorten(value)}")
-    return value
-
-
-def _read_answers(fields: Mapping, *, is_required: bool) -> tuple[str, ...]:
+def _read_answers(fields: Mapping, raw: RawRecord, *, is_required: bool) -> tuple[str, ...]:
     name = "answers" if fields.get("answer") is None and fields.get("answers") is not None else "answer"
     remedy = "write an answer, or a list with the answer of each annotator"
     if not is_required and fields.get(name) is None:
@@ -153,9 +165,14 @@ def _read_answers(fields: Mapping, *, is_required: bool) -> tuple[str, ...]:
         answer = entry.get("answer") if isinstance(entry, Mapping) else entry
         if not isinstance(answer, str):
             raise RecordProblem(name, "wrong type", remedy, f"got {shorten(entry)}")
-        if not answer.strip():
-            raise RecordProblem(name, "empty", remedy, f"{answer!r} among the answers")
-        answers.append(answer)
+        require_unicode(answer, name)
+        if answer.strip():
+            answers.append(answer)
+    if not answers:
+        raise RecordProblem(name, "empty", remedy, f"{entries[0]!r} is the only one")
+    if len(answers) < len(entries):
+        # One annotator of ten who wrote nothing does not make the others' answers useless.
+        raw.notes.append(f"field {name!r}: empty answers left out")
     return tuple(answers)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..whole_files import write_whole_file
-from .annotation_sources import AnnotationError, shorten
 from .annotations_vqa import QuestionRecord
+from .json_reading import decode_json, read_text_file
+from .raw_records import AnnotationError, shorten
 
 
 def build_answer_list(
@@ -54,10 +55,10 @@ def read_answer_list(path: str | os.PathLike) -> list[str]:
     """
     remedy = 'write a list of different answers, such as ["yes", "no", "2"], or leave it out to have it built'
     try:
-        answers = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AnnotationError(f"answer list not found: {path}; {remedy}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        answers = decode_json(read_text_file(os.path.expanduser(path), "answer list"))
+    except AnnotationError as error:
+        raise AnnotationError(f"{error}; {remedy}") from error
+    except ValueError as error:
         raise AnnotationError(f"{path}: not readable as JSON ({error}); {remedy}") from error
     if not isinstance(answers, list) or not answers:
         raise AnnotationError(f"{path}: not a list of answers, or empty (got {shorten(answers)}); {remedy}")

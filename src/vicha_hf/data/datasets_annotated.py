@@ -1,7 +1,7 @@
 """Base of the tasks' datasets: one item per annotation, a text, images, and their concepts."""
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from PIL import Image
 from .annotations import Annotations
 from .concept_augmentation import check_concept_fraction, sample_concepts
 from .datasets_pretraining import MAX_CAPTION_WORDS
+from .image_files import LazyImage
 from .seeded_dataset import SeededDataset
 
 
@@ -30,6 +31,7 @@ class AnnotatedDataset(SeededDataset, Generic[_RecordType]):
         concept_fraction: share of an image's concepts in an item; 1 (all of them) in fine-tuning and evaluation.
         use_concepts: False gives items without concepts.
         max_words: words kept of the text (30); None keeps all.
+        on_bad_record: as in `SeededDataset`.
 
     Raises:
         ValueError: a fraction outside (0, 1], `max_words` below 1, a negative seed.
@@ -39,14 +41,15 @@ class AnnotatedDataset(SeededDataset, Generic[_RecordType]):
     def __init__(
         self,
         annotations: Annotations[_RecordType],
-        transform: Callable[[Image.Image, np.random.Generator, bool], torch.Tensor],
+        transform: Callable[[Image.Image | LazyImage, np.random.Generator, bool], torch.Tensor],
         *,
         seed: int = 0,
         concept_fraction: float = 1.0,
         use_concepts: bool = True,
         max_words: int | None = MAX_CAPTION_WORDS,
+        on_bad_record: Literal["raise", "skip"] = "raise",
     ):
-        super().__init__(seed)
+        super().__init__(seed, on_bad_record)
         check_concept_fraction(concept_fraction)
         if max_words is not None and max_words < 1:
             raise ValueError(f"max_words={max_words} must be at least 1, or None for all words")

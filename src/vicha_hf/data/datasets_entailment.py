@@ -2,6 +2,7 @@
 
 from typing import TypedDict
 
+import numpy as np
 import torch
 
 from .annotations_entailment import EntailmentRecord
@@ -22,12 +23,11 @@ class EntailmentItem(TypedDict):
 class EntailmentDataset(AnnotatedDataset[EntailmentRecord]):
     """Records of `read_entailment_records`; see `AnnotatedDataset`."""
 
-    def __getitem__(self, index: int) -> EntailmentItem:
-        index, rng = self.draw(index)
+    def make_item(self, index: int, rng: np.random.Generator) -> EntailmentItem:
         record = self.annotations[index]
         concepts = self._draw_concepts(record.concepts, rng)
         return EntailmentItem(
-            pixel_values=self.transform(record.load_image(), rng, may_mirror=not names_side(record.sentence)),
+            pixel_values=self.transform(record.open_image(), rng, may_mirror=not names_side(record.sentence)),
             text=clean_caption(record.sentence, self.max_words),
             concepts=concepts,
             label=record.label,

@@ -2,6 +2,7 @@
 
 from typing import TypedDict
 
+import numpy as np
 import torch
 
 from .annotations_grounding import GroundingRecord
@@ -24,12 +25,11 @@ class GroundingDataset(AnnotatedDataset[GroundingRecord]):
     give the records to `PretrainingDataset(captions="all")`.
     """
 
-    def __getitem__(self, index: int) -> GroundingItem:
-        index, rng = self.draw(index)
+    def make_item(self, index: int, rng: np.random.Generator) -> GroundingItem:
         record = self.annotations[index]
         concepts = self._draw_concepts(record.concepts, rng)
         return GroundingItem(
-            pixel_values=self.transform(record.load_image(), rng, may_mirror=not names_side(record.text)),
+            pixel_values=self.transform(record.open_image(), rng, may_mirror=not names_side(record.text)),
             text=clean_caption(record.text, self.max_words),
             concepts=concepts,
             index=index,

@@ -1,6 +1,7 @@
 """Images with a caption and a part of their concepts, for image-text pretraining and retrieval fine-tuning."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, NotRequired, Protocol, TypedDict
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 from .annotations import Annotations, ImageTextRecord
 from .annotations_grounding import GroundingRecord
 from .concept_augmentation import check_concept_fraction, sample_concepts
+from .image_files import LazyImage
+from .mixture import WeightedMixture
 from .seeded_dataset import SeededDataset
 from .text_cleaning import clean_caption, names_side
 
@@ -42,90 +45,126 @@ class StoredVisualTokens(Protocol):
         """Visual tokens of a record's image, int64 [P]."""
 
 
+@dataclass(frozen=True)
+class PretrainingItems:
+    """
+    The making of training examples out of records, the same for corpora that are read by number and for streams.
+
+    Args:
+        transform: image and generator to float [3, H, W], such as `PretrainingTransform`.
+        concept_fraction: share of an image's concepts in an item (0.3), drawn without replacement, at least one where
+            there are any; 1 gives all of them in the order of the annotation.
+        use_concepts: False gives items without concepts.
+        max_words: words kept of a caption (30).
+        mirror_texts_with_sides: False never mirrors the image of a caption that says left or right.
+
+    Raises:
+        ValueError: a fraction outside (0, 1], `max_words` below 1.
+    """
+
+    transform: Callable[[Image.Image | LazyImage, np.random.Generator], torch.Tensor]
+    concept_fraction: float = CONCEPT_FRACTION
+    use_concepts: bool = True
+    max_words: int = MAX_CAPTION_WORDS
+    mirror_texts_with_sides: bool = True
+
+    def __post_init__(self):
+        check_concept_fraction(self.concept_fraction)
+        if self.max_words < 1:
+            raise ValueError(f"max_words={self.max_words} must be at least 1")
+
+    def make(
+        self, record: ImageTextRecord | GroundingRecord, rng: np.random.Generator, column: int | None = None
+    ) -> PretrainingItem:
+        """
+        Args:
+            record: with image, captions and concepts.
+            rng: source of every draw.
+            column: which of the captions; None draws one.
+
+        Raises:
+            ImageReadError: an image that cannot be decoded.
+        """
+        caption = record.captions[rng.integers(len(record.captions)) if column is None else column]
+        concepts = sample_concepts(record.concepts, self.concept_fraction, rng) if self.use_concepts else []
+        sides = {} if self.mirror_texts_with_sides else {"may_mirror": not names_side(caption)}
+        return PretrainingItem(
+            pixel_values=self.transform(record.open_image(), rng, **sides),
+            caption=clean_caption(caption, self.max_words),
+            concepts=concepts,
+            image_id=record.image_id,
+        )
+
+
 class PretrainingDataset(SeededDataset):
     """
     Map-style dataset whose item is a function of (seed, epoch, index) alone.
 
-    So the data does not depend on the number of workers or processes. A run that is resumed in the middle of an epoch
-    sees the samples of the unbroken run.
+    So the data does not depend on the number of workers or processes, and a training run that is resumed in the middle of
+    an epoch sees what the unbroken run would have seen.
 
     Args:
-        annotations: from `read_image_text_records`, or, for the training of grounding, `read_grounding_records`.
+        annotations: from `read_image_text_records`, or, for the training of grounding, `read_grounding_records`. Where
+            their sources have weights, an epoch has as many items as ever, in the proportion of the weights.
         transform: image and generator to float [3, H, W], such as `PretrainingTransform`.
         seed: of all draws.
         captions: "one" (as ALBEF): an item per record with a caption drawn among its captions; "all": an item per caption.
-        concept_fraction: share of an image's concepts in an item (0.3), drawn without replacement, at least one where
-            there are any. A share of 1 gives all of them in the annotation's order.
-        use_concepts: False gives items without concepts.
-        max_words: words kept of a caption (30).
-        mirror_texts_with_sides: False never mirrors the image of a caption that says left or right.
         stored_visual_tokens: gives items their images' visual tokens; possible only with a transform that draws nothing.
+        on_bad_record: as in `SeededDataset`.
+        item_options: of `PretrainingItems`.
 
     Raises:
-        ValueError: an unknown `captions`, a fraction outside (0, 1], `max_words` below 1, a negative seed, stored tokens
-            that do not fit.
+        ValueError: an unknown `captions`, a negative seed, stored tokens that do not fit.
         ImageReadError: from `__getitem__`, an image that cannot be decoded.
     """
 
     def __init__(
         self,
         annotations: Annotations[ImageTextRecord] | Annotations[GroundingRecord],
-        transform: Callable[[Image.Image, np.random.Generator], torch.Tensor],
+        transform: Callable[[Image.Image | LazyImage, np.random.Generator], torch.Tensor],
         *,
         seed: int = 0,
         captions: Literal["one", "all"] = "one",
-        concept_fraction: float = CONCEPT_FRACTION,
-        use_concepts: bool = True,
-        max_words: int = MAX_CAPTION_WORDS,
-        mirror_texts_with_sides: bool = True,
         stored_visual_tokens: StoredVisualTokens | None = None,
+        on_bad_record: Literal["raise", "skip"] = "raise",
+        **item_options,
     ):
         if captions not in ("one", "all"):
             raise ValueError(f'captions={captions!r} must be "one" (of each record) or "all"')
-        check_concept_fraction(concept_fraction)
-        if max_words < 1:
-            raise ValueError(f"max_words={max_words} must be at least 1")
         if stored_visual_tokens is not None:
             stored_visual_tokens.require_fitting(annotations, transform)
-        super().__init__(seed)
+        super().__init__(seed, on_bad_record)
         self.annotations = annotations
-        self.transform = transform
-        self.concept_fraction = concept_fraction
-        self.use_concepts = use_concepts
-        self.max_words = max_words
-        self.mirror_texts_with_sides = mirror_texts_with_sides
+        self.items = PretrainingItems(transform, **item_options)
         self.stored_visual_tokens = stored_visual_tokens
-        # Pairs (record, caption); None where a caption is drawn per record.
-        self._pairs = None
+        # The number of the first item of each record, and that of all items; None where a record is one item.
+        self._starts = None
         if captions == "all":
-            self._pairs = np.array(
-                [(row, column) for row, record in enumerate(annotations) for column in range(len(record.captions))],
-                dtype=np.int64,
-            )
+            self._starts = np.concatenate([[0], np.cumsum(annotations.caption_counts())])
+        self._mixture = None
+        if annotations.weights is not None:
+            bounds = np.concatenate([[0], np.cumsum(annotations.records_of_source)])
+            sizes = np.diff(bounds if self._starts is None else self._starts[bounds])
+            self._mixture = WeightedMixture(sizes.tolist(), annotations.weights, seed)
 
     def __len__(self) -> int:
-        return len(self.annotations) if self._pairs is None else len(self._pairs)
+        return len(self.annotations) if self._starts is None else int(self._starts[-1])
 
-    def _record_index(self, index: int) -> int:
-        return index if self._pairs is None else int(self._pairs[index][0])
-
-    def __getitem__(self, index: int) -> PretrainingItem:
-        index, rng = self.draw(index)
-        if self._pairs is None:
-            record = self.annotations[index]
-            caption = record.captions[rng.integers(len(record.captions))]
-        else:
-            row, column = self._pairs[index]
-            record = self.annotations[row]
-            caption = record.captions[column]
-        concepts = sample_concepts(record.concepts, self.concept_fraction, rng) if self.use_concepts else []
-        sides = {} if self.mirror_texts_with_sides else {"may_mirror": not names_side(caption)}
-        item = PretrainingItem(
-            pixel_values=self.transform(record.load_image(), rng, **sides),
-            caption=clean_caption(caption, self.max_words),
-            concepts=concepts,
-            image_id=record.image_id,
-        )
+    def make_item(self, index: int, rng: np.random.Generator) -> PretrainingItem:
+        row, column = self._row_and_column(index)
+        record = self.annotations[row]
+        item = self.items.make(record, rng, column)
         if self.stored_visual_tokens is not None:
             item["visual_token_ids"] = self.stored_visual_tokens.tokens_of(record)
         return item
+
+    def _record_index(self, index: int) -> int:
+        return self._row_and_column(index)[0]
+
+    def _row_and_column(self, index: int) -> tuple[int, int | None]:
+        if self._mixture is not None:
+            index = self._mixture.item(self.epoch, index)
+        if self._starts is None:
+            return index, None
+        row = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return row, index - int(self._starts[row])

@@ -2,6 +2,7 @@
 
 from typing import TypedDict
 
+import numpy as np
 import torch
 
 from .annotations_reasoning import ReasoningRecord
@@ -28,14 +29,13 @@ class ReasoningDataset(AnnotatedDataset[ReasoningRecord]):
     def __init__(self, annotations, transform, *, max_words: int | None = None, **options):
         super().__init__(annotations, transform, max_words=max_words, **options)
 
-    def __getitem__(self, index: int) -> ReasoningItem:
-        index, rng = self.draw(index)
+    def make_item(self, index: int, rng: np.random.Generator) -> ReasoningItem:
         record = self.annotations[index]
         left, right = (self._draw_concepts(concepts, rng) for concepts in record.concepts)
         may_mirror = not names_side(record.sentence)
         return ReasoningItem(
             pixel_values=torch.stack(
-                [self.transform(image, rng, may_mirror=may_mirror) for image in record.load_images()]
+                [self.transform(image, rng, may_mirror=may_mirror) for image in record.open_images()]
             ),
             text=clean_caption(record.sentence, self.max_words),
             concepts=(left, right),

@@ -2,6 +2,7 @@
 
 from typing import TypedDict
 
+import numpy as np
 import torch
 
 from .annotations_vqa import QuestionRecord
@@ -26,13 +27,12 @@ class QuestionItem(TypedDict):
 class QuestionAnsweringDataset(AnnotatedDataset[QuestionRecord]):
     """Records of `read_question_records`; see `AnnotatedDataset`."""
 
-    def __getitem__(self, index: int) -> QuestionItem:
-        index, rng = self.draw(index)
+    def make_item(self, index: int, rng: np.random.Generator) -> QuestionItem:
         record = self.annotations[index]
         concepts = self._draw_concepts(record.concepts, rng)
         weights = record.answer_weights()
         return QuestionItem(
-            pixel_values=self.transform(record.load_image(), rng, may_mirror=not names_side(record.question)),
+            pixel_values=self.transform(record.open_image(), rng, may_mirror=not names_side(record.question)),
             question=clean_question(record.question, self.max_words),
             concepts=concepts,
             answers=list(weights),

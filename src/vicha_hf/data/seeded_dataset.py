@@ -3,10 +3,20 @@
 import dataclasses
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+
+from .image_check import images_of
+from .image_files import ImageReadError
+from .read_report import RejectsFile
+
+
+# Draws of another item before a corpus counts as broken altogether.
+MAX_REPLACEMENTS = 100
+_REPLACEMENT_DRAWS = 1
 
 
 # Records that a fingerprint looks at, about.
@@ -22,12 +32,18 @@ class SeededDataset(Dataset):
 
     Args:
         seed: of all draws, not negative.
+        on_bad_record: "raise" stops at an image that cannot be decoded, "skip" puts another draw into its place.
+
+    Attributes:
+        rejects: where records are written down that were skipped so; None writes nothing.
     """
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, on_bad_record: Literal["raise", "skip"] = "raise"):
         if seed < 0:
             raise ValueError(f"seed={seed} must not be negative")
         self.seed = seed
+        self.on_bad_record = on_bad_record
+        self.rejects: RejectsFile | None = None
         # Shared memory: workers that live on from epoch to epoch must see the new number too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -52,11 +68,43 @@ class SeededDataset(Dataset):
             np.random.SeedSequence(self.seed, spawn_key=(self.epoch, position))
         )
 
+    def __getitem__(self, index: int):
+        """
+        The item at `index`; with `on_bad_record="skip"` another one, drawn by (seed, epoch, index) alone, where the image of
+        this one cannot be decoded.
+
+        Raises:
+            ImageReadError: an image that cannot be decoded ("raise"), or nothing but such images.
+        """
+        position, rng = self.draw(index)
+        try:
+            return self.make_item(position, rng)
+        except ImageReadError as error:
+            if self.on_bad_record != "skip":
+                raise
+            problem = error
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(self.epoch, position, _REPLACEMENT_DRAWS))
+        rng = np.random.default_rng(sequence)
+        for _ in range(MAX_REPLACEMENTS):
+            self._reject(problem)
+            try:
+                return self.make_item(int(rng.integers(len(self))), rng)
+            except ImageReadError as error:
+                problem = error
+        raise problem
+
+    def make_item(self, index: int, rng: np.random.Generator):
+        """The item at `index`, counted from the front, with what it draws. Raises `ImageReadError`."""
+        raise NotImplementedError
+
     def describe_sample(self, index: int) -> str:
         """Images, file and record of an item, for messages."""
         record = self.annotations[self._record_index(index)]
-        images = record.images if hasattr(record, "images") else (record.image,)
-        return f"{', '.join(map(str, images))} ({record.where})"
+        return f"{', '.join(map(str, images_of(record)))} ({record.where})"
+
+    def _reject(self, problem: ImageReadError) -> None:
+        if self.rejects is not None:
+            self.rejects.add(problem.where, f"field 'image': {problem.cause}", problem.message)
 
     def fingerprint(self) -> str:
         """A number in hexadecimal that changes with the records of `annotations`: texts, identifiers, names of images, order.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch.utils.data import Dataset
 
-from ..data.annotation_sources import AnnotationError
+from ..data.raw_records import AnnotationError
 from .sharded_prediction import predict_all
 from .task_result import TaskResult
 

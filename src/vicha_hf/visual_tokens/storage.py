@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers.image_processing_backends import PilBackend
 
 from ..data.annotations import Annotations, ImageTextRecord
-from ..data.image_files import EmbeddedImage
+from ..data.stored_images import EmbeddedImage
 from ..data.transforms import EvaluationTransform
 from ..models.objective_image_token_reconstruction import require_fitting_tokenizer
 from .code_usage import CodeUsage

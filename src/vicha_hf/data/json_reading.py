@@ -1,0 +1,281 @@
+"""JSON of any origin: read whole or record by record, in bounded memory, with one clear line for what is no JSON."""
+
+import codecs
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from .raw_records import AnnotationError, RecordProblem, printable, shorten
+
+
+# The longest record of a JSON list or JSONL file, in characters. Real ones have thousands.
+MAX_RECORD_LENGTH = 16 * 2**20
+_CHUNK = 2**20
+_WHITESPACE = " \t\n\r"
+_LIST_REMEDY = "write a JSON list of records, or name a file with one record per line *.jsonl"
+
+
+_ANNOTATION_FILE = "annotation file"
+
+
+def require_regular_file(path: Path, kind: str = _ANNOTATION_FILE) -> None:
+    """Raises `AnnotationError` for what is not there, and for what is no file, such as a pipe, which may never end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        remedy = "check the path"
+        if kind == _ANNOTATION_FILE:
+            remedy += ' (a dataset of the Hub is given as {"path": "organisation/name", "split": "train"})'
+        raise AnnotationError(f"{kind} not found: {printable(str(path))}; {remedy}") from error
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise AnnotationError(f"{path}: no file but {found}; give the {kind} as a file")
+
+
+def read_text_file(path: str | os.PathLike, kind: str = _ANNOTATION_FILE) -> str:
+    """
+    The content of a UTF-8 file, without a byte-order mark.
+
+    Raises:
+        AnnotationError: not there, no file, or in another encoding.
+    """
+    path = Path(path)
+    require_regular_file(path, kind)
+    return _decoded(path.read_bytes(), path)
+
+
+def read_json(path: str | os.PathLike, kind: type | tuple[type, ...], wanted: str) -> object:
+    """
+    The content of a JSON file whose top level is a `kind`.
+
+    Args:
+        path: of the file.
+        kind: the types that the top level may have.
+        wanted: what the file must hold, in words.
+
+    Raises:
+        AnnotationError: not there, no JSON, or something else at the top level.
+    """
+    path = Path(path)
+    text = read_text_file(path)
+    try:
+        content = decode_json(text)
+    except ValueError as error:
+        raise AnnotationError(f"{path}: not readable as JSON ({error}); it must hold {wanted}") from error
+    if not isinstance(content, kind):
+        raise AnnotationError(f"{path}: the top level is {shorten(content)}; it must hold {wanted}")
+    return content
+
+
+def decode_json(text: str) -> object:
+    """Raises `ValueError`, and nothing else, for whatever is no usable JSON."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except json.JSONDecodeError:
+        raise
+    # Python's own limit of digits.
+    except ValueError as error:
+        raise ValueError("a number of thousands of digits") from error
+
+
+def iterate_json_list(path: Path) -> Iterator[object]:
+    """
+    The elements of a JSON list, one after the other: memory holds one of them and a part of the text.
+
+    Raises:
+        AnnotationError: no JSON list of records; the message says at which line and column.
+    """
+    require_regular_file(path)
+    with path.open("rb") as file:
+        window = _TextWindow(file, path)
+        start = window.skip_whitespace()
+        if start != "[":
+            yield from _refuse_top_level(path, window)
+        window.position += 1
+        if window.skip_whitespace() == "]":
+            window.position += 1
+        else:
+            while True:
+                yield window.decode_value()
+                separator = window.skip_whitespace()
+                window.position += 1
+                if separator == "]":
+                    break
+                if separator != ",":
+                    raise window.problem("expected ',' or ']' after a record", -1)
+                window.skip_whitespace()
+        if window.skip_whitespace():
+            raise window.problem("extra data after the list")
+
+
+def iterate_json_lines(path: Path) -> Iterator[tuple[int, object, RecordProblem | None]]:
+    """
+    (line number from 1, decoded value, problem) of every line that is not blank.
+
+    Raises:
+        AnnotationError: not there, no file, or in UTF-16.
+    """
+    require_regular_file(path)
+    with path.open("rb") as file:
+        _refuse_other_encodings(file.read(4), path)
+        file.seek(0)
+        number, remedy = 0, "write one JSON object per line"
+        while line := file.readline(MAX_RECORD_LENGTH):
+            number += 1
+            if len(line) == MAX_RECORD_LENGTH and not line.endswith(b"\n"):
+                _skip_line(file)
+                detail = f"more than {MAX_RECORD_LENGTH} bytes"
+                yield number, None, RecordProblem("", "a line that is too long", remedy, detail)
+                continue
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                continue
+            try:
+                value, problem = decode_json(line.decode("utf-8")), None
+            except UnicodeDecodeError as error:
+                cause, detail = "not encoded as UTF-8", f"byte {line[error.start]:#04x}"
+                value, problem = None, RecordProblem("", cause, "save the file as UTF-8", detail)
+            except ValueError as error:
+                value, problem = None, RecordProblem("", "not readable as JSON", remedy, str(error))
+            yield number, value, problem
+
+
+def _skip_line(file) -> None:
+    while part := file.readline(_CHUNK):
+        if part.endswith(b"\n"):
+            return
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    _refuse_other_encodings(content[:4], path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise AnnotationError(_not_utf8(path, content[error.start], line)) from error
+
+
+def _not_utf8(path: Path, byte: int, line: int) -> str:
+    return (
+        f"{path}: not readable as JSON or text: byte {byte:#04x} in line {line} is not UTF-8 (Latin-1?); save the file "
+        "as UTF-8"
+    )
+
+
+def _refuse_other_encodings(start: bytes, path: Path) -> None:
+    marks = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
+    name = next((name for mark, name in marks.items() if start.startswith(mark)), None)
+    # Text without a mark has no zero bytes unless it is wide.
+    if name is None and len(start) >= 2 and 0 in start[:2]:
+        name = "UTF-16 or UTF-32"
+    if name is not None:
+        raise AnnotationError(f"{path}: not readable as JSON or text: encoded as {name}; save the file as UTF-8")
+
+
+def _refuse_top_level(path: Path, window: "_TextWindow") -> Iterator[object]:
+    text = window.rest(MAX_RECORD_LENGTH)
+    if not text.strip():
+        raise AnnotationError(f"{path}: not readable as JSON (the file is empty); {_LIST_REMEDY}")
+    if text.startswith("version https://git-lfs"):
+        raise AnnotationError(f"{path}: a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`")
+    try:
+        content = decode_json(text)
+    except ValueError as error:
+        # An object of an owner's own format may well be longer than what was looked at.
+        if len(text) < MAX_RECORD_LENGTH or not text.startswith("{"):
+            raise AnnotationError(f"{path}: not readable as JSON ({error}); {_LIST_REMEDY}") from error
+        content = {}
+    hint = ""
+    if isinstance(content, dict):
+        hint = " (files in their owners' own formats are converted by `vicha-hf data import`)"
+    raise AnnotationError(
+        f"{path}: the top level must be a list of records, got {shorten(content)}; write [record, record, ...]{hint}"
+    )
+    yield
+
+
+class _TextWindow:
+    """A part of a text file that moves forward."""
+
+    def __init__(self, file, path: Path):
+        start = file.read(4)
+        _refuse_other_encodings(start, path)
+        file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
+        self._file = file
+        self._path = path
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._json = json.JSONDecoder()
+        self._ended = False
+        # Where the window begins: lines before it, and characters of its first line before it.
+        self._line, self._column = 1, 0
+        self.text = ""
+        self.position = 0
+
+    def skip_whitespace(self) -> str:
+        """Moves to the next character that is none, and returns it; "" at the end."""
+        while True:
+            while self.position < len(self.text):
+                if self.text[self.position] not in _WHITESPACE:
+                    return self.text[self.position]
+                self.position += 1
+            if not self._read_more(_CHUNK):
+                return ""
+
+    def decode_value(self) -> object:
+        """The value that begins at the position, which moves behind it."""
+        size = _CHUNK
+        while True:
+            try:
+                value, end = self._json.raw_decode(self.text, self.position)
+                # A number at the end of the window may go on behind it.
+                if end < len(self.text) or not self._read_more(_CHUNK):
+                    self.position = end
+                    return value
+            except json.JSONDecodeError as error:
+                too_long = len(self.text) - self.position > MAX_RECORD_LENGTH
+                if too_long or not self._read_more(size):
+                    raise self.problem(error.msg, error.pos - self.position) from error
+                size *= 2
+            except RecursionError as error:
+                raise self.problem("nested too deeply") from error
+            except ValueError as error:
+                raise self.problem("a number of thousands of digits") from error
+
+    def rest(self, limit: int) -> str:
+        """What follows the position, up to `limit` characters."""
+        while len(self.text) - self.position < limit and self._read_more(_CHUNK):
+            pass
+        return self.text[self.position : self.position + limit]
+
+    def problem(self, what: str, shift: int = 0) -> AnnotationError:
+        """The error that says where in the file something is wrong."""
+        before = self.text[: self.position + shift]
+        line = self._line + before.count("\n")
+        column = len(before) - before.rfind("\n") if "\n" in before else self._column + len(before) + 1
+        return AnnotationError(
+            f"{self._path}: not readable as JSON ({what}: line {line} column {column}); {_LIST_REMEDY}"
+        )
+
+    def _read_more(self, size: int) -> bool:
+        if self._ended:
+            return False
+        content = self._file.read(size)
+        try:
+            more = self._decoder.decode(content, final=not content)
+        except UnicodeDecodeError as error:
+            line = self._line + self.text.count("\n") + content.count(b"\n", 0, error.start)
+            raise AnnotationError(_not_utf8(self._path, error.object[error.start], line)) from error
+        self._ended = not content
+        if self.position > _CHUNK:
+            dropped = self.text[: self.position]
+            breaks = dropped.count("\n")
+            self._column = len(dropped) - dropped.rfind("\n") - 1 if breaks else self._column + len(dropped)
+            self._line += breaks
+            self.text, self.position = self.text[self.position :], 0
+        self.text += more
+        return bool(more) or bool(content)

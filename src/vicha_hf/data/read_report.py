@@ -1,0 +1,117 @@
+"""The account of a reading: how many records were kept, and why others were not."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+MAX_PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class RejectedRecord:
+    """
+    A record that was left out.
+
+    Attributes:
+        where: file and record.
+        cause: the fault, in words that are the same for all such records.
+        message: the fault with what was found and the remedy.
+    """
+
+    where: str
+    cause: str
+    message: str
+
+
+@dataclass
+class AnnotationReport:
+    """
+    How many records were read and kept, and why others were not.
+
+    Attributes:
+        num_read, num_kept: records.
+        causes: records that were left out, by cause.
+        rejected: each of them.
+        notes: what was mended in records that were kept, by kind.
+        kept_by_source: records that were kept, of each source.
+        unknown_fields: names of fields that nothing reads, with the number of records that have them.
+    """
+
+    num_read: int = 0
+    num_kept: int = 0
+    causes: Counter = field(default_factory=Counter)
+    rejected: list[RejectedRecord] = field(default_factory=list)
+    notes: Counter = field(default_factory=Counter)
+    unknown_fields: Counter = field(default_factory=Counter)
+    kept_by_source: list[int] = field(default_factory=list)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping) -> "AnnotationReport":
+        """The report that `dataclasses.asdict` made into a mapping."""
+        counters = {name: Counter(mapping[name]) for name in ("causes", "notes", "unknown_fields")}
+        rejected = [RejectedRecord(**one) for one in mapping["rejected"]]
+        numbers = {name: mapping[name] for name in ("num_read", "num_kept", "kept_by_source")}
+        return cls(**numbers, **counters, rejected=rejected)
+
+    @property
+    def num_skipped(self) -> int:
+        """Records that were left out."""
+        return self.num_read - self.num_kept
+
+    @property
+    def misses_images(self) -> bool:
+        """Whether records were left out because of their images."""
+        return any("'image" in cause for cause in self.causes)
+
+    def reject(self, where: str, cause: str, message: str) -> None:
+        """Counts a record that is left out."""
+        self.causes[cause] += 1
+        self.rejected.append(RejectedRecord(where, cause, message))
+
+    def summary(self) -> str:
+        """Counts, counts per cause, and the first examples, one per line."""
+        lines = [f"{self.num_kept} of {self.num_read} records usable, {self.num_skipped} not"]
+        lines += [f"  {count} x {cause}" for cause, count in self.causes.most_common()]
+        lines += [f"  e.g. {one.where}: {one.message}" for one in self.rejected[:MAX_PROBLEMS_SHOWN]]
+        lines += [f"  mended: {count} x {note}" for note, count in self.notes.most_common()]
+        return "\n".join(lines)
+
+
+class RejectsFile:
+    """
+    A JSONL file of the records that were left out, to which several processes may write at once.
+
+    Args:
+        path: of the file, in a folder that exists.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    def write(self, report: AnnotationReport) -> None:
+        """Begins the file anew with the records that were left out when the annotations were read."""
+        lines = [self._line(one.where, one.cause, one.message) for one in report.rejected]
+        self.path.write_text("".join(lines), encoding="utf-8")
+
+    def add(self, where: str, cause: str, message: str) -> None:
+        """Adds a record that turned out to be unusable later."""
+        with self.path.open("a", encoding="utf-8") as file:
+            # One call of `write`: lines of several processes do not mix.
+            file.write(self._line(where, cause, message))
+
+    def counts(self) -> dict[str, int]:
+        """Records by cause; one that was tried several times counts once."""
+        if not self.path.is_file():
+            return {}
+        entries = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            entries[entry["record"], entry["cause"]] = entry
+        return dict(Counter(entry["cause"] for entry in entries.values()).most_common())
+
+    @staticmethod
+    def _line(where: str, cause: str, message: str) -> str:
+        return json.dumps({"record": where, "cause": cause, "message": message}, ensure_ascii=False) + "\n"

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     # One process prepares what `datasets` caches; the others find it there.
     with run.accelerator.main_process_first():
         train = read_entailment_records(data.train, **data.reading)
-        validation = data.validation and read_entailment_records(data.validation, **data.reading)
+        validation = data.validation and read_entailment_records(data.validation, **data.evaluation_reading)
     collator = EntailmentCollator(run.processor, with_concepts=run.use_concepts)
     evaluate = None
     if validation:

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     with run.accelerator.main_process_first():
         train = read_grounding_records(data.train, splits=data.train_splits, **data.reading)
         validation = data.validation and read_grounding_records(
-            data.validation, for_evaluation=True, splits=data.validation_splits, **data.reading
+            data.validation, for_evaluation=True, splits=data.validation_splits, **data.evaluation_reading
         )
     evaluate = None
     if validation:

@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     # One process prepares what `datasets` caches; the others find it there.
     with run.accelerator.main_process_first():
         train = read_reasoning_records(data.train, **data.reading)
-        validation = data.validation and read_reasoning_records(data.validation, **data.reading)
+        validation = data.validation and read_reasoning_records(data.validation, **data.evaluation_reading)
     collator = ReasoningCollator(run.processor, with_concepts=run.use_concepts)
     evaluate = None
     if validation:

@@ -58,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     # One process prepares what `datasets` caches; the others find it there.
     with run.accelerator.main_process_first():
         train = read_image_text_records(data.train, **data.reading)
-        validation = data.validation and read_image_text_records(data.validation, **data.reading)
+        validation = data.validation and read_image_text_records(
+            data.validation, for_evaluation=True, **data.evaluation_reading
+        )
     evaluate = None
     if validation:
         gallery = RetrievalDataset(validation, run.evaluation_transform, use_concepts=run.use_concepts)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from vicha_hf.arguments import parse_arguments
 from vicha_hf.data.annotations_vqa import read_question_records, vqa_references
+from vicha_hf.data.answer_limit import AnswerLimit
 from vicha_hf.data.answer_list import build_answer_list, read_answer_list
 from vicha_hf.data.collators import QuestionAnsweringCollator
 from vicha_hf.data.datasets_vqa import QuestionAnsweringDataset
@@ -60,11 +61,15 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     run = FinetuningRun("vqa", arguments, resolved_config)
     data = arguments.data
     # One process prepares what `datasets` caches; the others find it there.
+    limit = AnswerLimit(run.processor.tokenizer, run.model.config.text_config.max_position_embeddings)
     with run.accelerator.main_process_first():
-        train = read_question_records(data.train, **data.reading)
-        validation = data.validation and read_question_records(data.validation, for_evaluation=True, **data.reading)
+        train = read_question_records(data.train, answer_limit=limit, **data.reading)
+        validation = data.validation and read_question_records(
+            data.validation, for_evaluation=True, **data.evaluation_reading
+        )
     if data.answer_list is not None:
         answers = read_answer_list(data.answer_list)
+        limit.require_fitting_list(answers, data.answer_list)
     else:
         answers = build_answer_list(train, min_count=data.min_answer_count, max_size=data.max_answers)
     run.files[ANSWER_LIST_FILE] = answers

@@ -55,12 +55,13 @@ def build_train_dataset(
         processor.image_processor, scale=data.crop_scale, hflip=data.hflip, randaugment=data.randaugment
     )
     return PretrainingDataset(
-        read_image_text_records(data.train, data.image_root, on_bad_record=data.on_bad_record),
+        read_image_text_records(data.train, **data.reading),
         transform,
         seed=arguments.seed,
         captions=data.captions,
         concept_fraction=data.concept_fraction,
         use_concepts=use_concepts,
+        on_bad_record=data.on_bad_record,
         stored_visual_tokens=visual_tokens if isinstance(visual_tokens, VisualTokenStore) else None,
     )
 
@@ -68,7 +69,7 @@ def build_train_dataset(
 def build_evaluation(arguments: PretrainingArguments, processor, use_concepts: bool) -> EvaluationHook:
     data = arguments.data
     dataset = RetrievalDataset(
-        read_image_text_records(data.validation, data.image_root, on_bad_record=data.on_bad_record),
+        read_image_text_records(data.validation, for_evaluation=True, **data.evaluation_reading),
         EvaluationTransform.from_image_processor(processor.image_processor),
         use_concepts=use_concepts,
     )

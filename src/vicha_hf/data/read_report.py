@@ -1,13 +1,16 @@
 """The account of a reading: how many records were kept, and why others were not."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
 MAX_PROBLEMS_SHOWN = 10
+# In the folder of a run or an evaluation: the records that it did without, and why.
+REJECTS_FILE = "rejected_records.jsonl"
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,12 @@ class RejectedRecord:
     A record that was left out.
 
     Attributes:
-        where: file and record.
+        record: file and number.
         cause: the fault, in words that are the same for all such records.
         message: the fault with what was found and the remedy.
     """
 
-    where: str
+    record: str
     cause: str
     message: str
 
@@ -75,9 +78,13 @@ class AnnotationReport:
         """Counts, counts per cause, and the first examples, one per line."""
         lines = [f"{self.num_kept} of {self.num_read} records usable, {self.num_skipped} not"]
         lines += [f"  {count} x {cause}" for cause, count in self.causes.most_common()]
-        lines += [f"  e.g. {one.where}: {one.message}" for one in self.rejected[:MAX_PROBLEMS_SHOWN]]
+        lines += [f"  e.g. {one.record}: {one.message}" for one in self.rejected[:MAX_PROBLEMS_SHOWN]]
         lines += [f"  mended: {count} x {note}" for note, count in self.notes.most_common()]
         return "\n".join(lines)
+
+    def rejects_as_jsonl(self) -> str:
+        """The records that were left out, one JSON object per line."""
+        return "".join(_line(one) for one in self.rejected)
 
 
 class RejectsFile:
@@ -90,28 +97,36 @@ class RejectsFile:
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self._counted_size, self._count = 0, 0
 
-    def write(self, report: AnnotationReport) -> None:
-        """Begins the file anew with the records that were left out when the annotations were read."""
-        lines = [self._line(one.where, one.cause, one.message) for one in report.rejected]
-        self.path.write_text("".join(lines), encoding="utf-8")
+    def add(self, rejected: RejectedRecord) -> None:
+        """Adds a record that turned out to be unusable."""
+        # One call of `write`, at the end of the file wherever that is by then: lines of several processes do not mix.
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            os.write(descriptor, _line(rejected).encode())
+        finally:
+            os.close(descriptor)
 
-    def add(self, where: str, cause: str, message: str) -> None:
-        """Adds a record that turned out to be unusable later."""
-        with self.path.open("a", encoding="utf-8") as file:
-            # One call of `write`: lines of several processes do not mix.
-            file.write(self._line(where, cause, message))
+    def joined_with(self, report: AnnotationReport) -> str:
+        """The content of the file with the records that the report names, each once."""
+        before = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        return "".join(dict.fromkeys((report.rejects_as_jsonl() + before).splitlines(keepends=True)))
+
+    def count(self) -> int:
+        """Records in the file. It is read only where it has grown."""
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        if size != self._counted_size:
+            self._counted_size, self._count = size, sum(self.counts().values())
+        return self._count
 
     def counts(self) -> dict[str, int]:
         """Records by cause; one that was tried several times counts once."""
         if not self.path.is_file():
             return {}
-        entries = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            entries[entry["record"], entry["cause"]] = entry
-        return dict(Counter(entry["cause"] for entry in entries.values()).most_common())
+        lines = dict.fromkeys(self.path.read_text(encoding="utf-8").splitlines())
+        return dict(Counter(json.loads(line)["cause"] for line in lines).most_common())
 
-    @staticmethod
-    def _line(where: str, cause: str, message: str) -> str:
-        return json.dumps({"record": where, "cause": cause, "message": message}, ensure_ascii=False) + "\n"
+
+def _line(rejected: RejectedRecord) -> str:
+    return json.dumps(asdict(rejected), ensure_ascii=False) + "\n"

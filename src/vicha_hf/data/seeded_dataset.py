@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from .image_check import images_of
 from .image_files import ImageReadError
-from .read_report import RejectsFile
+from .read_report import RejectedRecord, RejectsFile
 
 
 # Draws of another item before a corpus counts as broken altogether.
@@ -104,7 +104,7 @@ class SeededDataset(Dataset):
 
     def _reject(self, problem: ImageReadError) -> None:
         if self.rejects is not None:
-            self.rejects.add(problem.where, f"field 'image': {problem.cause}", problem.message)
+            self.rejects.add(RejectedRecord(problem.where, f"field 'image': {problem.cause}", problem.message))
 
     def fingerprint(self) -> str:
         """A number in hexadecimal that changes with the records of `annotations`: texts, identifiers, names of images, order.

@@ -1,7 +1,7 @@
 """One evaluation for every task and family: behind `examples/evaluate.py` and `vicha-hf evaluate`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from ..data.datasets_grounding import GroundingDataset
 from ..data.datasets_reasoning import ReasoningDataset
 from ..data.datasets_retrieval import RetrievalDataset
 from ..data.datasets_vqa import QuestionAnsweringDataset
+from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import EvaluationTransform, MeanImage
 from ..families import find_model_folder, load_finetuned
 from ..models.configuration_vision_text import GROUNDING_METHODS
@@ -40,7 +41,7 @@ TASKS_WITH_TEXT_ONLY = ("vqa", "entailment", "reasoning")
 
 
 @dataclass(kw_only=True)
-class EvaluationArguments:
+class EvaluationArguments(ReadingArguments):
     """Options of an evaluation.
 
     Args:
@@ -49,8 +50,9 @@ class EvaluationArguments:
         task: "retrieval", "vqa", "entailment", "reasoning" or "grounding".
         output_dir: Folder of `metrics.json` and `predictions.json`; null writes nothing.
         json: File of the metrics alone; null writes none.
-        image_root: Folder that relative image paths start from; null takes each annotation file's own folder.
-        on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
+        image_root: Folder that relative image paths start from, or a list of one for each source; null takes each annotation file's own folder. A source written as {path: ..., image_root: ...} has its own.
+        on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them; every image is decoded beforehand.
+        allow_outside_root: Whether absolute image paths may lead out of the image root.
         batch_size: Samples at a time on one process.
         num_workers: Processes that load data, per process.
         device: "cpu", "cuda:1", ... for one process; null takes a GPU where there is one.
@@ -64,7 +66,7 @@ class EvaluationArguments:
         methods: Grad-CAM of the matching head ("itm"), of the similarity ("itc"), or both.
         layer_itm: Layer whose cross-attention grounds; null takes the published one (8 of 12).
         layer_itc: Layer of the vision encoder whose attention grounds; null takes the published one (8 of 12).
-        splits: Splits of a grounding file to evaluate; null takes all.
+        splits: Splits to evaluate, as the records' field `split` names them; null takes all.
         text_only: Replace every image by the mean image and leave its concepts out.
         text_only_model: Folder of a model fine-tuned with `data.text_only`; its metrics without images are written beside the others as `text_only_...`.
     """
@@ -74,8 +76,6 @@ class EvaluationArguments:
     task: Literal["retrieval", "vqa", "entailment", "reasoning", "grounding"] = "retrieval"
     output_dir: str | None = None
     json: str | None = None
-    image_root: str | None = None
-    on_bad_record: Literal["raise", "skip"] = "raise"
     batch_size: int = 32
     num_workers: int = 0
     device: str | None = None
@@ -93,6 +93,11 @@ class EvaluationArguments:
     text_only: bool = False
     text_only_model: str | None = None
 
+    @property
+    def evaluation_reading(self) -> dict[str, Any]:
+        """Options of every reader of annotations."""
+        return super().evaluation_reading | {"splits": self.splits}
+
     def __post_init__(self):
         for name in ("batch_size", "k", "top"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1.")
@@ -105,11 +110,6 @@ class EvaluationArguments:
             f"only {', '.join(TASKS_WITH_TEXT_ONLY)} have answers to give without an image; compare {self.task} with "
             "the chance that stands beside its metrics.",
         )
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """Options of every reader of annotations."""
-        return {"image_root": self.image_root, "on_bad_record": self.on_bad_record}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,9 @@ def evaluate_task(
         return result
     blind = evaluate(_load(arguments, arguments.text_only_model, text_only=True, **where))
     return TaskResult(
-        result.metrics | {f"text_only_{name}": value for name, value in blind.metrics.items()}, result.predictions
+        result.metrics | {f"text_only_{name}": value for name, value in blind.metrics.items()},
+        result.predictions,
+        result.reading,
     )
 
 
@@ -212,7 +214,7 @@ def _load(arguments: EvaluationArguments, folder: str, text_only: bool, device, 
 
 def _retrieval(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
-    annotations = read_image_text_records(arguments.data, **arguments.reading)
+    annotations = read_image_text_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
     dataset = RetrievalDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
     scores = score_retrieval(
         setup.model,
@@ -224,7 +226,8 @@ def _retrieval(setup: _Setup) -> TaskResult:
         **setup.running,
     )
     metrics = scores.metrics(dataset.captions_of_image, dataset.image_of_caption)
-    return TaskResult(metrics, best_of_each_query(scores, annotations, dataset, min(arguments.top, arguments.k)))
+    best = best_of_each_query(scores, annotations, dataset, min(arguments.top, arguments.k))
+    return TaskResult(metrics, best, annotations.report)
 
 
 def best_of_each_query(scores: RetrievalScores, annotations: Annotations, dataset: RetrievalDataset, top: int) -> dict:
@@ -251,10 +254,10 @@ def _best(scores: torch.Tensor, top: int) -> list[list[dict]]:
 def _vqa(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
     answers = None if arguments.generate else find_answer_list(setup.folder, arguments.answer_list)
-    annotations = read_question_records(arguments.data, for_evaluation=True, **arguments.reading)
+    annotations = read_question_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
     # The published test sets come without answers: then there is only something to hand in.
     known = any(record.answers for record in annotations)
-    return evaluate_question_answering(
+    result = evaluate_question_answering(
         setup.model,
         setup.processor,
         QuestionAnsweringDataset(annotations, setup.transform, use_concepts=setup.with_concepts),
@@ -266,30 +269,31 @@ def _vqa(setup: _Setup) -> TaskResult:
         with_concepts=setup.with_concepts,
         **setup.running,
     )
+    return replace(result, reading=annotations.report)
 
 
 def _entailment(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
-    annotations = read_entailment_records(arguments.data, require_labels=False, **arguments.reading)
+    annotations = read_entailment_records(arguments.data, require_labels=False, **arguments.evaluation_reading)
     dataset = EntailmentDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
     collator = EntailmentCollator(setup.processor, with_concepts=setup.with_concepts)
-    return evaluate_classification(setup.model, dataset, collator, **setup.running)
+    result = evaluate_classification(setup.model, dataset, collator, **setup.running)
+    return replace(result, reading=annotations.report)
 
 
 def _reasoning(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
-    annotations = read_reasoning_records(arguments.data, require_labels=False, **arguments.reading)
+    annotations = read_reasoning_records(arguments.data, require_labels=False, **arguments.evaluation_reading)
     dataset = ReasoningDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
     collator = ReasoningCollator(setup.processor, with_concepts=setup.with_concepts)
-    return evaluate_classification(setup.model, dataset, collator, **setup.running)
+    result = evaluate_classification(setup.model, dataset, collator, **setup.running)
+    return replace(result, reading=annotations.report)
 
 
 def _grounding(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
-    annotations = read_grounding_records(
-        arguments.data, for_evaluation=True, splits=arguments.splits, **arguments.reading
-    )
-    return evaluate_grounding(
+    annotations = read_grounding_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
+    result = evaluate_grounding(
         setup.model,
         setup.processor,
         GroundingDataset(annotations, setup.transform, use_concepts=setup.with_concepts),
@@ -298,6 +302,7 @@ def _grounding(setup: _Setup) -> TaskResult:
         with_concepts=setup.with_concepts,
         **setup.running,
     )
+    return replace(result, reading=annotations.report)
 
 
 _EVALUATIONS: dict[str, Callable[[_Setup], TaskResult]] = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..folder_lock import FolderLock
+from ..data.read_report import REJECTS_FILE, AnnotationReport
 from ..whole_files import require_writable, require_writable_file, write_whole_file, write_whole_files
 
 
@@ -19,10 +20,12 @@ class TaskResult:
     Args:
         metrics: by name; shares in %, 0 to 100. Empty where there was nothing to compare with.
         predictions: what the model answered, in the task's format (docs/evaluation.md).
+        reading: how many records were read and left out, where that is known.
     """
 
     metrics: dict[str, float]
     predictions: Any = field(repr=False)
+    reading: AnnotationReport | None = field(default=None, repr=False)
 
     def write_predictions(self, folder: str | Path) -> Path:
         """Writes `predictions.json` and returns its path."""
@@ -73,6 +76,9 @@ class ResultFiles:
         texts = {}
         if self.output_dir is not None:
             folder = Path(self.output_dir)
+            if result.reading is not None and result.reading.num_skipped:
+                facts["rejected_records"] = dict(result.reading.causes)
+                texts[folder / REJECTS_FILE] = result.reading.rejects_as_jsonl()
             texts[folder / PREDICTIONS_FILE] = _as_json(result.predictions)
             texts[folder / METRICS_FILE] = _as_json({**result.metrics, **facts}, indent=2)
         if self.metrics_file is not None:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from accelerate.utils import set_seed
 from torch.utils.data import Dataset
@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrained
 from transformers.processing_utils import ProcessorMixin
 
 from ..arguments import require
+from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanImage, PretrainingTransform
 from ..evaluation.task_result import TaskResult
 from ..families import PROCESSORS, head_class
@@ -64,15 +65,16 @@ class FinetuningModelArguments(TrainedPartsArguments):
 
 
 @dataclass(kw_only=True)
-class FinetuningDataArguments:
+class FinetuningDataArguments(ReadingArguments):
     """Options of the data to fine-tune on. Annotations are JSON lists, JSONL files or datasets ({path:
     organisation/name, split: train}).
 
     Args:
         train: One source of the task's records, or a list of sources.
         validation: Source of the records that choose the best model; null evaluates nothing.
-        image_root: Folder that relative image paths start from; null takes each annotation file's own folder.
-        on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
+        image_root: Folder that relative image paths start from, or a list of one for each source; null takes each annotation file's own folder. A source written as {path: ..., image_root: ...} has its own.
+        on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them; an image that turns out broken in training is replaced by another draw.
+        allow_outside_root: Whether absolute image paths may lead out of the image root.
         tokenizer: Folder or Hub id of a BERT-like tokenizer, for a model without processor; null takes the folder's processor.
         max_text_length: Text tokens kept; null keeps the processor's limit.
         max_concept_length: Concept tokens kept; null keeps the processor's limit.
@@ -87,8 +89,6 @@ class FinetuningDataArguments:
 
     train: str | dict[str, Any] | list[str | dict[str, Any]]
     validation: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
-    image_root: str | None = None
-    on_bad_record: Literal["raise", "skip"] = "raise"
     tokenizer: str | None = None
     max_text_length: int | None = None
     max_concept_length: int | None = None
@@ -127,11 +127,6 @@ class FinetuningDataArguments:
             self.evaluation_batch_size,
             "it must be at least 1.",
         )
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """Options of every reader of annotations."""
-        return {"image_root": self.image_root, "on_bad_record": self.on_bad_record}
 
 
 @dataclass(kw_only=True)
@@ -217,6 +212,7 @@ class FinetuningRun:
             "seed": self.arguments.seed,
             "concept_fraction": self.arguments.data.concept_fraction,
             "use_concepts": self.use_concepts,
+            "on_bad_record": self.arguments.data.on_bad_record,
         }
 
     @property

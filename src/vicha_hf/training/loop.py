@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data.loader_processes import ignore_sigterm
+from ..data.read_report import REJECTS_FILE, RejectsFile
 from ..families import MODEL_FOLDER
 from ..folder_lock import locked_folder
 from ..models.contrast_parts import ContrastPart
@@ -286,6 +287,7 @@ class TrainingLoop:
             warn_of_little_space(self.accelerator, self.output_dir, self.arguments.keep_last_checkpoints)
             if self.resolved_config is not None:
                 write_whole_file(self.output_dir / "config.yaml", self.resolved_config)
+        self._keep_rejects(is_new=checkpoint is None)
         # Dropout and masks differ between processes; the weights were made before and are equal.
         set_seed(self.arguments.seed, device_specific=True)
         if checkpoint is not None:
@@ -302,6 +304,19 @@ class TrainingLoop:
         self._session_start = time.perf_counter()
         self._earlier_seconds = self.progress.train_seconds
         self._window_start, self._window_start_step = self._session_start, self.progress.step
+
+    def _keep_rejects(self, is_new: bool) -> None:
+        """Write down the records that are done without, those that training comes to included."""
+        self._rejects = RejectsFile(self.output_dir / REJECTS_FILE)
+        report = getattr(getattr(self.train_dataset, "annotations", None), "report", None)
+        if self.accelerator.is_main_process and report is not None:
+            if is_new:
+                self._rejects.path.unlink(missing_ok=True)
+            if report.num_skipped:
+                write_whole_file(self._rejects.path, self._rejects.joined_with(report))
+        self.accelerator.wait_for_everyone()
+        if hasattr(self.train_dataset, "rejects"):
+            self.train_dataset.rejects = self._rejects
 
     def _adopt_best_model(self) -> None:
         """The best model's own note is right: it may be younger than the checkpoint, or gone."""
@@ -529,6 +544,8 @@ class TrainingLoop:
             "memory_gib": _peak_memory_gib(self.accelerator.device),
             "train_seconds": self._train_seconds(),
         }
+        if rejected := self._rejects.count():
+            record["rejected_records"] = rejected
         if self.accelerator.scaler is not None:
             record["loss_scale"] = self.accelerator.scaler.get_scale()
         self.log.training(progress.step, self._epoch(), record)
@@ -555,10 +572,15 @@ class TrainingLoop:
     def _finish(self) -> None:
         self.save_model(self.output_dir / MODEL_FOLDER)
         if self.accelerator.is_main_process:
+            rejected = self._rejects.counts()
+            if rejected:
+                shown = "; ".join(f"{count} x {cause}" for cause, count in rejected.items())
+                logger.warning("Records that the run did without (%s): %s", self._rejects.path, shown)
             content = {
                 **self.progress.metrics,
                 "step": self.progress.step,
                 "skipped_steps": self.progress.skipped_steps,
+                "rejected_records": rejected,
                 "epoch": self._epoch(),
                 "train_seconds": self.progress.train_seconds,
                 "num_processes": self.accelerator.num_processes,

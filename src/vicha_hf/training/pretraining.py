@@ -6,6 +6,7 @@ from typing import Any, Literal
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..arguments import require
+from ..data.reading_arguments import ReadingArguments
 from ..families import HEADS, PROCESSORS, head_class
 from ..models.configuration_vision_text import TextConfig, VisionTextConfig
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
@@ -68,15 +69,16 @@ class ModelArguments(TrainedPartsArguments):
 
 
 @dataclass(kw_only=True)
-class DataArguments:
+class DataArguments(ReadingArguments):
     """Options of the data to train on. Annotations are JSON lists, JSONL files or datasets, written {path:
     organisation/name, split: train}.
 
     Args:
         train: One source of image-text records, or a list of sources.
         validation: Source of the images and captions of the retrieval evaluation; null evaluates nothing.
-        image_root: Folder that relative image paths start from; null takes each annotation file's own folder.
-        on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them.
+        image_root: Folder that relative image paths start from, or a list of one for each source; null takes each annotation file's own folder. A source written as {path: ..., image_root: ...} has its own.
+        on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them; an image that turns out broken in training is replaced by another draw.
+        allow_outside_root: Whether absolute image paths may lead out of the image root.
         tokenizer: Folder or Hub id of a BERT-like tokenizer; null takes the one of model.from_pretrained or model.text.
         visual_tokenizer: Folder or Hub id of the visual tokenizer that makes SIMLA's targets, from the very crop that the model sees (paper: DALL-E's, facebook/flava-image-codebook).
         stored_visual_tokens: File of visual tokens made beforehand with `vicha-hf visual-tokens`, for images that are not cropped or augmented.
@@ -93,8 +95,6 @@ class DataArguments:
 
     train: str | dict[str, Any] | list[str | dict[str, Any]]
     validation: str | dict[str, Any] | None = None
-    image_root: str | None = None
-    on_bad_record: Literal["raise", "skip"] = "raise"
     tokenizer: str | None = None
     visual_tokenizer: str | None = None
     stored_visual_tokens: str | None = None

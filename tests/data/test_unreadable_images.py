@@ -26,7 +26,7 @@ def broken(image_folder):
         "a web page, not an image": b"<html><body>404</body></html>",
         "a pointer of Git LFS, not an image": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
         "not an image": b"text",
-        "damaged": whole[:60],
+        "damaged": whole[:50] + bytes(len(whole) - 50),
     }
     names = {}
     for cause, content in files.items():
@@ -81,7 +81,7 @@ def test_a_skip_is_another_draw_and_leaves_the_rest_alone(write_json, image_reco
         epochs.append([skipping[index] for index in range(len(records))])
         for index in range(len(image_records)):
             assert np.array_equal(plain[index]["pixel_values"], epochs[epoch][index]["pixel_values"])
-    usable = {index for index in range(len(image_records))}
+    usable = set(range(len(image_records)))
     replaced = [[item["image_id"] for item in items[len(image_records) :]] for items in epochs]
     assert {number for numbers in replaced for number in numbers} <= usable
     assert replaced[0] != replaced[1]
@@ -102,7 +102,9 @@ def test_a_corpus_of_nothing_else_is_an_error(write_json, broken):
 
 
 def test_an_evaluation_leaves_them_out_beforehand(write_json, image_records, broken):
-    path = write_json([*image_records[:2], *({"image": name, "caption": "a dog"} for name in broken), image_records[2]])
+    path = write_json(
+        [*image_records[:2], *({"image": name, "caption": "a dog"} for name in broken), image_records[2]]
+    )
     annotations = read_image_text_records(path, on_bad_record="skip", decode_images=True)
     assert [record.where.split(", ")[1] for record in annotations] == ["record 0", "record 1", "record 8"]
     assert annotations.report.causes == {f"field 'image': {cause}": 1 for cause in broken.values()}

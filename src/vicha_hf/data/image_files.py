@@ -38,7 +38,7 @@ class ImageReadError(RuntimeError):
     An image that could not be decoded; the message names the file and the record that asks for it.
 
     Args:
-        message: for people.
+        message: for people, without the record.
         cause: the fault, in words that are the same for all such images (they are counted).
         where: the record that asks for the image.
     """
@@ -50,7 +50,7 @@ class ImageReadError(RuntimeError):
         self.where = where
 
     def __str__(self) -> str:
-        return self.message
+        return f"{self.where}: {self.message}" if self.where else self.message
 
 
 class _NotAFile(OSError):
@@ -155,7 +155,7 @@ def _guarded(image: str | EmbeddedImage, where: str, read: Callable[[], _Result]
     except _DECODER_ERRORS as error:
         cause = _cause(image, error)
         raise ImageReadError(
-            f"{where}: cannot read the image {image} ({cause}: {type(error).__name__}: {error}); replace the file, or "
+            f"cannot read the image {image} ({cause}: {type(error).__name__}: {error}); replace the file, or "
             "remove the record from the annotations",
             cause,
             where,

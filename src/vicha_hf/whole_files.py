@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -89,6 +89,35 @@ def write_whole_files(texts: Mapping[Path, str]) -> None:
         for left in unfinished.values():
             left.unlink(missing_ok=True)
         raise OutputFolderError(_failure(path, len(texts[path]), error)) from error
+
+
+def write_whole_lines(path: Path, lines: Iterable[str]) -> None:
+    """Replace a file by one with these lines, which need not fit into memory; its folder is made if need be.
+
+    Args:
+        path: of the file.
+        lines: each with its end; what they raise leaves the old file as it was.
+
+    Raises:
+        OutputFolderError: writing failed; the old file is intact.
+    """
+    unfinished = _hidden(path, UNFINISHED)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = unfinished.open("w", encoding="utf-8")
+    except OSError as error:
+        raise OutputFolderError(_failure(path, 0, error)) from error
+    try:
+        with file:
+            for line in lines:
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise OutputFolderError(_failure(path, 0, error)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def append_line(path: Path, line: str) -> None:

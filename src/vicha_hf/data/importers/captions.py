@@ -1,0 +1,183 @@
+"""Importers of images with captions: COCO, Karpathy's splits, Flickr30k, Visual Genome, SBU and Conceptual Captions."""
+
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from ..json_reading import read_json, read_text_file
+from ..raw_records import AnnotationError
+from .importing import Account, ImageLocator, ImportOptions, SplitChoice, entries_of, objects, usable_text
+
+
+def coco_captions(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
+    """`captions_*.json`: images, and annotations with `image_id` and `caption`. One record per image."""
+    locator = ImageLocator(options.images, account)
+    for path in sources:
+        content = read_json(path, dict, 'COCO\'s {"images": [...], "annotations": [...]}')
+        captions: dict[object, list[str]] = {}
+        for annotation in objects(entries_of(content, "annotations", path), account):
+            caption = usable_text(annotation.get("caption"))
+            if caption is None:
+                account.leave_out("annotation without caption")
+            else:
+                captions.setdefault(annotation.get("image_id"), []).append(caption)
+        for image in objects(entries_of(content, "images", path), account):
+            own = captions.pop(image.get("id"), None)
+            if own is None:
+                account.leave_out("image without caption")
+            elif not usable_text(image.get("file_name")):
+                account.leave_out("image without file name")
+            elif (found := locator.find(image["file_name"])) is not None:
+                yield {"image": found, "image_id": image["id"], "caption": own}
+        if captions:
+            account.leave_out("annotation of an unknown image", sum(map(len, captions.values())))
+
+
+def karpathy(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
+    """Karpathy's `dataset_coco.json`, `dataset_flickr30k.json`, `dataset_flickr8k.json`. One record per image."""
+    locator, choice = ImageLocator(options.images, account), SplitChoice(options, account)
+    for path in sources:
+        content = read_json(path, dict, 'Karpathy\'s {"images": [...], "dataset": name}')
+        for image in objects(entries_of(content, "images", path), account):
+            if not choice.wants(image.get("split")):
+                continue
+            sentences = image.get("sentences")
+            captions = [
+                text
+                for sentence in (sentences if isinstance(sentences, list) else [])
+                if isinstance(sentence, dict) and (text := usable_text(sentence.get("raw")))
+            ]
+            name = usable_text(image.get("filename"))
+            if not captions or name is None:
+                account.leave_out("image without caption" if not captions else "image without file name")
+                continue
+            name = "/".join(part for part in (image.get("filepath"), name) if part)
+            if (found := locator.find(name)) is not None:
+                image_id = image.get("cocoid", image.get("imgid"))
+                yield {"image": found, "image_id": image_id, "caption": captions, "split": image.get("split")}
+    choice.end()
+
+
+def flickr30k(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
+    """Flickr30k's `results_20130124.token`: NAME#NUMBER, a tab, a caption. One record per image."""
+    locator = ImageLocator(options.images, account)
+    for path in sources:
+        captions: dict[str, list[str]] = {}
+        for line in read_text_file(path).splitlines():
+            if not line.strip():
+                continue
+            name, tab, caption = line.partition("\t")
+            name = name.split("#")[0].strip()
+            if not tab or not name or not caption.strip():
+                account.leave_out("line without a tab" if not tab else "line without caption")
+            else:
+                captions.setdefault(name, []).append(caption.strip())
+        for name, own in captions.items():
+            if (found := locator.find(name)) is not None:
+                yield {"image": found, "image_id": name, "caption": own}
+
+
+def visual_genome(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
+    """
+    Visual Genome's `region_descriptions.json`, and `image_data.json` where it is given, which tells the folder of each
+    image. One record per image, with the phrases of its regions.
+    """
+    locator = ImageLocator(options.images, account)
+    addresses = visual_genome_images(sources[1]) if len(sources) > 1 else {}
+    for entry in objects(read_json(sources[0], list, "Visual Genome's list of images with regions"), account):
+        regions = entry.get("regions")
+        regions = regions if isinstance(regions, list) else []
+        phrases = []
+        for region in objects(regions, account):
+            phrase = usable_text(region.get("phrase"))
+            if phrase is None:
+                account.leave_out("region without phrase")
+            else:
+                phrases.append(phrase)
+        image_id = entry.get("id", next((one.get("image_id") for one in regions if isinstance(one, dict)), None))
+        if not phrases or image_id is None:
+            account.leave_out("image without phrase" if not phrases else "image without id")
+        elif (found := locator.find(*visual_genome_names(image_id, addresses))) is not None:
+            yield {"image": found, "image_id": image_id, "caption": list(dict.fromkeys(phrases))}
+
+
+def visual_genome_images(path: Path) -> dict[object, str]:
+    """`image_data.json`: folder and name of every image, by id."""
+    entries = read_json(path, list, "Visual Genome's list of images")
+    if not all(isinstance(entry, dict) and "image_id" in entry and "url" in entry for entry in entries[:1]):
+        raise AnnotationError(f"{path}: the entries have no 'image_id' and 'url'; give image_data.json")
+    return {
+        entry["image_id"]: "/".join(PurePosixPath(urlsplit(entry["url"]).path).parts[-2:])
+        for entry in entries
+        if isinstance(entry, dict) and "image_id" in entry and isinstance(entry.get("url"), str)
+    }
+
+
+def visual_genome_names(image_id: object, addresses: dict[object, str]) -> list[str]:
+    """Paths that an image of Visual Genome may have: it is published in two folders."""
+    own = [addresses[image_id]] if image_id in addresses else []
+    # Without image_data.json the name alone is known.
+    return [*own, f"{image_id}.jpg", f"VG_100K/{image_id}.jpg", f"VG_100K_2/{image_id}.jpg"]
+
+
+def sbu(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
+    """
+    SBU as one JSON (`image_urls`, `captions`), or as the two text files of addresses and captions. Images are named by the
+    last part of their address.
+    """
+    if len(sources) == 2:
+        urls, captions = (read_text_file(path).splitlines() for path in sources)
+        if captions and captions[0].startswith("http") and not urls[0].startswith("http"):
+            urls, captions = captions, urls
+    else:
+        content = read_json(sources[0], dict, 'SBU\'s {"image_urls": [...], "captions": [...]}')
+        urls, captions = (entries_of(content, name, sources[0]) for name in ("image_urls", "captions"))
+    if len(urls) != len(captions):
+        raise AnnotationError(f"{sources[0]}: {len(urls)} addresses and {len(captions)} captions; they belong together")
+    yield from _by_address(list(zip(urls, captions, strict=True)), options, account)
+
+
+def conceptual_captions(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
+    """
+    CC3M's and CC12M's TSV: a caption and an address, in either order. Images are looked for by the last part of their
+    address, and by the names that the usual downloaders give: `INDEX_CHECKSUM` and img2dataset's `SHARD/INDEX.jpg`.
+    """
+    for path in sources:
+        pairs = []
+        for number, line in enumerate(read_text_file(path).splitlines()):
+            cells = line.split("\t")
+            if number == 0 and not any(cell.startswith("http") for cell in cells):
+                # A line of names.
+                continue
+            if len(cells) != 2 or not any(cell.startswith("http") for cell in cells):
+                account.leave_out("line that is no caption and address")
+                continue
+            caption, url = cells if cells[1].startswith("http") else reversed(cells)
+            pairs.append((url, caption))
+        yield from _by_address(pairs, options, account, downloader_names=True)
+
+
+def _by_address(
+    pairs: Sequence[tuple[object, object]], options: ImportOptions, account: Account, downloader_names: bool = False
+) -> Iterator[dict]:
+    locator = ImageLocator(options.images, account)
+    names = [PurePosixPath(urlsplit(url).path).name if isinstance(url, str) else "" for url, _ in pairs]
+    shared = Counter(names)
+    for index, ((url, caption), name) in enumerate(zip(pairs, names, strict=True)):
+        text = usable_text(caption)
+        if text is None or not isinstance(url, str):
+            account.leave_out("no caption" if text is None else "no address")
+            continue
+        candidates = [name] if name and shared[name] == 1 else []
+        if downloader_names:
+            candidates += [
+                f"{index}_{zlib.crc32(url.encode()) & 0xFFFFFFFF}",
+                f"{index // 10_000:05d}/{index:09d}.jpg",
+            ]
+        if not candidates:
+            # Which of the files belongs to which address cannot be told.
+            account.leave_out("file name that several addresses share")
+        elif (found := locator.find(*candidates)) is not None:
+            yield {"image": found, "caption": text, "url": url}

@@ -1,0 +1,116 @@
+"""All importers by name, and the writing of what one of them reads."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ...whole_files import write_whole_lines
+from ..json_reading import require_regular_file
+from ..raw_records import AnnotationError
+from . import captions, questions, sentences
+from .importing import Account, Importer, ImportOptions
+
+
+IMPORTERS = {
+    importer.name: importer
+    for importer in (
+        Importer("coco-captions", "captions_*.json", captions.coco_captions),
+        Importer("karpathy", "dataset_coco.json or dataset_flickr30k.json", captions.karpathy, has_splits=True),
+        Importer("flickr30k", "results_20130124.token", captions.flickr30k),
+        Importer(
+            "visual-genome",
+            "region_descriptions.json and perhaps image_data.json",
+            captions.visual_genome,
+            max_files=2,
+        ),
+        Importer("sbu", "the JSON of SBU, or its text files of addresses and captions", captions.sbu, max_files=2),
+        Importer("cc3m", "the TSV files of CC3M or CC12M", captions.conceptual_captions),
+        Importer("vqa-v2", "files of questions and of annotations", questions.vqa_v2),
+        Importer(
+            "vg-qa", "question_answers.json and perhaps image_data.json", questions.visual_genome_qa, max_files=2
+        ),
+        Importer("nlvr2", "train.json, dev.json, test1.json", sentences.nlvr2),
+        Importer("snli-ve", "snli_ve_*.jsonl", sentences.snli_ve),
+        Importer(
+            "refcoco",
+            "refs(...).p, instances.json and perhaps a detector's boxes",
+            sentences.refcoco,
+            min_files=2,
+            max_files=3,
+            has_splits=True,
+        ),
+        Importer("albef", "the JSON files of ALBEF or ViCHA", sentences.albef),
+    )
+}
+
+
+def import_annotations(
+    name: str,
+    sources: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    images: str | os.PathLike | None = None,
+    splits: Sequence[str] | None = None,
+    progress: bool = False,
+) -> Account:
+    """
+    Converts published files into a JSONL file of annotations, which is written whole or not at all.
+
+    Args:
+        name: of the importer.
+        sources: the published files.
+        output: the JSONL file. Below the folder of `images` paths are relative to it; elsewhere they are absolute.
+        images: folder of the images, below which each is looked for; None takes the published names.
+        splits: only records of these.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The account of the records that were taken and left out.
+
+    Raises:
+        AnnotationError: an unknown importer, files that are not what it takes, no record left.
+    """
+    if name not in IMPORTERS:
+        raise AnnotationError(f"no importer {name!r}; choose among {', '.join(IMPORTERS)}")
+    importer, output = IMPORTERS[name], Path(os.path.expanduser(output))
+    paths = [Path(os.path.expanduser(source)) for source in sources]
+    folder = None if images is None else Path(os.path.expanduser(images))
+    if folder is not None and not folder.is_dir():
+        raise AnnotationError(f"--images {folder} is no folder; name the one that the images lie in")
+    options = ImportOptions(folder, None if splits is None else frozenset(splits))
+    importer.check(paths, options)
+    for path in paths:
+        require_regular_file(path, "file")
+        if path.resolve() == output.resolve():
+            raise AnnotationError(f"--output {output} is one of the files to read; choose another")
+    account = Account()
+    prefix = _prefix(folder, output)
+
+    def lines():
+        for record in tqdm(importer.read(paths, options, account), unit=" records", disable=not progress):
+            account.taken += 1
+            for field in ("image", "images"):
+                if field in record:
+                    record[field] = _with_prefix(prefix, record[field])
+            yield json.dumps(record, ensure_ascii=False) + "\n"
+        if not account.taken:
+            raise AnnotationError(f"nothing to import from {', '.join(map(str, paths))}: {account.summary()}")
+
+    write_whole_lines(output, lines())
+    return account
+
+
+def _prefix(images: Path | None, output: Path) -> str:
+    if images is None:
+        return ""
+    folder, root = images.resolve(), output.resolve().parent
+    # Paths that lead out of the annotation file's folder would be refused when they are read.
+    return os.path.relpath(folder, root) if folder.is_relative_to(root) else str(folder)
+
+
+def _with_prefix(prefix: str, image: str | list[str]) -> str | list[str]:
+    if isinstance(image, list):
+        return [_with_prefix(prefix, one) for one in image]
+    return os.path.normpath(os.path.join(prefix, image)) if prefix else image

@@ -197,6 +197,8 @@ def test_text_only_sees_no_image(task_files, script, tmp_path):
     blind = options(task_files, "finetune_entailment", tmp_path / "a", "--data.text_only=true")
     script("finetune_entailment")(blind)
     other = [f"--data.train={tmp_path / 'one_image.json'}", f"--data.validation={tmp_path / 'one_image.json'}"]
+    # The images lie in another folder than the annotations.
+    other.append("--data.allow_outside_root=true")
     blind = options(task_files, "finetune_entailment", tmp_path / "b", "--data.text_only=true", *other)
     script("finetune_entailment")(blind)
     assert reproducible_log(tmp_path / "a") == reproducible_log(tmp_path / "b")

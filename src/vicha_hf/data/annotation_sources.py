@@ -28,8 +28,8 @@ class CorpusSource:
     A source of annotations with what belongs to it alone.
 
     Attributes:
-        path: a file (JSON, JSONL, CSV, TSV, Parquet, tar), a pattern of files (`*`, `{00000..00099}`), a folder of Parquet
-            files, of tar shards or of images, a folder of `save_to_disk`, or the name of a dataset of the Hub.
+        path: a file (JSON, JSONL, CSV, TSV, Parquet, tar), or a pattern of files (`*`, `{00000..00099}`). It may be a folder
+            of Parquet files, of tar shards or of images. It may be a folder of `save_to_disk`, or a name on the Hub.
         name: configuration of a dataset of the Hub.
         split: the split of a dataset; of files, the records whose field `split` says so. None takes everything, and of
             a dataset "train" or the only split.
@@ -100,8 +100,8 @@ def open_sources(sources, image_root=None) -> list[OpenedSource]:
     Finds and opens sources.
 
     Args:
-        sources: one or a list of: a path, pattern, folder or name of a dataset; a `CorpusSource` or a mapping with its
-            fields; a mapping with the fields of a `RefCocoSource`; a `datasets.Dataset`; a `RecordSource`.
+        sources: one source or a list of them. A source is a path as in `CorpusSource`, a `CorpusSource`, or a mapping with
+            its fields. It may be a mapping with the fields of a `RefCocoSource`, a `datasets.Dataset`, or a `RecordSource`.
         image_root: folder that relative image paths start from, for all sources or one for each; None for what the
             sources say themselves.
 

@@ -52,8 +52,8 @@ class PretrainingItems:
 
     Args:
         transform: image and generator to float [3, H, W], such as `PretrainingTransform`.
-        concept_fraction: share of an image's concepts in an item (0.3), drawn without replacement, at least one where
-            there are any; 1 gives all of them in the order of the annotation.
+        concept_fraction: share of an image's concepts in an item (0.3), drawn without replacement, at least one. 1 gives
+            all of them in the order of the annotation.
         use_concepts: False gives items without concepts.
         max_words: words kept of a caption (30).
         mirror_texts_with_sides: False never mirrors the image of a caption that says left or right.
@@ -100,8 +100,8 @@ class PretrainingDataset(SeededDataset):
     """
     Map-style dataset whose item is a function of (seed, epoch, index) alone.
 
-    So the data does not depend on the number of workers or processes, and a training run that is resumed in the middle of
-    an epoch sees what the unbroken run would have seen.
+    So the data does not depend on the number of workers or processes. A training run that is resumed in the middle of an
+    epoch sees what the unbroken run would have seen.
 
     Args:
         annotations: from `read_image_text_records`, or, for the training of grounding, `read_grounding_records`. Where

@@ -247,7 +247,7 @@ class _TextWindow:
                 raise self.problem("a number of thousands of digits") from error
 
     def rest(self, limit: int) -> str:
-        """What follows the position, up to `limit` characters."""
+        """The text behind the position, up to `limit` characters."""
         while len(self.text) - self.position < limit and self._read_more(_CHUNK):
             pass
         return self.text[self.position : self.position + limit]

@@ -32,7 +32,7 @@ class RejectedRecord:
 @dataclass
 class AnnotationReport:
     """
-    How many records were read and kept, and why others were not.
+    Account of a reading: records that were read and kept, and why others were not.
 
     Attributes:
         num_read, num_kept: records.

@@ -31,7 +31,7 @@ _Build = Callable[[RecordWriter], AnnotationReport]
 
 
 def cache_folder() -> Path:
-    """Where the records are kept: beside what the Hugging Face libraries keep (`HF_HOME`)."""
+    """Folder of the records, beside what the Hugging Face libraries keep (`HF_HOME`)."""
     return Path(HF_HOME) / "vicha_hf" / "annotations"
 
 
@@ -39,7 +39,7 @@ def cached_records(
     record_type: type[_RecordType], sources: Sequence[OpenedSource], options: object, build: _Build
 ) -> tuple[StoredRecords[_RecordType], AnnotationReport]:
     """
-    What `build` writes and reports: from the disk where it has been built before out of the same content.
+    Records and report of `build`, from the disk where it has been built before out of the same content.
 
     Args:
         record_type: of the records.

@@ -25,7 +25,7 @@ _PLACE = re.compile(r"(?P<source>.*), record (?P<index>\d+)(?: \(line (?P<line>\
 
 
 class _Column(ABC):
-    """How the values of one kind stand in Arrow."""
+    """Form that the values of one kind have in Arrow."""
 
     type: pa.DataType
 

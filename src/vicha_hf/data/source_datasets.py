@@ -194,8 +194,8 @@ class TableSource(RecordSource):
 
     def _iterate_images(self, column: str) -> Iterator[Path | EmbeddedImage | list[Path | EmbeddedImage] | None]:
         """
-        Per row an image, or a list of them where the column holds lists: its path if it lies in a file of its own, else
-        its place in the dataset; None where there is none.
+        Images row by row, in lists where the column holds lists. An image in a file of its own is a path, another one a
+        place in the dataset; None stands where there is none.
         """
         import pyarrow.compute
         from datasets import Image

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..folder_lock import FolderLock
 from ..data.read_report import REJECTS_FILE, AnnotationReport
+from ..folder_lock import FolderLock
 from ..whole_files import require_writable, require_writable_file, write_whole_file, write_whole_files
 
 

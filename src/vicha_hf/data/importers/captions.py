@@ -135,7 +135,9 @@ def sbu(sources: Sequence[Path], options: ImportOptions, account: Account) -> It
         content = read_json(sources[0], dict, 'SBU\'s {"image_urls": [...], "captions": [...]}')
         urls, captions = (entries_of(content, name, sources[0]) for name in ("image_urls", "captions"))
     if len(urls) != len(captions):
-        raise AnnotationError(f"{sources[0]}: {len(urls)} addresses and {len(captions)} captions; they belong together")
+        raise AnnotationError(
+            f"{sources[0]}: {len(urls)} addresses and {len(captions)} captions; they belong together"
+        )
     yield from _by_address(list(zip(urls, captions, strict=True)), options, account)
 
 

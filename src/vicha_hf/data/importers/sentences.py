@@ -100,4 +100,3 @@ def albef(sources: Sequence[Path], options: ImportOptions, account: Account) -> 
                     yield record | {"image": found}
             else:
                 account.leave_out("no path of an image")
-

@@ -58,6 +58,10 @@ def test_sentences_are_counted(text, count):
     assert [words(sentence) for passage in passages for sentence in passage.sentences()] == count
 
 
+# A pipeline takes the options of its call apart in `_sanitize_parameters`.
+MAKING_AND_CALLING = ("__init__", "__call__", "_sanitize_parameters")
+
+
 def parameters(function: ast.FunctionDef) -> set[str]:
     arguments = function.args
     starred = [argument for argument in (arguments.vararg, arguments.kwarg) if argument]
@@ -70,8 +74,11 @@ def fields(name: str, classes: dict[str, ast.ClassDef]) -> set[str]:
     for statement in classes[name].body:
         if isinstance(statement, ast.AnnAssign):
             found.add(statement.target.id)
-        elif isinstance(statement, ast.FunctionDef) and statement.name in ("__init__", "__call__"):
+        elif isinstance(statement, ast.FunctionDef) and statement.name in MAKING_AND_CALLING:
             found |= parameters(statement)
+        elif isinstance(statement, ast.Assign) and statement.targets[0].id == "text_field":
+            # The keyword by which a pipeline takes its text.
+            found.add(statement.value.value)
     bases = (base.value if isinstance(base, ast.Subscript) else base for base in classes[name].bases)
     inherited = [base.id for base in bases if isinstance(base, ast.Name) and base.id in classes and base.id != name]
     return found.union(*(fields(base, classes) for base in inherited))

@@ -41,6 +41,7 @@ from vicha_hf.demo_corpus import DemoCorpus, build_demo_corpus
 from vicha_hf.evaluation.recall_table import format_recall_table
 from vicha_hf.evaluation.retrieval import RetrievalScores, score_retrieval
 from vicha_hf.families import PROCESSORS, head_class, load_finetuned
+from vicha_hf.mistakes import run_script
 from vicha_hf.models.processing_vision_text import VisionTextProcessor
 from vicha_hf.reporting.attention_strip import attend_words, attention_section_html
 from vicha_hf.reporting.gallery import CaptionQuery, ImageQuery, best_candidates, evenly_spaced
@@ -175,7 +176,10 @@ def pretrain(arguments: argparse.Namespace, corpus: DemoCorpus) -> Path:
         launcher += ["--main_process_port", "0"]
     command = [*launcher, str(ROOT / "examples/pretrain.py"), *options]
     print("accelerate launch " + shlex.join(command), flush=True)
-    subprocess.run([sys.executable, "-m", "accelerate.commands.launch", *command], check=True)
+    # Without --quiet the launcher's own trace would follow the message of a mistake.
+    process = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--quiet", *command], check=False)
+    if process.returncode:
+        sys.exit(process.returncode)
     return run
 
 
@@ -404,4 +408,4 @@ def write_model(
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -34,13 +34,13 @@ from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
 from vicha_hf.evaluation.retrieval import choose_similarity_weight, score_retrieval
 from vicha_hf.mistakes import run_script
+from vicha_hf.text_tokenizers import load_tokenizer
 from vicha_hf.training.accelerator import create_accelerator
 from vicha_hf.training.loop import EvaluationHook, TrainingLoop, TrainingResult
 from vicha_hf.training.pretraining import (
     PretrainingArguments,
     build_pretraining_model,
     build_processor,
-    load_tokenizer,
     load_visual_tokens,
     use_visual_tokens,
 )
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     accelerator = create_accelerator(arguments)
     # Every process makes the same weights.
     set_seed(arguments.seed)
-    tokenizer = load_tokenizer(arguments)
+    tokenizer = load_tokenizer(arguments.tokenizer_source, "data.tokenizer")
     visual_tokens = load_visual_tokens(arguments.data)
     model = build_pretraining_model(arguments.model, tokenizer, visual_tokens)
     processor = build_processor(model, tokenizer, arguments.data)

@@ -10,12 +10,15 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vicha_hf"
 
 # Lowest first: a package may import what stands above it in this list, and itself.
 LAYERS = (
+    "yaml_files",
     "arguments",
     "command_parser",
     "whole_files",
     "folder_lock",
+    "weight_files",
     "models",
     "families",
+    "text_tokenizers",
     "pipelines",
     "data",
     "visual_tokens",

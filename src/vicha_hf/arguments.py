@@ -1,6 +1,7 @@
 """Arguments of commands: read from YAML and the command line, and checked where they are made."""
 
 import json
+import re
 import sys
 import types
 from collections.abc import Sequence
@@ -9,6 +10,8 @@ from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
+
+from .yaml_files import read_yaml_text
 
 
 T = TypeVar("T")
@@ -33,7 +36,16 @@ def one_line(text: object) -> str:
 class OptionParser(jsonargparse.ArgumentParser):
     """A parser that tells a mistake in one line on stderr and ends the process with status 2."""
 
+    config_files: tuple[str, ...] = ()
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if self.config_files:
+            # The content was handed over instead of the name.
+            message = message.replace('Parser key "config":', f"{', '.join(self.config_files)}:")
+        if unknown := re.search(r"Option '([^']+)' is not accepted", message):
+            where = f"{', '.join(self.config_files)}: " if self.config_files else ""
+            known = [action.dest for action in self._actions]
+            message = f"{where}unknown option {unknown[1]}{_did_you_mean(unknown[1], known)}"
         self.exit(2, f"{self.prog}: {one_line(message)} (all options: {self.prog} --help)\n")
 
 
@@ -60,6 +72,7 @@ def parse_arguments(
         The arguments, and the same as YAML that `--config` reads back.
 
     Raises:
+        FileNotFoundError, ValueError: a configuration file that cannot be read; see [`read_yaml_text`].
         SystemExit: an unknown name, a value of the wrong type or an impossible value, explained on stderr.
     """
     parser = OptionParser(
@@ -103,10 +116,12 @@ def _spelled_out(
         if hint is None and _accepts(_hint(arguments_class, name.removeprefix("no_")), bool) and not values:
             name, values, hint = name.removeprefix("no_"), ["false"], bool
         if hint is None and name not in _PARSER_OPTIONS:
-            nearest = get_close_matches(name, _names(arguments_class), n=1)
-            parser.error(f"unknown option --{name}" + (f"; did you mean --{nearest[0]}?" if nearest else ""))
+            parser.error(f"unknown option --{name}{_did_you_mean(name, _names(arguments_class), '--')}")
         if _accepts(hint, bool) and not values:
             values = ["true"]
+        if name == "config" and values:
+            parser.config_files += (values[0],)
+            values[0] = read_yaml_text(values[0])
         rest = values[1:]
         if hint is not None and (rest or _only_list(hint)) and _accepts(hint, list, tuple):
             values, rest = [_as_list(values, hint)], []
@@ -114,6 +129,11 @@ def _spelled_out(
             parser.error(f"--{name} takes one value, not {' '.join(values)}")
         spelled.append(f"--{name}" + (f"={values[0]}" if values else ""))
     return spelled
+
+
+def _did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+    nearest = get_close_matches(name, known, n=1)
+    return f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
 
 
 def _named(parser: OptionParser, arguments_class: type, words: list[str], positionals: Sequence[str]) -> list[str]:

@@ -32,6 +32,7 @@ from .models.modeling_vicha import (
 )
 from .models.processing_simla import SimlaProcessor
 from .models.processing_vicha import ViChaProcessor
+from .weight_files import require_weights_of_folder
 
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,7 @@ def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = Non
             random.
     """
     config = AutoConfig.from_pretrained(folder) if config is None else config
+    require_weights_of_folder(folder)
     model, info = head_class(config.model_type, task).from_pretrained(
         folder, config=config, output_loading_info=True, **options
     )

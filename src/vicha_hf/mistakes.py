@@ -1,6 +1,9 @@
 """Mistakes that a user can put right: one line on stderr and an exit status, instead of a traceback."""
 
+import json
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,9 +34,14 @@ def run_command(name: str, run: Callable[[list[str]], int | None], argv: Sequenc
     try:
         return run([word for word in words if word != DEBUG_OPTION] + behind) or 0
     except Exception as error:
+        if not debug and _lost_the_others(error):
+            print(f"{name}: another process has ended; its message says why.", file=sys.stderr, flush=True)
+            return FAILED
         if debug or not is_mistake(error):
             raise
-        print(f"{name}: {describe(error)}", file=sys.stderr, flush=True)
+        line = f"{name}: {describe(error)}"
+        print(line, file=sys.stderr, flush=True)
+        _tell_launcher(line)
         return FAILED
 
 
@@ -80,6 +88,21 @@ def is_mistake(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """The message of an exception on one line, never empty."""
     return one_line(error) or type(error).__name__
+
+
+def _lost_the_others(error: Exception) -> bool:
+    """Whether a process stopped only because another one of the same run did."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+def _tell_launcher(line: str) -> None:
+    """Writes the message where torch's launcher of several processes looks for it, so that its own report ends with it."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        details = {"py_callstack": line, "timestamp": str(int(time.time()))}
+        Path(path).write_text(json.dumps({"message": {"message": line, "extraInfo": details}}), encoding="utf-8")
 
 
 def _split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:

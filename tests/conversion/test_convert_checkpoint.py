@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from vicha_hf import ViChaForPreTraining, ViChaForRetrieval, ViChaModel
+from vicha_hf.cli import main as vicha_hf_command
 from vicha_hf.conversion import convert_checkpoint
 from vicha_hf.conversion.convert import CheckpointError
 from vicha_hf.models.configuration_vicha import ALBEF_REFERENCE_QUIRKS, VICHA_REFERENCE_QUIRKS
@@ -238,7 +239,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path):
     with pytest.raises(CheckpointError, match=r"model\.pth is not a checkpoint"):
         convert_checkpoint(path)
     path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"model\.pth is not a checkpoint"):
+    with pytest.raises(CheckpointError, match=r"model\.pth is empty"):
         convert_checkpoint(path)
     torch.save([torch.zeros(2)], path)
     with pytest.raises(CheckpointError, match=r"model\.pth holds a list"):
@@ -257,6 +258,79 @@ def test_a_checkpoint_cut_short_is_named(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match=r"model\.pth is not a checkpoint"):
         convert_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n", "pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html><body>Not found</body></html>", "a web page, not weights"),
+        (b"PK\x03\x04", "cut off or damaged"),
+        (b"\x80\x02}q\x00(X", "cut off or damaged"),
+    ],
+)
+def test_what_only_looks_like_weights_is_one_line_with_its_name(content, message, tmp_path, capsys):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    assert vicha_hf_command(["convert", str(path), str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and str(path) in error and message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrappers_of_compilers_and_frameworks_are_taken_off(tmp_path):
+    checkpoint = published("albef_pretrain")
+    plain = convert(checkpoint, tmp_path).state_dict()
+    names = {f"module._orig_mod.{name}": value for name, value in checkpoint["model"].items()}
+    for wrapped in ({"state_dict": names}, {"model": {"state_dict": names}}, {"state_dict": {"model": names}}):
+        unwrapped = convert(wrapped | {"config": checkpoint["config"]}, tmp_path)
+        assert unwrapped.config.momentum == checkpoint["config"]["momentum"]
+        assert all(torch.equal(value, plain[name]) for name, value in unwrapped.state_dict().items())
+    name = next(iter(checkpoint["model"]))
+    checkpoint["model"][f"module.{name}"] = checkpoint["model"][name]
+    with pytest.raises(CheckpointError, match=f"`{name}` twice"):
+        convert(checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.fill_(float("nan")), "NaN or infinite"),
+        (lambda value: value.index_fill_(0, torch.tensor([1]), float("inf")), "NaN or infinite"),
+        (lambda value: value.to(torch.int64), "torch.int64"),
+        (lambda value: value.to_sparse(), "sparse"),
+        (lambda value: value.to(torch.complex64), "complex"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "quantized"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused_by_name(change, message, tmp_path):
+    checkpoint = published("albef_pretrain")
+    checkpoint["model"]["text_proj.weight"] = change(checkpoint["model"]["text_proj.weight"].clone())
+    with pytest.raises(CheckpointError, match=rf"checkpoint\.pth: `text_proj\.weight` .*{message}"):
+        convert(checkpoint, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [["a list"], "text", {"queue_size": -3}, {"momentum": "high"}, {"image_res": "big"}, {"mlm_probability": [1]}],
+)
+def test_a_broken_configuration_names_its_file(config, tmp_path):
+    checkpoint = published("albef_pretrain")
+    checkpoint["config"] = config
+    checkpoint["model"] = {name: value for name, value in checkpoint["model"].items() if "queue" not in name}
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pth"):
+        convert(checkpoint, tmp_path)
+
+
+def test_a_bad_tokenizer_is_found_before_anything_is_written(tmp_path, capsys):
+    command = ["convert", str(GOLDEN / "vicha_ve" / "original.pth"), str(tmp_path / "out"), "--tokenizer"]
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer/tokenizer.json").write_text("{")
+    for folder in (tmp_path / "nowhere", tmp_path / "tokenizer"):
+        assert vicha_hf_command([*command, str(folder)]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("vicha-hf convert: ") and str(folder) in error
+        assert not (tmp_path / "out").exists()
 
 
 class Touch:

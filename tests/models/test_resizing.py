@@ -14,6 +14,7 @@ from tiny_models import (
 
 from vicha_hf import ViChaForPreTraining
 from vicha_hf.models.encoder_vision import interpolate_positions
+from vicha_hf.models.objective_mim import sincos_positions
 
 
 @pytest.mark.parametrize("new_size", [VOCAB_SIZE + 5, VOCAB_SIZE - 5])
@@ -103,10 +104,15 @@ def test_a_size_without_a_patch_is_refused():
     assert model.config.vision_config.image_size == 32
 
 
-def test_image_modelling_keeps_its_image_size():
-    with pytest.raises(ValueError, match="mim_weight=0"):
-        tiny_pretraining_model().resize_image_size(64)
-    tiny_pretraining_model(mim_weight=0).resize_image_size(64)
+def test_image_modelling_goes_on_at_another_size(tmp_path):
+    model = tiny_pretraining_model(mim_mode="unimodal")
+    model.resize_image_size(64)
+    positions = model.mim.decoder.positions
+    assert torch.equal(positions, sincos_positions(positions.shape[1], model.config.vision_config.grid_size))
+    batch = tiny_batch(image_size=64)
+    assert torch.isfinite(model(**batch, mlm_input_ids=batch["input_ids"], mlm_labels=batch["input_ids"]).mim_loss)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(type(model).from_pretrained(tmp_path).mim.decoder.positions, positions)
 
 
 def test_positions_of_cls_are_kept_and_a_constant_stays_constant():

@@ -5,13 +5,13 @@ from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTModel
 
 from vicha_hf import ViChaForPreTraining
 from vicha_hf.arguments import parse_arguments
+from vicha_hf.text_tokenizers import load_tokenizer
 from vicha_hf.training.pretraining import (
     DataArguments,
     ModelArguments,
     PretrainingArguments,
     build_pretraining_model,
     build_processor,
-    load_tokenizer,
 )
 
 
@@ -82,7 +82,7 @@ def test_separate_encoders_and_the_texts_tokenizer(tokenizer, tmp_path):
             f"--model.config={OBJECTIVES}",
         ],
     )
-    model = build_pretraining_model(arguments.model, load_tokenizer(arguments))
+    model = build_pretraining_model(arguments.model, load_tokenizer(arguments.tokenizer_source, "data.tokenizer"))
     assert model.config.vision_config.image_size == 48
     assert (model.config.text_config.cls_token_id, model.config.text_config.mask_token_id) == (2, 4)
     assert torch.equal(
@@ -108,6 +108,37 @@ def test_fields_override_those_of_a_pretrained_folder(tokenizer, tmp_path):
     assert all(torch.equal(value, online[name]) for name, value in again.named_parameters() if name in online)
 
 
+def test_pretraining_continues_at_another_image_size(tokenizer, tmp_path):
+    first = build_pretraining_model(from_scratch(), tokenizer)
+    first.save_pretrained(tmp_path / "model")
+    arguments = ModelArguments(from_pretrained=str(tmp_path / "model"), image_size=48)
+    again = build_pretraining_model(arguments, tokenizer)
+    assert again.config.vision_config.image_size == 48
+    teacher = again.training_state.teacher["vicha"].vision_model.embeddings.position_embeddings
+    assert teacher.shape == again.vicha.vision_model.embeddings.position_embeddings.shape
+    with pytest.raises(ValueError, match=r"model\.image_size"):
+        ModelArguments(from_pretrained="folder", vision_config={"image_size": 48})
+    with pytest.raises(ValueError, match=r"model\.vision_config\.image_size"):
+        ModelArguments(image_size=48)
+
+
+def test_more_tokens_than_positions_are_refused_at_the_start(tokenizer):
+    model = build_pretraining_model(from_scratch(), tokenizer)
+    positions = model.config.text_config.max_position_embeddings
+    with pytest.raises(ValueError, match=rf"max_text_length={positions + 1} .*has {positions} text positions"):
+        build_processor(model, tokenizer, DataArguments(train="a.json", max_text_length=positions + 1))
+
+
+def test_weights_that_are_none_are_named(tokenizer, tmp_path):
+    build_pretraining_model(from_scratch(), tokenizer).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    for content in (b"", whole[:-100], b"<html></html>", b"version https://git-lfs.github.com/spec/v1\n"):
+        weights.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.safetensors is"):
+            build_pretraining_model(ModelArguments(from_pretrained=str(tmp_path)), tokenizer)
+
+
 def test_a_tokenizer_without_mask_is_an_error(tokenizer, tmp_path):
     tokenizer.mask_token = None
     tokenizer.save_pretrained(tmp_path / "maskless")
@@ -117,4 +148,4 @@ def test_a_tokenizer_without_mask_is_an_error(tokenizer, tmp_path):
         data=DataArguments(train="a.json", tokenizer=str(tmp_path / "maskless")),
     )
     with pytest.raises(ValueError, match=r"data.tokenizer=.*no mask_token"):
-        load_tokenizer(arguments)
+        load_tokenizer(arguments.tokenizer_source, "data.tokenizer")

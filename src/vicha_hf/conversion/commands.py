@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
+from ..arguments import require
 from ..command_parser import Commands
+from ..yaml_files import read_yaml_mapping
 
 
 def register(commands: Commands) -> None:
@@ -37,31 +39,33 @@ def register(commands: Commands) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from .convert import convert_checkpoint
+    from ..families import PROCESSORS
+    from ..text_tokenizers import load_tokenizer
+    from .convert import CheckpointConfigError, convert_checkpoint
 
-    overrides = _read_mapping(arguments.config) if arguments.config else {}
-    model = convert_checkpoint(
-        arguments.source, head=arguments.head, training_state=arguments.training_state, **overrides
-    )
-    model.save_pretrained(arguments.output, training_state=arguments.training_state)
-    if arguments.tokenizer is not None:
-        from transformers import AutoTokenizer
-
-        from ..families import PROCESSORS
-
+    overrides = read_yaml_mapping(arguments.config) if arguments.config else {}
+    # Before the checkpoint is read, which takes long, and before anything is written.
+    tokenizer = None if arguments.tokenizer is None else load_tokenizer(arguments.tokenizer, "--tokenizer")
+    try:
+        model = convert_checkpoint(
+            arguments.source, head=arguments.head, training_state=arguments.training_state, **overrides
+        )
+    except CheckpointConfigError as error:
+        raise ValueError(f"{error} (given fields: {arguments.config or 'none'})") from error
+    if tokenizer is None:
+        model.save_pretrained(arguments.output, training_state=arguments.training_state)
+    else:
+        require(
+            len(tokenizer) <= model.config.text_config.vocab_size,
+            "--tokenizer",
+            arguments.tokenizer,
+            f"it has {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}.",
+        )
         image_processor_class, processor_class = PROCESSORS[model.config.model_type]
         side = model.config.vision_config.image_size
         image_processor = image_processor_class(size={"height": side, "width": side})
-        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
         final_sep = "no_final_sep" not in model.config.reference_quirks
-        processor_class(image_processor, tokenizer, final_sep=final_sep).save_pretrained(arguments.output)
+        processor = processor_class(image_processor, tokenizer, final_sep=final_sep)
+        model.save_pretrained(arguments.output, training_state=arguments.training_state)
+        processor.save_pretrained(arguments.output)
     print(f"{type(model).__name__} written to {arguments.output}")
-
-
-def _read_mapping(path: Path) -> dict:
-    import yaml
-
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no mapping of configuration fields to values")
-    return content

@@ -1,20 +1,33 @@
 """Converting a published ViCHA, ALBEF or SIMLA checkpoint."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from ..families import head_class
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.training_state import TRAINING_STATE_PREFIX
+from ..weight_files import require_weights
 from .checkpoint_config import HEADS, detect_head, detect_layout, infer_config
 from .key_table import Layout, is_training_only, translate
 
 
+# Keys under which a training script or framework may have put the tensors, inside each other too.
+WRAPPING_KEYS = ("model", "state_dict")
+# What data parallelism, torch.compile and training frameworks put before every name.
+WRAPPING_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Buffers of the published code that count.
+INTEGER_NAMES = ("position_ids", "idx_queue", "queue_ptr")
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be converted; the message says which keys or options are in the way."""
+
+
+class CheckpointConfigError(CheckpointError):
+    """A checkpoint whose options and the caller's make no configuration."""
 
 
 def convert_checkpoint(
@@ -46,6 +59,10 @@ def convert_checkpoint(
         config = infer_config(tensors, options, config_overrides)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks {error}, from which the model's sizes are read.") from error
+    except (StrictDataclassError, ValueError, TypeError, ArithmeticError, IndexError) as error:
+        raise CheckpointConfigError(
+            f"{path}: its tensors, its `config` and the given fields make no configuration: {error}"
+        ) from error
     model = head_class(config.model_type, head)(config)
     if training_state:
         model.add_training_state()
@@ -59,25 +76,80 @@ def convert_checkpoint(
 
 def _read(path) -> tuple[dict[str, torch.Tensor], Mapping]:
     try:
+        require_weights(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:
+        # A damaged pickle can fail in any way.
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise CheckpointError(str(error)) from error
         raise CheckpointError(
             f"{path} is not a checkpoint of tensors and plain options that can be read safely "
-            f"(`torch.load(..., weights_only=True)`): {error}"
+            f"(`torch.load(..., weights_only=True)`), or it is cut off or damaged: {_reason(error)}"
         ) from error
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{path} holds a {type(checkpoint).__name__}, not a dict with the key 'model'.")
-    tensors = checkpoint.get("model", checkpoint)
-    if not isinstance(tensors, Mapping):
-        raise CheckpointError(f"{path} holds a {type(tensors).__name__} under 'model', not a dict of tensors.")
-    tensors = {name.removeprefix("module."): value for name, value in tensors.items() if torch.is_tensor(value)}
+    tensors, options = checkpoint, {}
+    while True:
+        options = tensors.get("config", options)
+        key = next((key for key in WRAPPING_KEYS if key in tensors and not torch.is_tensor(tensors[key])), None)
+        if key is None:
+            break
+        tensors = tensors[key]
+        if not isinstance(tensors, Mapping):
+            raise CheckpointError(f"{path} holds a {type(tensors).__name__} under {key!r}, not a dict of tensors.")
+    if not isinstance(options or {}, Mapping):
+        raise CheckpointError(f"{path} holds a {type(options).__name__} under 'config', not a dict of options.")
+    tensors = _unwrapped(path, tensors)
     if "visual_encoder.cls_token" not in tensors:
         raise CheckpointError(
             f"{path} has no `visual_encoder.cls_token`: it is not a ViCHA, ALBEF or SIMLA checkpoint."
         )
-    return tensors, checkpoint.get("config") or {}
+    return tensors, options or {}
+
+
+def _reason(error: Exception) -> str:
+    """The sentence of torch's long message that says what is wrong."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    told = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
+    return told.strip().split(". ")[0]
+
+
+def _unwrapped(path, content: Mapping) -> dict[str, torch.Tensor]:
+    """The tensors under their published names; one that no weight can be is refused by name."""
+    tensors = {}
+    for full_name, value in content.items():
+        if not torch.is_tensor(value):
+            continue
+        name = str(full_name)
+        while prefix := next((prefix for prefix in WRAPPING_PREFIXES if name.startswith(prefix)), None):
+            name = name.removeprefix(prefix)
+        if name in tensors:
+            raise CheckpointError(
+                f"{path} holds `{name}` twice, with and without `{str(full_name).removesuffix(name)}`."
+            )
+        problem = _problem(name, value)
+        if problem is not None:
+            raise CheckpointError(f"{path}: `{full_name}` {problem}.")
+        tensors[name] = value
+    return tensors
+
+
+def _problem(name: str, value: torch.Tensor) -> str | None:
+    """Reason why a tensor cannot be a weight; ids and positions may be whole numbers."""
+    if value.layout != torch.strided or value.is_quantized:
+        return f"is {'quantized' if value.is_quantized else 'sparse'}: save it as a dense tensor"
+    if value.is_complex():
+        return "is complex: weights are real numbers"
+    if not value.is_floating_point():
+        if name.endswith(INTEGER_NAMES):
+            return None
+        return f"holds {value.dtype}: weights are floating point numbers"
+    finite = torch.isfinite(value)
+    if not finite.all():
+        return f"holds {int((~finite).sum())} values that are NaN or infinite"
+    return None
 
 
 def _resolve_head(path, tensors, head: str | None) -> str:

@@ -46,11 +46,10 @@ class ViChaPreTrainedModel(VisionTextPreTrainedModel):
 
     def resize_image_size(self, image_size: int) -> None:
         """Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning."""
-        if getattr(self, "mim", None) is not None:
-            raise ValueError(
-                "Masked image modelling has fixed positions: set `mim_weight=0` to change the image size."
-            )
         super().resize_image_size(image_size)
+        mim = getattr(self, "mim", None)
+        if mim is not None and mim.decoder is not None:
+            mim.decoder.resize_positions(self.config.vision_config.grid_size)
 
 
 class ViChaModel(VisionTextModel, ViChaPreTrainedModel):

@@ -100,6 +100,11 @@ class PatchDecoder(nn.Module):
         """The fixed positions are in no checkpoint, so loading must make them again."""
         init.copy_(self.positions, sincos_positions(self.positions.shape[1], self.grid_size))
 
+    def resize_positions(self, grid_size: int) -> None:
+        """Makes the fixed positions for another number of patches a side."""
+        self.grid_size = grid_size
+        self.positions = sincos_positions(self.positions.shape[1], grid_size).to(self.positions)
+
     def forward(
         self, image_tokens: torch.Tensor, mask_token: torch.Tensor, mask: PatchMask
     ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,11 +20,12 @@ from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanImage, PretrainingTransform
 from ..evaluation.task_result import TaskResult
 from ..families import PROCESSORS, head_class
+from ..text_tokenizers import load_tokenizer, require_fitting_lengths, require_fitting_vocabulary, special_tokens
+from ..weight_files import require_weights_of_folder
 from .accelerator import create_accelerator
 from .adapters import TrainedPartsArguments, choose_trained_parts
 from .arguments import TrainingArguments
 from .loop import EvaluationHook, TrainingLoop, TrainingResult
-from .pretraining import load_tokenizer, require_fitting_vocabulary, special_tokens
 
 
 @dataclass(kw_only=True)
@@ -274,8 +275,7 @@ def build_model_and_processor(task: str, arguments: FinetuningArguments) -> tupl
     model = _build_model(task, arguments)
     processor = _build_processor(arguments, model.config)
     require_fitting_vocabulary(model.config, processor.tokenizer)
-    limit, positions = processor.max_text_length, model.config.text_config.max_position_embeddings
-    require(limit <= positions, "data.max_text_length", limit, f"the model has {positions} text positions.")
+    require_fitting_lengths(model.config, **{name: getattr(processor, name) for name in processor.length_options})
     choose_trained_parts(model, arguments.model)
     model.add_training_state()
     return model, processor
@@ -286,7 +286,7 @@ def _build_model(task: str, arguments: FinetuningArguments) -> PreTrainedModel:
     if own.from_pretrained is None:
         fields = dict(own.config)
         model_type = fields.pop("model_type", "vicha")
-        tokenizer = load_tokenizer(arguments)
+        tokenizer = load_tokenizer(arguments.tokenizer_source, "data.tokenizer")
         head = head_class(model_type, task)
         ids = special_tokens(tokenizer, head.config_class.sub_configs["text_config"])
         text_config = {"vocab_size": len(tokenizer)} | ids | own.text_config
@@ -297,6 +297,7 @@ def _build_model(task: str, arguments: FinetuningArguments) -> PreTrainedModel:
     _override(config, own.config, "model.config")
     _override(config.vision_config, own.vision_config, "model.vision_config")
     _override(config.text_config, own.text_config, "model.text_config")
+    require_weights_of_folder(own.from_pretrained)
     model = head.from_pretrained(own.from_pretrained, config=config)
     if own.image_size not in (None, config.vision_config.image_size):
         model.resize_image_size(own.image_size)
@@ -315,7 +316,7 @@ def _build_processor(arguments: FinetuningArguments, config: PreTrainedConfig) -
     data, size = arguments.data, config.vision_config.image_size
     if data.tokenizer is not None:
         image_processor, processor_class = PROCESSORS[config.model_type]
-        processor = processor_class(image_processor(), load_tokenizer(arguments))
+        processor = processor_class(image_processor(), load_tokenizer(arguments.tokenizer_source, "data.tokenizer"))
     else:
         folder = arguments.model.from_pretrained
         try:

@@ -3,18 +3,19 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from ..arguments import require
 from ..data.reading_arguments import ReadingArguments
 from ..families import HEADS, PROCESSORS, head_class
-from ..models.configuration_vision_text import TextConfig, VisionTextConfig
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.objective_image_token_reconstruction import require_fitting_tokenizer
 from ..models.processing_vision_text import VisionTextProcessor
+from ..text_tokenizers import require_fitting_lengths, require_fitting_vocabulary, special_tokens
 from ..visual_tokens.loading import load_visual_tokenizer
 from ..visual_tokens.storage import VisualTokenStore
 from ..visual_tokens.tokenizer import VisualTokenizer
+from ..weight_files import require_weights_of_folder
 from .adapters import TrainedPartsArguments, choose_trained_parts
 from .arguments import TrainingArguments
 
@@ -32,6 +33,7 @@ class ModelArguments(TrainedPartsArguments):
         from_pretrained: Folder or Hub id of a pretrained model to continue from.
         vision: Folder or Hub id of a ViT or DeiT to start the vision encoder from (paper: DeiT-B); needs `text`.
         text: Folder or Hub id of a BERT to start the text and concept encoders from (paper: bert-base-uncased); needs `vision`.
+        image_size: Side of the images in pixels, to continue from a folder at another size; the positions are interpolated to it. Null keeps the folder's.
         config: Fields of the family's configuration; with `from_pretrained` they override the folder's.
         vision_config: Fields of the family's vision configuration.
         text_config: Fields of the family's text configuration; vocabulary size (of a new encoder) and special tokens are copied from the tokenizer.
@@ -43,6 +45,7 @@ class ModelArguments(TrainedPartsArguments):
     from_pretrained: str | None = None
     vision: str | None = None
     text: str | None = None
+    image_size: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
     vision_config: dict[str, Any] = field(default_factory=dict)
     text_config: dict[str, Any] = field(default_factory=dict)
@@ -60,12 +63,25 @@ class ModelArguments(TrainedPartsArguments):
             self.vision if self.text is None else self.text,
             "model.vision and model.text belong together; give both or neither.",
         )
+        require(
+            self.image_size is None or self.image_size >= 1,
+            "model.image_size",
+            self.image_size,
+            "it must be positive.",
+        )
+        require(
+            self.image_size is None or self.from_pretrained is not None,
+            "model.image_size",
+            self.image_size,
+            "it changes the size of model.from_pretrained; of a new model set model.vision_config.image_size.",
+        )
         if self.from_pretrained is not None:
             for name in ("family", "vision", "text", "vision_config", "text_config"):
                 value = getattr(self, name)
-                require(
-                    not value, f"model.{name}", value, f"model.from_pretrained={self.from_pretrained!r} decides it."
-                )
+                remedy = f"model.from_pretrained={self.from_pretrained!r} decides it."
+                if name == "vision_config" and "image_size" in (value or {}):
+                    remedy += " Give another size of the images as model.image_size."
+                require(not value, f"model.{name}", value, remedy)
 
 
 @dataclass(kw_only=True)
@@ -178,7 +194,10 @@ def build_pretraining_model(
     """
     if arguments.from_pretrained is not None:
         family = AutoConfig.from_pretrained(arguments.from_pretrained).model_type
+        require_weights_of_folder(arguments.from_pretrained)
         model = head_class(family, "pretraining").from_pretrained(arguments.from_pretrained, **arguments.config)
+        if arguments.image_size not in (None, model.config.vision_config.image_size):
+            model.resize_image_size(arguments.image_size)
     else:
         head = head_class(arguments.family or DEFAULT_FAMILY, "pretraining")
         fields = dict(arguments.config)
@@ -255,43 +274,6 @@ def build_processor(
     """The processor that goes with a model: its image size, and the lengths of `data`."""
     side = model.config.vision_config.image_size
     image_processor_class, processor_class = PROCESSORS[model.config.model_type]
-    return processor_class(
-        image_processor_class(size={"height": side, "width": side}),
-        tokenizer,
-        **{name: getattr(data, name) for name in processor_class.length_options},
-    )
-
-
-def load_tokenizer(arguments: PretrainingArguments) -> PreTrainedTokenizerBase:
-    """The tokenizer of a run.
-
-    Raises:
-        ValueError: it lacks a token that the objectives need.
-    """
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_source)
-    for name in ("pad_token", "cls_token", "sep_token", "mask_token"):
-        require(
-            getattr(tokenizer, name) is not None,
-            "data.tokenizer",
-            arguments.tokenizer_source,
-            f"it has no {name}; use a BERT-like tokenizer.",
-        )
-    return tokenizer
-
-
-def special_tokens(
-    tokenizer: PreTrainedTokenizerBase, config_class: type[TextConfig] = TextConfig
-) -> dict[str, int | None]:
-    """The ids that a text configuration must know; a family's own class knows some more."""
-    return {name: getattr(tokenizer, name) for name in config_class.special_token_fields}
-
-
-def require_fitting_vocabulary(config: VisionTextConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise a `ValueError` where a model cannot read what a tokenizer writes."""
-    own = config.text_config
-    remedy = "use the tokenizer that the model was made for; this one has"
-    # A model may have room for more tokens than the tokenizer knows.
-    fits = own.vocab_size >= len(tokenizer)
-    require(fits, "text_config.vocab_size", own.vocab_size, f"{remedy} {len(tokenizer)} tokens.")
-    for name, value in special_tokens(tokenizer, type(own)).items():
-        require(getattr(own, name) == value, f"text_config.{name}", getattr(own, name), f"{remedy} {value}.")
+    lengths = {name: getattr(data, name) for name in processor_class.length_options}
+    require_fitting_lengths(model.config, **lengths)
+    return processor_class(image_processor_class(size={"height": side, "width": side}), tokenizer, **lengths)

@@ -1,0 +1,61 @@
+"""Tokenizers of a model's texts: read from a folder or the Hub, and checked against the model."""
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .arguments import one_line, require
+from .models.configuration_vision_text import TextConfig, VisionTextConfig
+
+
+def load_tokenizer(source: str, name: str = "tokenizer") -> PreTrainedTokenizerBase:
+    """
+    A BERT-like tokenizer.
+
+    Args:
+        source: folder or Hub id.
+        name: of the option that gave it, for messages.
+
+    Raises:
+        ValueError: no tokenizer, a damaged one, or one that lacks a token which the objectives need.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except Exception as error:
+        # The library behind it raises bare exceptions for damaged files.
+        raise ValueError(
+            f"{name}={source!r} holds no tokenizer that can be read: give a folder with tokenizer.json, such as "
+            f"`vicha-hf tokenizer` writes, or a Hub id. {one_line(error)}"
+        ) from error
+    for token in ("pad_token", "cls_token", "sep_token", "mask_token"):
+        require(getattr(tokenizer, token) is not None, name, source, f"it has no {token}; use a BERT-like tokenizer.")
+    return tokenizer
+
+
+def special_tokens(
+    tokenizer: PreTrainedTokenizerBase, config_class: type[TextConfig] = TextConfig
+) -> dict[str, int | None]:
+    """The ids that a text configuration must know; a family's own class knows some more."""
+    return {name: getattr(tokenizer, name) for name in config_class.special_token_fields}
+
+
+def require_fitting_vocabulary(config: VisionTextConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise a `ValueError` where a model cannot read what a tokenizer writes."""
+    own = config.text_config
+    remedy = "use the tokenizer that the model was made for; this one has"
+    # A model may have room for more tokens than the tokenizer knows.
+    fits = own.vocab_size >= len(tokenizer)
+    require(fits, "text_config.vocab_size", own.vocab_size, f"{remedy} {len(tokenizer)} tokens.")
+    for name, value in special_tokens(tokenizer, type(own)).items():
+        require(getattr(own, name) == value, f"text_config.{name}", getattr(own, name), f"{remedy} {value}.")
+
+
+def require_fitting_lengths(config: VisionTextConfig, **lengths: int | None) -> None:
+    """Raise a `ValueError` where more tokens are asked for than the text encoder has positions; names are the options'."""
+    positions = config.text_config.max_position_embeddings
+    for name, value in lengths.items():
+        require(
+            value is None or value <= positions,
+            f"data.{name}",
+            value,
+            f"the model has {positions} text positions; lower it, or raise model.text_config.max_position_embeddings of "
+            "a model that is trained from random weights.",
+        )

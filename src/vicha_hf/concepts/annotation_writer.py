@@ -5,7 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..data.image_files import EmbeddedImage
+from ..data.declared_roots import DeclaredRoot
+from ..data.stored_images import EmbeddedImage
 
 
 _ROWS_AT_A_TIME = 1000
@@ -29,6 +30,7 @@ class AnnotationWriter:
         self._rows: list[dict] = []
         self._unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}.unfinished")
         self._file = self._table_writer = None
+        self._root = DeclaredRoot(self.path)
 
     def __enter__(self) -> "AnnotationWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +58,7 @@ class AnnotationWriter:
             named: object = {"bytes": image.read_bytes(), "path": None}
         else:
             named = _relative(image, self.path.parent)
+            self._root.add(image)
         row = {"image": named, **fields}
         if self._file is not None:
             self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -72,6 +75,7 @@ class AnnotationWriter:
                 opened.close()
         if error_type is None and self._unfinished.is_file():
             os.replace(self._unfinished, self.path)
+            self._root.write()
         else:
             self._unfinished.unlink(missing_ok=True)
 

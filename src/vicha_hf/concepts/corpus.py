@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..data.annotation_fields import ImageFinder, read_texts
-from ..data.annotation_sources import AnnotationError, RawRecord, RecordProblem, iterate_source, list_sources
-from ..data.annotations import Annotations, read_records
-from ..data.image_files import EmbeddedImage
+from ..data.annotations import Annotations, iterate_fields, read_records
+from ..data.raw_records import AnnotationError, RawRecord, RecordProblem
+from ..data.stored_images import EmbeddedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,18 @@ class ConceptCorpus:
         image_root: str | os.PathLike | None = None,
         on_bad_record: Literal["raise", "skip"] = "raise",
     ):
-        finder = ImageFinder(image_root, check_images=True)
+        finder = ImageFinder()
 
         def parse(fields: Mapping, raw: RawRecord) -> CorpusRecord:
-            image = finder.read(fields, raw.default_root)
+            image = finder.read(fields, raw)
             captions = read_texts(fields, "caption") if fields.get("caption") is not None else ()
             kept = {name: value for name, value in fields.items() if name != "image"}
             return CorpusRecord(image, captions, kept, raw.where)
 
         self.on_bad_record = on_bad_record
-        self.records: Annotations[CorpusRecord] = read_records(sources, parse, on_bad_record=on_bad_record)
+        self.records: Annotations[CorpusRecord] = read_records(
+            sources, image_root, CorpusRecord, parse, {"on_bad_record": on_bad_record}, {}
+        )
         numbers: dict[object, int] = {}
         self._number_of_record = [numbers.setdefault(_key(record.image), len(numbers)) for record in self.records]
         self._first_record = {}
@@ -86,7 +88,7 @@ class ConceptCorpus:
         for number in range(self.num_images):
             image, _ = self.image(number)
             if isinstance(image, EmbeddedImage):
-                yield ["embedded", image.row, image.position]
+                yield ["embedded", image.first, image.second]
             else:
                 status = os.stat(image)
                 yield [os.path.basename(image), status.st_size, status.st_mtime_ns]
@@ -105,7 +107,7 @@ def require_captions(record: CorpusRecord) -> tuple[str, ...]:
 
 
 def _key(image: str | EmbeddedImage) -> object:
-    return image if isinstance(image, str) else (id(image.images), image.row, image.position)
+    return image if isinstance(image, str) else (id(image.images), image.first, image.second)
 
 
 def iterate_captions(sources, on_bad_record: Literal["raise", "skip"] = "raise") -> Iterator[str]:
@@ -119,14 +121,11 @@ def iterate_captions(sources, on_bad_record: Literal["raise", "skip"] = "raise")
     Raises:
         AnnotationError: a source that cannot be read, or a bad record.
     """
-    for source in list_sources(sources):
-        for raw in iterate_source(source):
-            try:
-                if raw.problem is not None:
-                    raise raw.problem
-                if not isinstance(raw.value, Mapping):
-                    raise RecordProblem("", "not an object", 'write {"image": ..., "caption": ...}')
-                yield from read_texts(raw.value, "caption")
-            except RecordProblem as problem:
-                if on_bad_record == "raise":
-                    raise AnnotationError(f"{raw.where}: {problem.message}") from problem
+    for raw, fields in iterate_fields(sources):
+        try:
+            if isinstance(fields, RecordProblem):
+                raise fields
+            yield from read_texts(fields, "caption")
+        except RecordProblem as problem:
+            if on_bad_record == "raise":
+                raise AnnotationError(f"{raw.where}: {problem.message}") from problem

@@ -12,7 +12,8 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..data.image_files import EmbeddedImage, ImageReadError, open_image
+from ..data.image_files import ImageReadError, open_image
+from ..data.stored_images import EmbeddedImage
 from ..models.concept_selector import DualEncoder, check_prompts, prepare_images
 from .corpus import ConceptCorpus, require_captions
 from .embedding_store import EmbeddingJob, EmbeddingStore, EmbeddingWriter, StoreError

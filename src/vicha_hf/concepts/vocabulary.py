@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..data.annotation_sources import shorten
+from ..data.raw_records import shorten
 from .nouns import NounCounts, count_nouns
 from .plurals import IRREGULAR_SINGULARS, singular_of
 

@@ -149,7 +149,7 @@ class ImageFinder:
         root = raw.image_root if raw.image_root is not None else raw.default_root
         path = os.path.normpath(os.path.join(root, image))
         if not is_own_file:
-            self._require_inside(path, root, image, name)
+            self._require_inside(path, root, raw.declared_root, image, name)
         if self._known_files is not None:
             if path not in self._known_files:
                 self._known_files[path] = os.path.isfile(path)
@@ -158,14 +158,15 @@ class ImageFinder:
                 raise RecordProblem(name, "file not found", remedy, path)
         return path
 
-    def _require_inside(self, path: str, root: Path, image: str, name: str) -> None:
+    def _require_inside(self, path: str, root: Path, declared: Path | None, image: str, name: str) -> None:
         is_absolute = os.path.isabs(image)
         if not is_absolute and ".." not in image:
             return
         if is_absolute and self._allow_outside_root:
             return
         folder = os.path.abspath(root)
-        if os.path.commonpath([folder, os.path.abspath(path)]) == folder:
+        allowed = [folder] if declared is None else [folder, os.path.abspath(declared)]
+        if any(os.path.commonpath([one, os.path.abspath(path)]) == one for one in allowed):
             return
         remedy = "set image_root to a folder above it"
         if is_absolute:

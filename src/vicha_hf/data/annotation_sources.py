@@ -9,6 +9,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from .annotations_refcoco import RefCocoSource
+from .declared_roots import declared_root
 from .json_reading import require_regular_file
 from .raw_records import AnnotationError, RecordSource
 from .source_datasets import PARQUET_SUFFIX, TableSource, load_dataset_split, load_parquet
@@ -238,7 +239,7 @@ def _dataset(spec: CorpusSource, root: Path | None) -> TableSource:
 
 def _parquet(paths: list[Path], spec: CorpusSource, root: Path | None) -> TableSource:
     name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files from {paths[0]} on"
-    return TableSource(load_parquet(paths), name, spec.columns, paths[0].parent, root)
+    return TableSource(load_parquet(paths), name, spec.columns, paths[0].parent, root, declared_root(paths[0]))
 
 
 def _open_folder(folder: Path, spec: CorpusSource, root: Path | None) -> list[tuple[RecordSource, str | None]]:

@@ -230,12 +230,11 @@ def _read_all(
     report = AnnotationReport()
     for number, source in enumerate(opened):
         before = len(writer)
-        splits.begin_source(source)
-        for raw in source.records.iterate_records():
+        for raw, value in _wanted_fields(source, splits):
+            report.num_read += 1
             try:
-                value = _fields_of(raw)
-                if not splits.wants(value):
-                    continue
+                if isinstance(value, RecordProblem):
+                    raise value
                 record = parse(value, raw)
             except RecordProblem as problem:
                 report.reject(raw.where, problem.label, problem.message)
@@ -244,12 +243,42 @@ def _read_all(
                 writer.append(record)
                 report.notes.update(raw.notes)
                 report.unknown_fields.update(name for name in value if name not in _KNOWN_FIELDS)
-            report.num_read += 1
-        splits.end_source(source)
         report.kept_by_source.append(len(writer) - before)
     splits.end()
     report.num_kept = len(writer)
     return report
+
+
+def iterate_fields(
+    sources, image_root: str | os.PathLike | Sequence[str] | None = None, splits: Sequence[str] | None = None
+) -> Iterator[tuple[RawRecord, Mapping | RecordProblem]]:
+    """
+    The fields of all records as they were written, one by one and of any task, or the problem that there are none.
+
+    Args:
+        sources, image_root: as in `read_image_text_records`.
+        splits: as in `ReadingOptions`.
+
+    Raises:
+        AnnotationError: a missing or unreadable file, or a split that does not exist.
+    """
+    split_filter = SplitFilter(splits)
+    for source in open_sources(sources, image_root):
+        yield from _wanted_fields(source, split_filter)
+    split_filter.end()
+
+
+def _wanted_fields(source: OpenedSource, splits: SplitFilter) -> Iterator[tuple[RawRecord, Mapping | RecordProblem]]:
+    splits.begin_source(source)
+    for raw in source.records.iterate_records():
+        try:
+            value = _fields_of(raw)
+            if not splits.wants(value):
+                continue
+        except RecordProblem as problem:
+            value = problem
+        yield raw, value
+    splits.end_source(source)
 
 
 def _claim_stores(record: object, source_index: int) -> None:

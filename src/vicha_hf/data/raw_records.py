@@ -42,6 +42,7 @@ class RawRecord:
         line: line of a text file, from 1.
         problem: why there is no value.
         image_root: the folder that the source itself was given for its images.
+        declared_root: another folder that the images may lie in.
         notes: what a parser has mended in the record, in words that are the same for all such records.
     """
 
@@ -52,6 +53,7 @@ class RawRecord:
     line: int | None = None
     problem: RecordProblem | None = None
     image_root: Path | None = None
+    declared_root: Path | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -5,7 +5,7 @@ import re
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -50,12 +50,12 @@ class _Plain(_Column):
 
 
 class _Json(_Column):
-    """Identifiers, which are numbers or texts."""
+    """Identifiers, which are numbers or texts, and whole records as they were written."""
 
     type = pa.string()
 
     def encode(self, value):
-        return json.dumps(value)
+        return json.dumps(value, ensure_ascii=False)
 
     def decode(self, value):
         return json.loads(value)
@@ -179,6 +179,8 @@ def _column_of(hint: object, image: _ImageReference) -> _Column:
         inner = {one for one in typing.get_args(hint) if one is not Ellipsis}
         (only,) = inner
         return _Tuple(_column_of(only, image))
+    if typing.get_origin(hint) is Mapping:
+        return _Json()
     return _Plain({str: pa.string(), int: pa.int64(), float: pa.float64()}[hint])
 
 

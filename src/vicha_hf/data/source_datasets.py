@@ -95,6 +95,7 @@ class TableSource(RecordSource):
             together from several columns.
         default_root: folder that relative image paths start from unless the user says otherwise.
         image_root: the one that the user named for this source.
+        declared: another folder that the images may lie in.
 
     Raises:
         AnnotationError: a missing column, or no column of texts.
@@ -107,8 +108,10 @@ class TableSource(RecordSource):
         columns: Mapping[str, str | Sequence[str]],
         default_root: Path | None = None,
         image_root: Path | None = None,
+        declared: Path | None = None,
     ):
         self.name = name
+        self.declared = declared
         self.default_root = default_root or Path()
         self.image_root = image_root
         for field_name, column in columns.items():
@@ -133,7 +136,13 @@ class TableSource(RecordSource):
         # Rows that were made in memory have a drawn fingerprint.
         if not self.dataset.cache_files:
             return None
-        return json.dumps([self.dataset._fingerprint, self.columns_of, str(self.default_root), str(self.image_root)])
+        return json.dumps(
+            [
+                self.dataset._fingerprint,
+                self.columns_of,
+                *map(str, (self.default_root, self.image_root, self.declared)),
+            ]
+        )
 
     def size_in_bytes(self) -> int:
         # Of texts; images are not read.
@@ -182,7 +191,14 @@ class TableSource(RecordSource):
                     for field_name, group in self.columns_of.items()
                     if all(column in cells for column in group)
                 }
-                yield RawRecord(record, self.name, row, self.default_root, image_root=self.image_root)
+                yield RawRecord(
+                    record,
+                    self.name,
+                    row,
+                    self.default_root,
+                    image_root=self.image_root,
+                    declared_root=self.declared,
+                )
                 row += 1
 
     def _undecoded(self, column: str):

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from .declared_roots import declared_root
 from .json_reading import decode_json, iterate_json_lines, iterate_json_list, read_text_file
 from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource
 
@@ -56,7 +57,8 @@ class TextFileSource(RecordSource):
         return str(self.path)
 
     def fingerprint(self) -> str:
-        return json.dumps([file_fingerprint([self.path]), self.columns, str(self.image_root)])
+        roots = [str(self.image_root), str(declared_root(self.path))]
+        return json.dumps([file_fingerprint([self.path]), self.columns, roots])
 
     def size_in_bytes(self) -> int:
         return self.path.stat().st_size
@@ -69,10 +71,11 @@ class TextFileSource(RecordSource):
             found = iterate_table(self.path, TABLE_DELIMITERS[suffix])
         else:
             found = ((None, value, None) for value in iterate_json_list(self.path))
+        allowed = declared_root(self.path)
         for index, (line, value, problem) in enumerate(found):
             if self.columns and isinstance(value, Mapping):
                 value, problem = renamed_fields(value, self.columns)
-            yield RawRecord(value, name, index, folder, line, problem, self.image_root)
+            yield RawRecord(value, name, index, folder, line, problem, self.image_root, allowed)
 
 
 def renamed_fields(

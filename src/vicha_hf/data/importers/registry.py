@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ...whole_files import write_whole_lines
+from ..declared_roots import DeclaredRoot
 from ..json_reading import require_regular_file
 from ..raw_records import AnnotationError
 from . import captions, questions, sentences
@@ -86,7 +87,7 @@ def import_annotations(
         if path.resolve() == output.resolve():
             raise AnnotationError(f"--output {output} is one of the files to read; choose another")
     account = Account()
-    prefix = _prefix(folder, output)
+    prefix, root = _prefix(folder, output), DeclaredRoot(output)
 
     def lines():
         for record in tqdm(importer.read(paths, options, account), unit=" records", disable=not progress):
@@ -94,11 +95,15 @@ def import_annotations(
             for field in ("image", "images"):
                 if field in record:
                     record[field] = _with_prefix(prefix, record[field])
+                    for image in [record[field]] if field == "image" else record[field]:
+                        root.add(os.path.join(output.parent, image))
             yield json.dumps(record, ensure_ascii=False) + "\n"
         if not account.taken:
             raise AnnotationError(f"nothing to import from {', '.join(map(str, paths))}: {account.summary()}")
 
     write_whole_lines(output, lines())
+    if folder is not None:
+        root.write()
     return account
 
 

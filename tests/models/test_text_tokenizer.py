@@ -11,7 +11,7 @@ from tiny_tokenizer import WORDS, build_tiny_tokenizer
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizer
 
 from vicha_hf import SimlaImageProcessor, SimlaProcessor, ViChaImageProcessor, ViChaProcessor
-from vicha_hf.models.text_tokenizer import reading_tokenizer
+from vicha_hf.models.text_cleaning import reading_tokenizer
 
 
 ODD = [

@@ -8,8 +8,7 @@ from transformers import BatchFeature, TokenizersBackend
 from transformers.processing_utils import ProcessorMixin, TextKwargs
 
 from .image_heatmap import draw_word_heatmaps, merge_word_pieces, overlay_heatmap
-from .text_cleaning import MAX_WORDS, TextCleaning
-from .text_tokenizer import reading_tokenizer
+from .text_cleaning import MAX_WORDS, TextCleaning, reading_tokenizer
 
 
 UNPADDED = (False, "do_not_pad")
@@ -24,7 +23,7 @@ class VisionTextProcessor(ProcessorMixin):
     Joins an image processor and a BERT-like tokenizer.
 
     The processor's tokenizer is a copy that reads texts as the model was trained on them; see
-    [`~text_tokenizer.reading_tokenizer`]. Concepts and answers are not cleaned.
+    [`~text_cleaning.reading_tokenizer`]. Concepts and answers are not cleaned.
 
     Args:
         image_processor: an image processor that returns `pixel_values`.

@@ -7,12 +7,13 @@ INSTALLED := $(VENV)/.installed
 # file stay together because they share what is slow to make.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help venv demo test test-slow docs style quality
+.PHONY: help venv demo test test-slow test-upstream docs style quality
 
 help:
 	@echo "make demo       build the demo corpus, pretrain a tiny ViCHA on it, evaluate, write outputs/demo/"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-upstream  transformers' own tests of models, over every head (fetches its source archive)"
 	@echo "make docs       the documentation as a site, in outputs/site/"
 	@echo "make style      format the code and fix what can be fixed"
 	@echo "make quality    check the code's format and style"
@@ -34,6 +35,16 @@ test: venv
 
 test-slow: venv
 	$(TEST) -m slow
+
+# transformers' own tests of models are in its source archive, not in what pip installs.
+UPSTREAM := build/upstream
+test-upstream: venv
+	$(BIN)/pip install parameterized
+	rm -rf $(UPSTREAM) && mkdir -p $(UPSTREAM)
+	$(BIN)/pip download --no-deps --no-binary :all: --dest $(UPSTREAM) \
+		transformers==$$($(BIN)/python -c "import transformers; print(transformers.__version__)")
+	tar --extract --gzip --strip-components 1 --directory $(UPSTREAM) --file $(UPSTREAM)/transformers-*.tar.gz
+	PYTHONPATH=$(UPSTREAM) $(TEST) --dist load --override-ini addopts= tests/upstream/model_mixin.py
 
 # Strict: a dead link or a docstring that does not parse is an error. The theme's advertisement of its successor is left out.
 docs: venv

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ProcessorMixin
 
 from .models.image_processing_simla import SimlaImageProcessor
 from .models.image_processing_vicha import ViChaImageProcessor
@@ -31,7 +32,6 @@ from .models.modeling_vicha import (
 )
 from .models.processing_simla import SimlaProcessor
 from .models.processing_vicha import ViChaProcessor
-from .models.processing_vision_text import VisionTextProcessor
 from .weight_files import require_weights_of_folder
 
 
@@ -63,26 +63,10 @@ HEADS: dict[str, dict[str, type[PreTrainedModel]]] = {
 }
 
 # `model_type` -> image processor and processor, for models that come without theirs.
-PROCESSORS: dict[str, tuple[type[BaseImageProcessor], type[VisionTextProcessor]]] = {
+PROCESSORS: dict[str, tuple[type[BaseImageProcessor], type[ProcessorMixin]]] = {
     "vicha": (ViChaImageProcessor, ViChaProcessor),
     "simla": (SimlaImageProcessor, SimlaProcessor),
 }
-
-
-def read_for_task(processor: VisionTextProcessor, task: str, num_positions: int) -> None:
-    """
-    Makes a processor read texts as the published code of a task does. Questions are cleaned less than captions, and
-    reasoning's statements are not cut. A processor that does not clean goes on so.
-
-    Args:
-        processor: of a model for the task.
-        task: one of the family's in `HEADS`.
-        num_positions: of the model's text encoder.
-    """
-    if processor.text_cleaning is not None:
-        processor.text_cleaning = "question" if task == "vqa" else "caption"
-    if task == "reasoning":
-        processor.max_words, processor.max_text_length = None, num_positions
 
 
 def head_class(model_type: str, task: str) -> type[PreTrainedModel]:

@@ -146,7 +146,7 @@ def build_concepts(
         progress: show progress bars.
 
     Raises:
-        What the steps raise; nothing is overwritten unless asked for.
+        ValueError, OSError: from a step; nothing is overwritten unless asked for.
     """
     files, accelerator = ConceptFiles(Path(output)), accelerator or new_accelerator()
     corpus = ConceptCorpus(sources, image_root, on_bad_record)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from .command_parser import CommandParser
 from .concepts import commands as concept_commands
 from .conversion import commands as conversion_commands
+from .data import commands as data_commands
 from .demo_corpus import commands as demo_commands
 from .evaluation import commands as evaluation_commands
 from .mistakes import run_command
@@ -17,6 +18,7 @@ from .visual_tokens import commands as visual_token_commands
 COMMAND_FILES = (
     conversion_commands,
     evaluation_commands,
+    data_commands,
     visual_token_commands,
     concept_commands,
     demo_commands,

@@ -141,6 +141,20 @@ class Annotations(Generic[_RecordType]):
         return np.ones(len(self), dtype=np.int64)
 
 
+class NoUsableRecord(AnnotationError):
+    """
+    Annotations without a single record that can be used.
+
+    Args:
+        message: for people.
+        report: of the reading.
+    """
+
+    def __init__(self, message: str, report: AnnotationReport):
+        super().__init__(message)
+        self.report = report
+
+
 def read_image_text_records(
     sources,
     image_root: str | os.PathLike | Sequence[str] | None = None,
@@ -296,7 +310,8 @@ def _refuse(report: AnnotationReport, on_bad_record: str, sources: object) -> No
             f"{report.summary()}"
         )
     if not report.num_kept:
-        raise AnnotationError(f"no usable record in {', '.join(map(str, list_sources(sources)))}: {report.summary()}")
+        message = f"no usable record in {', '.join(map(str, list_sources(sources)))}: {report.summary()}"
+        raise NoUsableRecord(message, report)
 
 
 def _leave_out_unreadable(records: StoredRecords, report: AnnotationReport) -> StoredRecords:

@@ -30,7 +30,8 @@ def nlvr2(sources: Sequence[Path], options: ImportOptions, account: Account) -> 
             # Training images lie in a hundred numbered folders.
             folders = [match["split"], *([str(entry["directory"])] if "directory" in entry else [])]
             names = ["/".join([*folders, f"{match['pair']}-img{side}.png"]) for side in range(2)]
-            images = [locator.find(name) for name in names]
+            # The archive of training images has a folder `images` above.
+            images = [locator.find(name, f"images/{name}") for name in names]
             if None in images:
                 # One count for the record, however many of its images are missing.
                 account.left_out["image file not found"] -= images.count(None) - 1

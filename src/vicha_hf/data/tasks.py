@@ -1,0 +1,3 @@
+"""Names of the tasks whose annotations can be read."""
+
+TASKS = ("retrieval", "vqa", "entailment", "reasoning", "grounding")

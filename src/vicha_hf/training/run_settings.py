@@ -55,7 +55,6 @@ FREE_ARGUMENTS = frozenset(
         "data.validation",
         "data.evaluation_batch_size",
         "data.rerank_k",
-        "data.similarity_weights",
     }
 )
 # What transformers writes into a configuration about the file rather than the model.

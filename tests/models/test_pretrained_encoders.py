@@ -1,7 +1,12 @@
 """Starting from an image encoder and a text encoder that were pretrained apart, in Hugging Face format."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import CLS, MASK, SEP, VOCAB_SIZE, tiny_batch
 from transformers import (
     BertConfig,
@@ -15,6 +20,7 @@ from transformers import (
     ViTForImageClassification,
     ViTModel,
 )
+from transformers.utils import logging
 
 from vicha_hf import ViChaForPreTraining
 from vicha_hf.models.encoder_vision import interpolate_positions
@@ -145,8 +151,6 @@ def test_masked_language_head_starts_from_berts(encoders):
 
 
 def test_a_bert_without_head_leaves_the_head_new(encoders, caplog):
-    from transformers.utils import logging
-
     logger = logging.get_logger("vicha_hf.models.pretrained_encoders")
     logger.addHandler(caplog.handler)
     try:
@@ -187,3 +191,87 @@ def test_a_wrong_kind_of_encoder_is_named(encoders):
 def test_a_depth_that_the_checkpoint_does_not_have_is_named(encoders):
     with pytest.raises(ValueError, match=r"does not fit VisionEncoder: missing \['layers.3"):
         start(encoders, vision_config={"num_hidden_layers": 4})
+
+
+def broken_copy(source, folder, change):
+    """A folder whose weights went through `change`, a function of the dict of tensors."""
+    shutil.copytree(source, folder)
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    return str(folder)
+
+
+def without_layer(weights):
+    return {name: value for name, value in weights.items() if "layer.2." not in name}
+
+
+@pytest.mark.parametrize("role", ["vision", "text"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_removed_with_a_message(encoders, tmp_path, caplog, role, prefix):
+    name = {"vision": "vit", "text": "bert"}[role]
+    wrapped = broken_copy(
+        encoders[name][0],
+        tmp_path / "wrapped",
+        lambda weights: {prefix + key: value for key, value in weights.items()},
+    )
+    logger = logging.get_logger("vicha_hf.models.start_weights")
+    logger.addHandler(caplog.handler)
+    try:
+        torch.manual_seed(0)
+        observed = start(encoders | {"wrapped": (wrapped, None)}, **{role: "wrapped"})
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert f"the prefix {prefix!r} was removed" in caplog.text and wrapped in caplog.text
+    torch.manual_seed(0)
+    for (key, value), other in zip(
+        start(encoders).named_parameters(), dict(observed.named_parameters()).values(), strict=True
+    ):
+        assert torch.equal(value, other), key
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("vit", without_layer, r"does not fit ViTModel: missing .*layers?.2.* and \d+ more"),
+        ("bert", without_layer, r"does not fit BertForMaskedLM: missing bert.encoder.layer.2.* and \d+ more"),
+        ("vit", lambda weights: {f"net.{key}": value for key, value in weights.items()}, r"missing .*left over net\."),
+        (
+            "bert",
+            lambda weights: {f"net.{key}": value for key, value in weights.items()},
+            r"missing .*left over net\.",
+        ),
+        (
+            "bert",
+            lambda weights: {k: v for k, v in weights.items() if not k.endswith("transform.dense.bias")},
+            r"masked-language head: missing cls.predictions.transform.dense.bias",
+        ),
+    ],
+)
+def test_weights_that_do_not_load_are_refused_by_name(encoders, tmp_path, name, change, message):
+    broken = broken_copy(encoders[name][0], tmp_path / "broken", change)
+    with pytest.raises(ValueError, match=message):
+        start(encoders | {"broken": (broken, None)}, **{"vision" if name == "vit" else "text": "broken"})
+
+
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_more_layers_than_the_configuration_says_are_refused(encoders, tmp_path, name):
+    broken = Path(broken_copy(encoders[name][0], tmp_path / "broken", dict))
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2}))
+    with pytest.raises(ValueError, match=r"left over .*layers?.2"):
+        start(encoders | {"broken": (str(broken), None)}, **{"vision" if name == "vit" else "text": "broken"})
+
+
+def test_one_of_the_two_may_start_at_random(encoders):
+    text = {**TEXT, "num_attention_heads": 3, "fusion_layer": 2}
+    model = ViChaForPreTraining.from_vision_text_pretrained(
+        encoders["vit"][0], None, text_config=TOKENS | text, **FIELDS
+    )
+    expected = encoders["vit"][1].embeddings.cls_token
+    assert torch.equal(model.vicha.vision_model.embeddings.cls_token, expected)
+    model = ViChaForPreTraining.from_vision_text_pretrained(
+        None, encoders["bert"][0], vision_config=VISION, text_config=TOKENS, **FIELDS
+    )
+    expected = encoders["bert"][1].bert.embeddings.word_embeddings.weight
+    assert torch.equal(model.vicha.text_model.embeddings.word_embeddings.weight, expected)
+    assert model.config.vision_config.num_hidden_layers == 3

@@ -1,5 +1,8 @@
 """Starting a model from an image encoder and a text encoder that were pretrained separately."""
 
+import re
+from functools import partial
+
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
@@ -7,11 +10,14 @@ from transformers.utils import logging
 
 from .configuration_vision_text import TextConfig, VisionConfig
 from .encoder_vision import interpolate_positions
+from .start_weights import LoadingInfo, load_unwrapped, require_no_gaps
 
 
 logger = logging.get_logger(__name__)
 VISION_MODEL_TYPES = ("vit", "deit")
 TEXT_MODEL_TYPES = ("bert",)
+# Of all names that a source may have left over, those that belong to an encoder.
+_ENCODER_WEIGHT = re.compile(r"(^|\.)(embeddings|layers?\.\d+)\.")
 
 
 def vision_config_from(path: str, config_class: type[VisionConfig], **overrides) -> VisionConfig:
@@ -58,7 +64,9 @@ def _shared_fields(source, target) -> dict:
 @torch.no_grad()
 def load_vision_weights(vision_model: nn.Module, path: str) -> None:
     """Copies a ViT or DeiT checkpoint into a vision encoder; positions are interpolated to its grid."""
-    source = AutoModel.from_pretrained(path).state_dict()
+    model, info = load_unwrapped(partial(AutoModel.from_pretrained, path, output_loading_info=True), path)
+    _require_loaded(path, model, info, optional=("pooler.",))
+    source = model.state_dict()
     weights = {}
     for name, tensor in source.items():
         if name.startswith("pooler.") or name.endswith(("distillation_token", "mask_token")):
@@ -80,7 +88,8 @@ def load_text_weights(
     Copies a BERT checkpoint into the text encoder; its cross-attention stays new. The concept encoder takes BERT's
     embeddings and first layers (ViCHA section 4.1). The masked-language head is copied where the checkpoint has one.
     """
-    model, info = AutoModelForMaskedLM.from_pretrained(path, output_loading_info=True)
+    model, info = load_unwrapped(partial(AutoModelForMaskedLM.from_pretrained, path, output_loading_info=True), path)
+    _require_loaded(path, model, info, optional=("bert.pooler.", "cls."))
     source = model.state_dict()
     weights = {name.removeprefix("bert."): tensor for name, tensor in source.items() if name.startswith("bert.")}
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
@@ -91,7 +100,10 @@ def load_text_weights(
     if concept_model is not None:
         _load(concept_model, _first_layers(weights, len(concept_model.encoder.layer)), path, allowed_missing=())
     if mlm_head is not None:
-        if any(name.startswith("cls.predictions.transform") for name in info["missing_keys"]):
+        transform = {name for name in source if name.startswith("cls.predictions.transform")}
+        lost = transform.intersection(info["missing_keys"])
+        require_no_gaps(path, "BERT's masked-language head", lost if lost != transform else (), ())
+        if lost:
             logger.warning(f"{path} holds no masked-language head: the model's own starts from random weights.")
             return
         head = {
@@ -100,6 +112,13 @@ def load_text_weights(
             if name.startswith("cls.predictions.") and name != "cls.predictions.bias"
         }
         _load(mlm_head, head, path, allowed_missing=())
+
+
+def _require_loaded(path: str, model: nn.Module, info: LoadingInfo, optional: tuple[str, ...]) -> None:
+    """Raises where an encoder's weights did not load: `from_pretrained` has filled every gap with random ones."""
+    missing = [name for name in info["missing_keys"] if not name.startswith(optional)]
+    left_over = [name for name in info["unexpected_keys"] if _ENCODER_WEIGHT.search(name)]
+    require_no_gaps(path, type(model).__name__, missing, left_over)
 
 
 def _first_layers(weights: dict, depth: int) -> dict:

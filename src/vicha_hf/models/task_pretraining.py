@@ -74,24 +74,32 @@ class PretrainingTask(ContrastAndMatch):
         self.mlm_head.decoder = new_embeddings
 
     @classmethod
-    def from_vision_text_pretrained(cls, vision: str, text: str, **config):
+    def from_vision_text_pretrained(cls, vision: str | None, text: str | None, **config):
         """
         A model whose encoders start from separately pretrained ones, as the papers' do (DeiT-B and BERT-base).
 
         Args:
-            vision: folder or Hub id of a ViT or DeiT checkpoint; its positions are interpolated to the image size.
+            vision: folder or Hub id of a ViT or DeiT checkpoint; its positions are interpolated to the image size. `None`
+                starts the vision encoder from random weights.
             text: folder or Hub id of a BERT checkpoint; also starts the masked-language head and, where there is one,
-                the concept encoder.
+                the concept encoder. `None` starts them from random weights.
             config: fields of the family's configuration; `vision_config` and `text_config` (dicts) override single
                 fields of what the checkpoints say, e.g. `vision_config={"image_size": 256}`.
+
+        Raises:
+            ValueError: a checkpoint of another kind, or one that lacks weights of its encoder, by name.
         """
         parts = cls.config_class.sub_configs
-        vision_config = vision_config_from(vision, parts["vision_config"], **config.pop("vision_config", {}))
-        text_config = text_config_from(text, parts["text_config"], **config.pop("text_config", {}))
+        vision_fields, text_fields = config.pop("vision_config", {}), config.pop("text_config", {})
+        vision_class, text_class = parts["vision_config"], parts["text_config"]
+        vision_config = vision_fields if vision is None else vision_config_from(vision, vision_class, **vision_fields)
+        text_config = text_fields if text is None else text_config_from(text, text_class, **text_fields)
         model = cls(cls.config_class(vision_config=vision_config, text_config=text_config, **config))
         base = model.base_model
-        load_vision_weights(base.vision_model, vision)
-        load_text_weights(base.text_model, text, getattr(base, "concept_model", None), model.mlm_head)
+        if vision is not None:
+            load_vision_weights(base.vision_model, vision)
+        if text is not None:
+            load_text_weights(base.text_model, text, getattr(base, "concept_model", None), model.mlm_head)
         return model
 
     def _online_modules(self) -> dict[str, nn.Module]:

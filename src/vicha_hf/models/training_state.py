@@ -1,5 +1,6 @@
 """State that only training needs (teacher and queue): adding, loading, saving it and leaving it behind."""
 
+from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load_model, save_model
@@ -7,6 +8,7 @@ from torch import nn
 from transformers.utils import cached_file, logging
 
 from .feature_queue import FeatureQueue
+from .start_weights import load_unwrapped, require_loaded_encoders
 from .teacher import TrainingState, is_sharded
 
 
@@ -96,9 +98,15 @@ class TrainingStateMixin:
                 loaded weights and empty.
         """
         with_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        model, info = load_unwrapped(
+            partial(
+                super().from_pretrained, pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            ),
+            pretrained_model_name_or_path,
         )
+        # Without a folder the caller gives all weights, or wants a model without any.
+        if pretrained_model_name_or_path is not None:
+            require_loaded_encoders(model, info, pretrained_model_name_or_path)
         model._freeze_untrained()
         if info["missing_keys"]:
             model._start_missing_weights(set(info["missing_keys"]))

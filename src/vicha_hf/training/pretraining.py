@@ -31,8 +31,8 @@ class ModelArguments(TrainedPartsArguments):
     Args:
         family: "vicha" (ALBEF too) or "simla"; null takes ViCHA, or the family of model.from_pretrained.
         from_pretrained: Folder or Hub id of a pretrained model to continue from.
-        vision: Folder or Hub id of a ViT or DeiT to start the vision encoder from (paper: DeiT-B); needs `text`.
-        text: Folder or Hub id of a BERT to start the text and concept encoders from (paper: bert-base-uncased); needs `vision`.
+        vision: Folder or Hub id of a ViT or DeiT to start the vision encoder from (paper: DeiT-B); null starts it from random weights.
+        text: Folder or Hub id of a BERT to start the text and concept encoders from (paper: bert-base-uncased); null starts them from random weights.
         image_size: Side of the images in pixels, to continue from a folder at another size; the positions are interpolated to it. Null keeps the folder's.
         config: Fields of the family's configuration; with `from_pretrained` they override the folder's.
         vision_config: Fields of the family's vision configuration.
@@ -57,12 +57,6 @@ class ModelArguments(TrainedPartsArguments):
         )
         for name in ("vision_config", "text_config"):
             require(name not in self.config, "model.config", self.config, f"give these fields as model.{name}.")
-        require(
-            (self.vision is None) == (self.text is None),
-            "model.vision" if self.text is None else "model.text",
-            self.vision if self.text is None else self.text,
-            "model.vision and model.text belong together; give both or neither.",
-        )
         require(
             self.image_size is None or self.image_size >= 1,
             "model.image_size",
@@ -203,17 +197,19 @@ def build_pretraining_model(
         fields = dict(arguments.config)
         if visual_tokens is not None and hasattr(head.config_class, "visual_vocab_size"):
             fields = {"visual_vocab_size": visual_tokens.vocab_size} | fields
-        ids = special_tokens(tokenizer, head.config_class.sub_configs["text_config"])
-        if arguments.vision is not None:
+        text_config = special_tokens(tokenizer, head.config_class.sub_configs["text_config"])
+        if arguments.text is None:
+            text_config["vocab_size"] = len(tokenizer)
+        text_config |= arguments.text_config
+        if arguments.vision is not None or arguments.text is not None:
             model = head.from_vision_text_pretrained(
                 arguments.vision,
                 arguments.text,
                 **fields,
                 vision_config=arguments.vision_config,
-                text_config=ids | arguments.text_config,
+                text_config=text_config,
             )
         else:
-            text_config = {"vocab_size": len(tokenizer)} | ids | arguments.text_config
             model = head(head.config_class(vision_config=arguments.vision_config, text_config=text_config, **fields))
     require_fitting_vocabulary(model.config, tokenizer)
     choose_trained_parts(model, arguments)

@@ -214,7 +214,7 @@ def test_prefixes_of_wrappers_are_removed_with_a_message(encoders, tmp_path, cap
         tmp_path / "wrapped",
         lambda weights: {prefix + key: value for key, value in weights.items()},
     )
-    logger = logging.get_logger("vicha_hf.models.start_weights")
+    logger = logging.get_logger("vicha_hf.models.pretrained_encoders")
     logger.addHandler(caplog.handler)
     try:
         torch.manual_seed(0)

@@ -89,7 +89,7 @@ def test_prefixes_of_wrappers_are_removed_with_a_message(folders, tmp_path, capl
         tmp_path / "wrapped",
         lambda weights: {prefix + name: value for name, value in weights.items()},
     )
-    logger = logging.get_logger("vicha_hf.models.start_weights")
+    logger = logging.get_logger("vicha_hf.models.pretrained_encoders")
     logger.addHandler(caplog.handler)
     try:
         model, info = ViChaForPreTraining.from_pretrained(wrapped, output_loading_info=True)

@@ -8,7 +8,7 @@ from torch import nn
 from transformers.utils import cached_file, logging
 
 from .feature_queue import FeatureQueue
-from .start_weights import load_unwrapped, require_loaded_encoders
+from .pretrained_encoders import load_unwrapped, require_loaded_encoders
 from .teacher import TrainingState, is_sharded
 
 

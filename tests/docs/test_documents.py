@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from markdown_blocks import Block, commands, read_blocks
+from test_architecture import LAYERS
 
 from vicha_hf import ViChaForRetrieval
 from vicha_hf.cli import build_parser
@@ -163,3 +164,13 @@ def test_the_quirks_table_is_complete():
     text = (ROOT / "docs/reference_quirks.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
     assert sorted(rows) == sorted({*VICHA_REFERENCE_QUIRKS, *SIMLA_REFERENCE_QUIRKS})
+
+
+def test_the_drawing_of_the_packages_is_true(monkeypatch):
+    """It is made by docs/site/draw_packages.py from the layers that the rule of imports has."""
+    spec = importlib.util.spec_from_file_location("draw_packages", ROOT / "docs/site/draw_packages.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    folders = {path.parent.name for path in (ROOT / "src/vicha_hf").glob("*/__init__.py")}
+    assert folders <= {*script.CONTENTS}
+    assert script.DRAWING.read_text(encoding="utf-8") == script.draw(list(LAYERS))

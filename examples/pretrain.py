@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from accelerate.utils import set_seed
 
 from vicha_hf.arguments import parse_arguments
+from vicha_hf.concepts import ConceptIndex
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
@@ -106,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     processor = build_processor(model, tokenizer, arguments.data)
     use_visual_tokens(model, visual_tokens, processor)
     use_concepts = model.config.use_concepts
+    if arguments.data.concept_index is not None:
+        model.concept_index = ConceptIndex.from_pretrained(arguments.data.concept_index)
 
     # One process prepares what `datasets` caches; the others find it there.
     with accelerator.main_process_first():

@@ -26,6 +26,15 @@ CONCEPTS = [["dog", "grass"], []]
 TEXTS = ["a dog on the grass", "two birds in a tree", "a man"]
 
 
+WORDS = ["dog", "cat", "tree", "grass", "sky", "ball", "car"]
+
+
+def found_concepts(processor) -> dict:
+    """What the concept index finds in the two images, and the tokens that the processor makes of it."""
+    encoded = processor(images=two_images(), concepts="auto")
+    return {"words": processor.concept_selector.words(two_images()), "tokens": encoded["concept_input_ids"]}
+
+
 def similarities(model, processor) -> list[list[float]]:
     """Cosine over temperature of the two images with the three texts."""
     import torch
@@ -38,15 +47,19 @@ def similarities(model, processor) -> list[list[float]]:
 
 def push(folder: str, repo: str, private_repo: str) -> dict:
     from vicha_hf import ViChaForPreTraining, ViChaForRetrieval, ViChaProcessor
+    from vicha_hf.concepts import ConceptIndex, ConceptSelector, DualEncoder
 
     model = ViChaForRetrieval.from_pretrained(folder, training_state=True)
     processor = ViChaProcessor.from_pretrained(folder)
+    model.concept_index = ConceptIndex.build(WORDS, DualEncoder(model, processor), ["a {}"], k=3, own=True)
     model.push_to_hub(repo)
     processor.push_to_hub(repo)
     other_head = ViChaForPreTraining.from_pretrained(folder)
+    other_head.concept_index = model.concept_index
     other_head.push_to_hub(private_repo, private=True)
     processor.push_to_hub(private_repo, private=True)
-    return {"logits": similarities(model.vicha, processor)}
+    processor.concept_selector = ConceptSelector(model.concept_index, DualEncoder(model, processor))
+    return {"logits": similarities(model.vicha, processor), "concepts": found_concepts(processor)}
 
 
 def pull(source: str, trust_remote_code: bool) -> dict:
@@ -73,6 +86,7 @@ def pull(source: str, trust_remote_code: bool) -> dict:
         "missing_keys": sorted(report["missing_keys"]),
         "weights": weight_names(source),
         "logits": similarities(model, processor),
+        "concepts": found_concepts(processor) if getattr(model, "concept_index", None) is not None else None,
         "pipeline": {answer["label"]: answer["score"] for answer in answers},
     }
 

@@ -18,6 +18,7 @@ AUTO_CLASSES = {
 def check(pulled: dict, pushed: dict) -> None:
     np.testing.assert_allclose(pulled["logits"], pushed["logits"], rtol=1e-5, atol=1e-5)
     assert np.ptp(pulled["logits"]) > 0.1  # a model that gives one number to everything would prove nothing
+    assert pulled["concepts"] == pushed["concepts"]
     assert pulled["missing_keys"] == []
     assert not any("training_state" in name or "queue" in name for name in pulled["weights"])
     assert set(pulled["auto_map"]) == {name for name in AUTO_CLASSES if "Processor" not in name}

@@ -115,6 +115,7 @@ def build_concepts(
     vocabulary: str | os.PathLike | None = None,
     image_root: str | os.PathLike | None = None,
     on_bad_record: Literal["raise", "skip"] = "raise",
+    allow_outside_root: bool = False,
     prompts: Sequence[str] = DEFAULT_PROMPTS,
     k: int = DEFAULT_K,
     batch_size: int = DEFAULT_BATCH_SIZE,
@@ -132,7 +133,7 @@ def build_concepts(
     Vocabulary, embeddings, selection, page and index; a step whose inputs have not changed is not done again.
 
     Args:
-        sources, image_root, on_bad_record: the corpus, as `read_image_text_records` takes it.
+        sources, image_root, on_bad_record, allow_outside_root: the corpus, as `read_image_text_records` takes it.
         encoder: what looks at images and words.
         output: a folder, see [`ConceptFiles`].
         vocabulary: a file of one's own, as `read_vocabulary` takes it, instead of the captions' nouns.
@@ -149,7 +150,7 @@ def build_concepts(
         ValueError, OSError: from a step; nothing is overwritten unless asked for.
     """
     files, accelerator = ConceptFiles(Path(output)), accelerator or new_accelerator()
-    corpus = ConceptCorpus(sources, image_root, on_bad_record)
+    corpus = ConceptCorpus(sources, image_root, on_bad_record, allow_outside_root)
     # The main process makes what all of them read.
     if accelerator.is_main_process and vocabulary is None:
         make_vocabulary(

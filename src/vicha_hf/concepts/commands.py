@@ -124,14 +124,13 @@ def _add_embed_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _embed(arguments: argparse.Namespace) -> None:
-    from .corpus import ConceptCorpus
     from .embedding import embed_captions, embed_concepts, embed_images, new_accelerator
     from .vocabulary import read_vocabulary
 
     # What is cheap to check comes before the encoder is loaded.
     words = read_vocabulary(arguments.vocabulary) if arguments.vocabulary else None
     sources = arguments.corpus or arguments.captions
-    corpus = None if words else ConceptCorpus(sources, arguments.image_root, arguments.on_bad_record)
+    corpus = None if words else _read_corpus(arguments, sources)
     accelerator = new_accelerator(arguments.mixed_precision)
     encoder = _load_encoder(arguments, accelerator)
     options = {
@@ -167,14 +166,13 @@ def _add_select_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _select(arguments: argparse.Namespace) -> None:
-    from .corpus import ConceptCorpus
     from .embedding_store import EmbeddingStore
     from .selection import select_for_corpus
 
     result = select_for_corpus(
         EmbeddingStore(arguments.images, "images"),
         EmbeddingStore(arguments.concepts, "concepts"),
-        ConceptCorpus(arguments.corpus, arguments.image_root, arguments.on_bad_record),
+        _read_corpus(arguments, arguments.corpus),
         arguments.output,
         k=arguments.k,
         method=arguments.method,
@@ -202,14 +200,13 @@ def _add_filter_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _filter(arguments: argparse.Namespace) -> None:
-    from .corpus import ConceptCorpus
     from .embedding_store import EmbeddingStore
     from .filtering import filter_pairs
 
     result = filter_pairs(
         EmbeddingStore(arguments.images, "images"),
         EmbeddingStore(arguments.captions, "captions"),
-        ConceptCorpus(arguments.corpus, arguments.image_root, arguments.on_bad_record),
+        _read_corpus(arguments, arguments.corpus),
         arguments.output,
         keep=arguments.keep,
         scope=arguments.scope,
@@ -230,12 +227,11 @@ def _add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from .corpus import ConceptCorpus
     from .inspection import inspect_concepts
     from .vocabulary import read_vocabulary
 
     use = inspect_concepts(
-        ConceptCorpus(arguments.corpus, arguments.image_root, arguments.on_bad_record),
+        _read_corpus(arguments, arguments.corpus),
         arguments.output,
         vocabulary=list(read_vocabulary(arguments.vocabulary)) if arguments.vocabulary else (),
         num_images=arguments.num_images,
@@ -271,6 +267,7 @@ def _build(arguments: argparse.Namespace) -> None:
         arguments.output,
         vocabulary=arguments.vocabulary,
         image_root=arguments.image_root,
+        allow_outside_root=arguments.allow_outside_root,
         prompts=_prompts(arguments),
         k=arguments.k,
         batch_size=arguments.batch_size,
@@ -394,6 +391,9 @@ def _add_k_argument(parser: argparse.ArgumentParser) -> None:
 
 def _add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-root", help="folder of the images (default: the annotation file's)")
+    parser.add_argument(
+        "--allow-outside-root", action="store_true", help="absolute image paths may lead out of that folder"
+    )
     _add_bad_record_argument(parser)
 
 
@@ -422,6 +422,12 @@ def _prompts(arguments: argparse.Namespace) -> tuple[str, ...]:
     prompts = tuple(arguments.prompt or DEFAULT_PROMPTS)
     check_prompts(prompts)
     return prompts
+
+
+def _read_corpus(arguments: argparse.Namespace, sources: list[str]):
+    from .corpus import ConceptCorpus
+
+    return ConceptCorpus(sources, arguments.image_root, arguments.on_bad_record, arguments.allow_outside_root)
 
 
 def _load_encoder(arguments: argparse.Namespace, accelerator):

@@ -1,7 +1,7 @@
 """A corpus as the search for concepts sees it: its distinct images, its captions, and its records as they were written."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,10 +36,10 @@ class ConceptCorpus:
     Args:
         sources, image_root: as `read_image_text_records` takes them.
         on_bad_record: "raise" or "skip", for records, and later for images that cannot be decoded.
+        allow_outside_root: whether absolute paths may lead out of the image root.
 
     Attributes:
         records: in order.
-        images: the distinct images, in order of first appearance.
 
     Raises:
         AnnotationError: annotations that cannot be used.
@@ -48,10 +48,12 @@ class ConceptCorpus:
     def __init__(
         self,
         sources,
-        image_root: str | os.PathLike | None = None,
+        image_root: str | os.PathLike | Sequence[str] | None = None,
         on_bad_record: Literal["raise", "skip"] = "raise",
+        allow_outside_root: bool = False,
     ):
-        finder = ImageFinder()
+        options = {"on_bad_record": on_bad_record, "allow_outside_root": allow_outside_root}
+        finder = ImageFinder.from_options(options)
 
         def parse(fields: Mapping, raw: RawRecord) -> CorpusRecord:
             image = finder.read(fields, raw)
@@ -60,9 +62,7 @@ class ConceptCorpus:
             return CorpusRecord(image, captions, kept, raw.where)
 
         self.on_bad_record = on_bad_record
-        self.records: Annotations[CorpusRecord] = read_records(
-            sources, image_root, CorpusRecord, parse, {"on_bad_record": on_bad_record}, {}
-        )
+        self.records: Annotations[CorpusRecord] = read_records(sources, image_root, CorpusRecord, parse, options, {})
         numbers: dict[object, int] = {}
         self._number_of_record = [numbers.setdefault(_key(record.image), len(numbers)) for record in self.records]
         self._first_record = {}
@@ -107,7 +107,9 @@ def require_captions(record: CorpusRecord) -> tuple[str, ...]:
 
 
 def _key(image: str | EmbeddedImage) -> object:
-    return image if isinstance(image, str) else (id(image.images), image.first, image.second)
+    return (
+        image if isinstance(image, str) else (image.images.source_index, image.images.key, image.first, image.second)
+    )
 
 
 def iterate_captions(sources, on_bad_record: Literal["raise", "skip"] = "raise") -> Iterator[str]:

@@ -25,9 +25,11 @@ from ..data.datasets_vqa import QuestionAnsweringDataset
 from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import EvaluationTransform, MeanImage
 from ..families import find_model_folder, load_finetuned
+from ..models.concept_selector import ConceptSelector
 from ..models.configuration_vision_text import GROUNDING_METHODS
 from ..models.pipeline_answering import ANSWER_LIST_FILE
 from .classification import evaluate_classification
+from .found_concepts import find_concepts
 from .grounding import evaluate_grounding
 from .question_answering import evaluate_question_answering
 from .recall_table import format_recall_table
@@ -57,6 +59,7 @@ class EvaluationArguments(ReadingArguments):
         num_workers: Processes that load data, per process.
         device: "cpu", "cuda:1", ... for one process; null takes a GPU where there is one.
         use_concepts: Whether images come with their visual concepts.
+        concepts: "given" reads them from the annotations, "auto" finds them by the concept index of the model's folder.
         k: Candidates of the second stage: of retrieval (published: 128, COCO 256), or answers of a question (128).
         top: How many of the best a retrieval's predictions hold per query.
         answer_list: JSON list of the answers to choose from; null takes the one beside the model.
@@ -80,6 +83,7 @@ class EvaluationArguments(ReadingArguments):
     num_workers: int = 0
     device: str | None = None
     use_concepts: bool = True
+    concepts: Literal["given", "auto"] = "given"
     k: int = 128
     top: int = 10
     answer_list: str | None = None
@@ -132,6 +136,13 @@ class _Setup:
     @property
     def with_concepts(self) -> bool:
         return self.arguments.use_concepts and not self.text_only and getattr(self.model.config, "use_concepts", False)
+
+    def with_found_concepts(self, annotations: Annotations) -> Annotations:
+        """The annotations, with concepts that the model's index finds where these are asked for."""
+        if self.arguments.concepts == "given" or not self.with_concepts:
+            return annotations
+        selector = ConceptSelector.from_pretrained(self.folder, device=str(self.model.device))
+        return find_concepts(annotations, selector, **self.running)
 
     @property
     def running(self) -> dict[str, Any]:
@@ -214,7 +225,9 @@ def _load(arguments: EvaluationArguments, folder: str, text_only: bool, device, 
 
 def _retrieval(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
-    annotations = read_image_text_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
+    annotations = setup.with_found_concepts(
+        read_image_text_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
+    )
     dataset = RetrievalDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
     scores = score_retrieval(
         setup.model,
@@ -254,7 +267,9 @@ def _best(scores: torch.Tensor, top: int) -> list[list[dict]]:
 def _vqa(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
     answers = None if arguments.generate else find_answer_list(setup.folder, arguments.answer_list)
-    annotations = read_question_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
+    annotations = setup.with_found_concepts(
+        read_question_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
+    )
     # The published test sets come without answers: then there is only something to hand in.
     known = any(record.answers for record in annotations)
     result = evaluate_question_answering(
@@ -274,7 +289,9 @@ def _vqa(setup: _Setup) -> TaskResult:
 
 def _entailment(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
-    annotations = read_entailment_records(arguments.data, require_labels=False, **arguments.evaluation_reading)
+    annotations = setup.with_found_concepts(
+        read_entailment_records(arguments.data, require_labels=False, **arguments.evaluation_reading)
+    )
     dataset = EntailmentDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
     collator = EntailmentCollator(setup.processor, with_concepts=setup.with_concepts)
     result = evaluate_classification(setup.model, dataset, collator, **setup.running)
@@ -283,7 +300,9 @@ def _entailment(setup: _Setup) -> TaskResult:
 
 def _reasoning(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
-    annotations = read_reasoning_records(arguments.data, require_labels=False, **arguments.evaluation_reading)
+    annotations = setup.with_found_concepts(
+        read_reasoning_records(arguments.data, require_labels=False, **arguments.evaluation_reading)
+    )
     dataset = ReasoningDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
     collator = ReasoningCollator(setup.processor, with_concepts=setup.with_concepts)
     result = evaluate_classification(setup.model, dataset, collator, **setup.running)
@@ -292,7 +311,9 @@ def _reasoning(setup: _Setup) -> TaskResult:
 
 def _grounding(setup: _Setup) -> TaskResult:
     arguments = setup.arguments
-    annotations = read_grounding_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
+    annotations = setup.with_found_concepts(
+        read_grounding_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
+    )
     result = evaluate_grounding(
         setup.model,
         setup.processor,

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ OWN_ENCODER = "."
 _FORMAT = "vicha_hf concept index 1"
 _DESCRIPTION, _VOCABULARY, _EMBEDDINGS = "concept_index.json", "vocabulary.json", "embeddings.safetensors"
 _FILES = (_DESCRIPTION, _VOCABULARY, _EMBEDDINGS)
-_HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+_HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "proxies")
 # Trained on texts padded to full length, and other texts give other embeddings.
 _PADDED_TEXTS = ("siglip", "siglip2")
 _TEXTS_AT_A_TIME = 256
@@ -38,7 +39,7 @@ class DualEncoder:
     AltCLIP, Chinese-CLIP and others of transformers, and the models of this package.
 
     Args:
-        model: the model, where it is to run.
+        model: the model, where it is to run; a head's base model is taken.
         processor: makes its inputs of `images` and `text`.
         name: where it came from: a folder, or a name on the Hub.
         revision: of the Hub repository.
@@ -48,6 +49,7 @@ class DualEncoder:
     """
 
     def __init__(self, model, processor, name: str = "", revision: str | None = None):
+        model = getattr(model, "base_model", model)
         missing = [method for method in ("get_image_features", "get_text_features") if not hasattr(model, method)]
         if missing:
             raise ValueError(
@@ -79,9 +81,9 @@ class DualEncoder:
         model = AutoModel.from_pretrained(name, revision=revision, **hub_options)
         processor = AutoProcessor.from_pretrained(name, revision=revision, **hub_options)
         revision = getattr(model.config, "_commit_hash", None) or revision
-        return cls(
-            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor, str(name), revision
-        )
+        # An index outlives the folder that this process runs in.
+        name = os.path.abspath(name) if os.path.isdir(name) else str(name)
+        return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor, name, revision)
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +93,7 @@ class DualEncoder:
     def digest(self) -> str:
         """A hash of the weights: other weights give other embeddings, whatever the name."""
         digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(getattr(self.model, "base_model", self.model).state_dict().items()):
+        for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -330,24 +332,82 @@ class ConceptSelector:
         The concepts of each image with their cosines, the best first.
 
         Args:
-            images: one image or a list: Pillow images, paths, arrays or tensors.
+            images: one image or a list, Pillow images, paths, arrays or tensors; or a batch in one array.
             k: concepts per image; the index's by default.
         """
-        images = list(images) if isinstance(images, list | tuple) else [images]
-        found = []
+        if not isinstance(images, list | tuple):
+            images = list(images) if getattr(images, "ndim", 3) == 4 else [images]
+        k, found = self.index.k if k is None else k, []
         for start in range(0, len(images), self.batch_size):
-            embeds = self.encoder.encode_images(images[start : start + self.batch_size]).cpu()
-            # As stored embeddings are, so that an image has the same concepts here and in a corpus.
-            indices, scores = select_concepts(embeds.half(), self.index.embeds, self.index.k if k is None else k)
-            found += [
-                [(self.index.concepts[index], score) for index, score in zip(*row, strict=True)]
-                for row in zip(indices.tolist(), scores.tolist(), strict=True)
-            ]
+            found += self._rank(self.encoder.encode_images(images[start : start + self.batch_size]), k)
         return found
+
+    def words_of_embeds(self, image_embeds: torch.Tensor) -> list[list[str]]:
+        """The concepts of images [n, E] that the encoder has embedded already, without their cosines."""
+        return [[word for word, _ in row] for row in self._rank(image_embeds, self.index.k)]
+
+    def _rank(self, image_embeds: torch.Tensor, k: int) -> list[list[tuple[str, float]]]:
+        # Rounded as stored embeddings are, so that an image has the same concepts here and in a corpus.
+        indices, scores = select_concepts(image_embeds.cpu().half(), self.index.embeds, k)
+        return [
+            [(self.index.concepts[index], score) for index, score in zip(*row, strict=True)]
+            for row in zip(indices.tolist(), scores.tolist(), strict=True)
+        ]
+
+    def __deepcopy__(self, memo) -> "ConceptSelector":
+        """Returns itself: a processor is copied to be written, and its encoder need not be."""
+        return self
 
     def words(self, images, k: int | None = None) -> list[list[str]]:
         """The concepts of each image without their cosines, as a processor takes them."""
         return [[word for word, _ in row] for row in self.select(images, k)]
+
+
+class ConceptIndexMixin:
+    """
+    Keeps the concept index of a model's folder: loaded, saved and pushed with it. To be mixed in before
+    `PreTrainedModel`.
+
+    Attributes:
+        concept_index: vocabulary and embeddings that find the concepts of images; None without.
+    """
+
+    concept_index: ConceptIndex | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """Loads as [`~transformers.PreTrainedModel.from_pretrained`] does, with the folder's concept index."""
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if _find_files(pretrained_model_name_or_path, kwargs) is not None:
+            model.concept_index = ConceptIndex.from_pretrained(pretrained_model_name_or_path, **_known(kwargs))
+            model._name_encoder(pretrained_model_name_or_path)
+        return loaded
+
+    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
+        """Saves as [`~transformers.PreTrainedModel.save_pretrained`] does; the index of an earlier save goes."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if self.should_save_on_this_rank(is_main_process):
+            self._write_concept_index(save_directory)
+
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        """Uploads with the index: `push_to_hub` is part of what transformers does to save."""
+        self._write_concept_index(working_dir)
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def _write_concept_index(self, folder) -> None:
+        target = Path(folder) / CONCEPT_INDEX_FOLDER
+        if self.concept_index is not None:
+            self.concept_index.save_pretrained(target)
+        elif (target / _DESCRIPTION).is_file():
+            shutil.rmtree(target)
+
+    def _name_encoder(self, home) -> None:
+        """Names the folder that a head without joint space came from: it cannot be its own encoder."""
+        if self.concept_index.encoder == OWN_ENCODER and self.base_model.vision_projection is None:
+            home = os.path.abspath(home) if os.path.isdir(home) else str(home)
+            revision = getattr(self.config, "_commit_hash", None)
+            self.concept_index = replace(self.concept_index, encoder=home, encoder_revision=revision)
 
 
 def _find_files(folder, hub_options: dict) -> dict[str, Path] | None:
@@ -358,6 +418,7 @@ def _find_files(folder, hub_options: dict) -> dict[str, Path] | None:
             str(folder),
             f"{CONCEPT_INDEX_FOLDER}/{name}",
             _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
             **_known(hub_options),
         )
         for name in _FILES
@@ -377,6 +438,7 @@ __all__ = [
     "CONCEPT_INDEX_FOLDER",
     "OWN_ENCODER",
     "ConceptIndex",
+    "ConceptIndexMixin",
     "ConceptSelector",
     "DualEncoder",
     "check_prompts",

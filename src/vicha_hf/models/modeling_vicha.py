@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from .concept_selector import ConceptIndexMixin
 from .configuration_vicha import ViChaConfig
 from .contrast_parts import CachedLoss, ContrastPart, RandomState
 from .encoder_concept import ConceptEncoder
@@ -24,7 +25,7 @@ from .task_text_assignment import TextAssignmentTask
 from .task_visual_reasoning import VisualReasoningTask
 
 
-class ViChaPreTrainedModel(VisionTextPreTrainedModel):
+class ViChaPreTrainedModel(ConceptIndexMixin, VisionTextPreTrainedModel):
     """Base of all ViCHA models."""
 
     config: ViChaConfig

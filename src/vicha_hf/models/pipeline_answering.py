@@ -34,7 +34,7 @@ class VisualQuestionAnsweringPipeline(VisionTextPipeline):
         generate: have the model write its own answer, whatever list there is.
         candidates: answers of the list that are ranked by their whole text (128).
         exact: rank the whole list instead of the candidates with the likeliest first words.
-        concepts: the visual concepts of the image, where it is only one.
+        concepts: the visual concepts of the image, where it is only one; "auto" finds those of every image.
 
     Returns:
         `[{"score": probability, "answer": text}]`, likeliest first. Among a list, the probabilities are those of the
@@ -156,7 +156,7 @@ class VisualEntailmentPipeline(VisionTextPipeline):
         inputs: an image, or `{"image": ..., "text": ..., "concepts": optional [str]}`, or many of either.
         text: the sentence.
         top_k: how many classes to return, likeliest first; all by default.
-        concepts: the visual concepts of the image, where it is only one.
+        concepts: the visual concepts of the image, where it is only one; "auto" finds those of every image.
 
     Returns:
         `[{"score": probability, "label": class}]`, likeliest first.
@@ -216,8 +216,9 @@ class VisualReasoningPipeline(VisualEntailmentPipeline):
             if not self._is_image(pair):
                 raise ValueError(f"{type(self).__name__}: a query needs two images, a left and a right one.")
         given = [query.get("concepts", concepts) or (None, None) for query in queries]
+        given = [("auto", "auto") if entry == "auto" else entry for entry in given]
         for entry in given:
-            if len(entry) != 2 or any(isinstance(side, str) for side in entry):
+            if len(entry) != 2 or any(isinstance(side, str) and side != "auto" for side in entry):
                 raise ValueError(f"{type(self).__name__}: give `concepts` for each of the two images, [[...], [...]].")
         encoded = self._encode_images(
             [image for pair in pairs for image in pair], [side for entry in given for side in entry]

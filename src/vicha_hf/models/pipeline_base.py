@@ -130,14 +130,24 @@ class VisionTextPipeline(Pipeline):
 
     def _encode_images(self, images: Sequence, concepts: Sequence) -> dict[str, torch.Tensor]:
         """Pixel values, and concepts where there are any, for one image per entry."""
-        named = {}
+        images, named = list(map(_opened, images)), {}
         if "concept_input_ids" in self.processor.model_input_names and any(entry for entry in concepts):
-            named["concepts"] = [[] if entry is None else list(entry) for entry in concepts]
+            named["concepts"] = self._concept_words(images, concepts)
         elif any(entry for entry in concepts):
             raise ValueError(f"{type(self).__name__}: this model reads no visual concepts; leave `concepts` out.")
-        encoded = dict(self.processor(images=list(map(_opened, images)), **named, padding=True, return_tensors="pt"))
+        encoded = dict(self.processor(images=images, **named, padding=True, return_tensors="pt"))
         encoded["pixel_values"] = encoded["pixel_values"].to(self.model.dtype)
         return encoded
+
+    def _concept_words(self, images: Sequence, concepts: Sequence) -> list[list[str]]:
+        """The words of each image; where "auto" stands in their place, those that the concept index finds."""
+        rows = [[] if entry is None or entry == "auto" else list(entry) for entry in concepts]
+        places = [place for place, entry in enumerate(concepts) if entry == "auto"]
+        if places:
+            found = self.processor.concept_selector.words([images[place] for place in places])
+            for place, words in zip(places, found, strict=True):
+                rows[place] = words
+        return rows
 
     def _encode_texts(self, texts: Sequence[str], truncation: bool = True) -> dict[str, torch.Tensor]:
         return dict(self.processor(text=list(texts), padding=True, truncation=truncation, return_tensors="pt"))

@@ -31,7 +31,7 @@ class ImageTextRetrievalPipeline(VisionTextPipeline):
         k: candidates that the matching head orders (128).
         similarity_weight: what the similarity adds to the match logit; the configuration's by default.
         top_k: how many to return, best first; by default all that the matching head ordered.
-        concepts: the visual concepts of the images, `[str]` for each; of a single image also just its words.
+        concepts: the visual concepts of the images, `[str]` for each; of a single image also just its words. "auto" finds them.
 
     Returns:
         For each query `[{"score", "label", "index", "similarity"}]`, best first. The label is the text, or the image's
@@ -79,7 +79,7 @@ class ImageTextRetrievalPipeline(VisionTextPipeline):
             if not images or not texts:
                 raise ValueError(f"{type(self).__name__}: a query needs at least one candidate.")
             given = query.get("concepts", concepts)
-            if given is None or (not several and all(isinstance(word, str) for word in given)):
+            if given is None or given == "auto" or (not several and all(isinstance(word, str) for word in given)):
                 given = [given] * len(images)
             if len(given) != len(images):
                 raise ValueError(
@@ -162,7 +162,7 @@ class VisualGroundingPipeline(VisionTextPipeline):
             rectangle of patches.
         method: `"itm"` or `"itc"`, see [`GroundingTask.forward`]; the configuration's by default.
         layer: see [`GroundingTask.forward`].
-        concepts: the visual concepts of the image, where it is only one.
+        concepts: the visual concepts of the image, where it is only one; "auto" finds those of every image.
 
     Returns:
         For each query `score`, `label` (the expression), `box` (pixels of the upright image; None without any heat) and

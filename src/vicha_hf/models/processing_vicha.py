@@ -1,10 +1,15 @@
 """One call for images, texts and visual concepts: the arguments of every ViCHA model."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from transformers.image_processing_utils import BatchFeature
 
+from .concept_selector import ConceptSelector
 from .processing_vision_text import UNPADDED, VisionTextProcessor, check_length, is_list
+
+
+AUTOMATIC_CONCEPTS = "auto"
 
 
 class ViChaProcessor(VisionTextProcessor):
@@ -44,12 +49,46 @@ class ViChaProcessor(VisionTextProcessor):
         super().__init__(image_processor, tokenizer, max_text_length, final_sep, **kwargs)
         self.max_concept_length = max_concept_length
         self.concept_separator = concept_separator
+        self._home: tuple[str, dict] | None = None
+        self._concept_selector: ConceptSelector | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """Loads as [`~transformers.ProcessorMixin.from_pretrained`] does, and remembers where `concepts="auto"` looks."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        options = {name: value for name, value in kwargs.items() if name != "trust_remote_code"}
+        processor._home = (str(pretrained_model_name_or_path), options)
+        return processor
+
+    @property
+    def concept_selector(self) -> ConceptSelector:
+        """
+        Finds the concepts of images for `concepts="auto"`: that of the processor's folder, loaded at first use. Another
+        one can be set.
+
+        Raises:
+            FileNotFoundError: the folder has no concept index.
+            ValueError: the processor came from no folder.
+        """
+        if self._concept_selector is None:
+            if self._home is None:
+                raise ValueError(
+                    'ViChaProcessor: concepts="auto" needs a processor loaded from a model folder, or its '
+                    "`concept_selector` set"
+                )
+            folder, options = self._home
+            self._concept_selector = ConceptSelector.from_pretrained(folder, **options)
+        return self._concept_selector
+
+    @concept_selector.setter
+    def concept_selector(self, selector: ConceptSelector) -> None:
+        self._concept_selector = selector
 
     def __call__(
         self,
         images=None,
         text: str | Sequence[str] | None = None,
-        concepts: Sequence[Sequence[str] | None] | Sequence[str] | None = None,
+        concepts: Sequence[Sequence[str] | None] | Sequence[str] | Literal["auto"] | None = None,
         *,
         padding: bool | str = True,
         truncation: bool = True,
@@ -63,7 +102,8 @@ class ViChaProcessor(VisionTextProcessor):
             images: one image or a list of n (Pillow images, paths, arrays, tensors).
             text: one text or a list of m. n and m may differ: the bare model compares all with all.
             concepts: per image a list of words (or None, or [] for an image without concepts); with a single image
-                also just its list of words. Concepts may be given without images.
+                also just its list of words. Concepts may be given without images. "auto" finds them by the concept
+                index of the model's folder.
             padding: True or "longest" (longest row of the batch), "max_length", or False.
             truncation: cut at the maximum lengths; False keeps everything.
             max_text_length, max_concept_length: override the processor's for this call.
@@ -81,6 +121,10 @@ class ViChaProcessor(VisionTextProcessor):
         """
         if images is None and text is None and concepts is None:
             raise ValueError("ViChaProcessor: give at least one of images, text and concepts")
+        if isinstance(concepts, str) and concepts == AUTOMATIC_CONCEPTS:
+            if images is None:
+                raise ValueError('ViChaProcessor: concepts="auto" needs images')
+            concepts = self.concept_selector.words(images)
         concept_limit = self.max_concept_length
         if max_concept_length is not None:
             concept_limit = check_length(type(self).__name__, "max_concept_length", max_concept_length)
@@ -142,4 +186,4 @@ def _as_concept_rows(concepts, num_images: int | None) -> list[list[str]]:
 
 ViChaProcessor.register_for_auto_class("AutoProcessor")
 
-__all__ = ["ViChaProcessor"]
+__all__ = ["AUTOMATIC_CONCEPTS", "ViChaProcessor"]

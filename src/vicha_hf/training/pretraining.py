@@ -95,6 +95,7 @@ class DataArguments(ReadingArguments):
         max_text_length: Caption tokens kept (paper: 25).
         max_concept_length: Concept tokens kept (paper: 55).
         concept_fraction: Share of an image's concepts that one step sees (paper: 0.3).
+        concept_index: Folder of the index that found the concepts (`vicha-hf concepts build` writes one); the model's folder carries it, for `concepts="auto"`.
         captions: "one" draws one of a record's captions at each visit; "all" makes a sample of each.
         crop_scale: Smallest and largest share of the image that a random crop keeps; null resizes the whole image.
         hflip: Mirror half of the images; turn it off where captions say left and right.
@@ -111,6 +112,7 @@ class DataArguments(ReadingArguments):
     max_text_length: int = 25
     max_concept_length: int = 55
     concept_fraction: float = 0.3
+    concept_index: str | None = None
     captions: Literal["one", "all"] = "one"
     crop_scale: tuple[float, float] | None = (0.2, 1.0)
     hflip: bool = True

@@ -11,6 +11,7 @@ from .data import commands as data_commands
 from .demo_corpus import commands as demo_commands
 from .evaluation import commands as evaluation_commands
 from .mistakes import run_command
+from .search import commands as search_commands
 from .visual_tokens import commands as visual_token_commands
 
 
@@ -19,6 +20,7 @@ COMMAND_FILES = (
     conversion_commands,
     evaluation_commands,
     data_commands,
+    search_commands,
     visual_token_commands,
     concept_commands,
     demo_commands,

@@ -59,36 +59,36 @@ def complete_folder(folder: Path, accelerator: Accelerator, needed_bytes: int = 
     accelerator.wait_for_everyone()
 
 
-def write_whole_file(path: Path, text: str) -> None:
-    """Replace a file by one with `text` in a single step; its folder is made if need be.
+def write_whole_file(path: Path, content: str | bytes) -> None:
+    """Replace a file by one with `content` in a single step; its folder is made if need be.
 
     Raises:
         OutputFolderError: writing failed; the old file is intact.
     """
-    write_whole_files({path: text})
+    write_whole_files({path: content})
 
 
-def write_whole_files(texts: Mapping[Path, str]) -> None:
+def write_whole_files(contents: Mapping[Path, str | bytes]) -> None:
     """Replace several files that belong together: none before all of the new ones have reached the disk.
 
     Raises:
         OutputFolderError: writing failed; the old files are intact.
     """
-    unfinished = {path: _hidden(path, UNFINISHED) for path in texts}
+    unfinished = {path: _hidden(path, UNFINISHED) for path in contents}
     path = None
     try:
-        for path, text in texts.items():
+        for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with unfinished[path].open("w", encoding="utf-8") as file:
-                file.write(text)
+            with unfinished[path].open("wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
-        for path in texts:
+        for path in contents:
             unfinished[path].replace(path)
     except OSError as error:
         for left in unfinished.values():
             left.unlink(missing_ok=True)
-        raise OutputFolderError(_failure(path, len(texts[path]), error)) from error
+        raise OutputFolderError(_failure(path, len(contents[path]), error)) from error
 
 
 def write_whole_lines(path: Path, lines: Iterable[str]) -> None:

@@ -1,0 +1,294 @@
+"""Building of an index: every image is embedded once, shard by shard, so that a stopped run goes on where it was."""
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..data.annotations import read_image_text_records
+from ..data.image_files import ImageReadError, open_image
+from ..data.loader_processes import ignore_sigterm
+from ..whole_files import require_writable
+from .embedder import Embedder
+from .index_files import (
+    MANIFEST_FILE,
+    IndexedImage,
+    Manifest,
+    SearchIndexError,
+    Shard,
+    live_rows,
+    read_shards,
+    shard_paths,
+)
+
+
+IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Images whose embeddings are written at once: what a run that is stopped at any moment does again at most.
+SHARD_SIZE = 1024
+
+
+@dataclass
+class IndexReport:
+    """
+    Account of a run.
+
+    Attributes:
+        embedded: images that were embedded now.
+        kept: images that had been embedded before.
+        removed: images that are no longer there.
+        texts: captions of all images.
+        left_out: path and cause of the images that could not be read.
+    """
+
+    embedded: int = 0
+    kept: int = 0
+    removed: int = 0
+    texts: int = 0
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+def build_index(
+    images: str | os.PathLike,
+    model: str,
+    output: str | os.PathLike,
+    *,
+    image_root: str | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    device: str | None = None,
+    use_concepts: bool = True,
+    on_bad_image: Literal["skip", "raise"] = "skip",
+    shard_size: int = SHARD_SIZE,
+    progress: bool = True,
+) -> IndexReport:
+    """
+    Embeds the images that an index lacks. Images that have changed are embedded again, and those of the same source that
+    are gone are taken out.
+
+    Args:
+        images: a folder of images, searched with all that is in it; or an annotation file, whose captions and concepts
+            are indexed too.
+        model: folder or Hub id of a model that was pretrained, or fine-tuned for retrieval.
+        output: folder of the index; one of the same model is continued.
+        image_root: folder that the paths of an annotation file start from.
+        batch_size: images at a time.
+        num_workers: processes that load images.
+        device: where the model runs; by default on a GPU where there is one.
+        use_concepts: whether images are embedded with the concepts of the annotation file.
+        on_bad_image: "skip" leaves out an image that cannot be read, and reports it; "raise" ends.
+        shard_size: images per file.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The account.
+
+    Raises:
+        SearchIndexError: an index of another model, or one that another process is writing.
+        ImageReadError: an image that cannot be read, with `on_bad_image="raise"`.
+        AnnotationError, OSError, ValueError: no images, no model, or a folder that cannot be written to.
+    """
+    folder = Path(output).expanduser()
+    wanted = list_images(Path(images).expanduser(), image_root, use_concepts)
+    require_writable(folder)
+    embedder = Embedder(model, device)
+    if not embedder.reads_concepts:
+        use_concepts = False
+    if not use_concepts:
+        wanted = [_without_concepts(image) for image in wanted]
+    with _only_writer(folder):
+        manifest = _manifest(folder, embedder, use_concepts)
+        known = [image for shard in read_shards(folder, manifest.dim) for image in shard.images]
+        rows = live_rows(known, manifest.removed)
+        current = {known[row].identity for row in rows.values()}
+        # A folder says nothing about captions: what an annotation file said of an image stays.
+        files = {(known[row].path, known[row].size, known[row].modified) for row in rows.values()}
+        from_folder = Path(wanted[0].source).is_dir()
+        report = IndexReport()
+        missing = [
+            image
+            for image in wanted
+            if (
+                (image.path, image.size, image.modified) not in files if from_folder else image.identity not in current
+            )
+        ]
+        report.kept = len(wanted) - len(missing)
+        builder = _Builder(folder, embedder, on_bad_image, batch_size, num_workers, shard_size)
+        builder.run(missing, report, progress)
+        paths = {image.path for image in wanted} - {path for path, _ in report.left_out}
+        source = wanted[0].source
+        gone = {path for path, row in rows.items() if known[row].source == source and path not in paths}
+        report.removed = len(gone)
+        removed = sorted((set(manifest.removed) | gone) - paths)
+        if removed != manifest.removed:
+            manifest.removed = removed
+            manifest.write(folder)
+        report.texts = sum(len(image.captions) for image in wanted if image.path in paths)
+    return report
+
+
+def list_images(images: Path, image_root: str | None, use_concepts: bool = True) -> list[IndexedImage]:
+    """
+    The images of a folder, sorted by path, or of an annotation file, in order.
+
+    Raises:
+        AnnotationError, OSError, ValueError: nothing to index.
+    """
+    source = str(images.resolve())
+    if images.is_dir() and not (images / "dataset_info.json").is_file():
+        files = [Path(top, name) for top, _, names in os.walk(images, followlinks=True) for name in names]
+        found = sorted(path for path in files if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
+        if not found:
+            raise ValueError(
+                f"{images} holds no image (looked for {', '.join(IMAGE_ENDINGS)}, in folders inside too)."
+            )
+        return [_indexed(str(path.resolve()), source) for path in found]
+    by_path: dict[str, IndexedImage] = {}
+    for record in read_image_text_records(str(images), image_root):
+        if not isinstance(record.image, str):
+            raise ValueError(f"{record.where}: only images with a path can be indexed, not those inside a dataset.")
+        path = str(Path(record.image).resolve())
+        before = by_path.get(path)
+        captions = (*(before.captions if before else ()), *record.captions)
+        concepts = (*(before.concepts if before else ()), *record.concepts) if use_concepts else ()
+        by_path[path] = _indexed(path, source, captions, tuple(dict.fromkeys(concepts)))
+    return list(by_path.values())
+
+
+def _indexed(path: str, source: str, captions: tuple[str, ...] = (), concepts: tuple[str, ...] = ()) -> IndexedImage:
+    state = os.stat(path)
+    return IndexedImage(path, source, state.st_size, state.st_mtime_ns, tuple(captions), concepts)
+
+
+def _without_concepts(image: IndexedImage) -> IndexedImage:
+    return IndexedImage(image.path, image.source, image.size, image.modified, image.captions)
+
+
+def _manifest(folder: Path, embedder: Embedder, use_concepts: bool) -> Manifest:
+    """The index's own, checked, or a new one."""
+    fingerprint = embedder.fingerprint()
+    if not (folder / MANIFEST_FILE).is_file():
+        others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        if others:
+            raise SearchIndexError(
+                f"{folder} is no index and not empty ({sorted(others)[0]} is there): choose a new folder."
+            )
+        manifest = Manifest(embedder.name, fingerprint, embedder.dim, use_concepts)
+        manifest.write(folder)
+        return manifest
+    manifest = Manifest.read(folder)
+    manifest.require_same_model(fingerprint, embedder.name, folder)
+    if manifest.use_concepts != use_concepts:
+        made = "with" if manifest.use_concepts else "without"
+        raise SearchIndexError(
+            f"{folder} was made {made} visual concepts: go on in the same way, or choose a new folder."
+        )
+    return manifest
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """Locks the folder while an index is written; the system releases it when the process ends, however it ends."""
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SearchIndexError(f"{folder} is being written by another process: wait for it to end.") from error
+        yield
+
+
+class _Builder:
+    """Embeds images and writes shards."""
+
+    def __init__(
+        self,
+        folder: Path,
+        embedder: Embedder,
+        on_bad_image: str,
+        batch_size: int,
+        num_workers: int,
+        shard_size: int,
+    ):
+        self.folder, self.embedder, self.on_bad_image = folder, embedder, on_bad_image
+        self.batch_size, self.num_workers, self.shard_size = batch_size, num_workers, shard_size
+
+    def run(self, images: Sequence[IndexedImage], report: IndexReport, progress: bool) -> None:
+        numbers = [int(path.stem.removeprefix("shard-")) for path in shard_paths(self.folder)]
+        number = max(numbers, default=-1) + 1
+        with tqdm(total=len(images), desc="Embedding images", unit="image", disable=not progress) as bar:
+            for start in range(0, len(images), self.shard_size):
+                shard = self._embed(images[start : start + self.shard_size], report, bar)
+                if shard is not None:
+                    shard.write(self.folder, number)
+                    report.embedded += len(shard.images)
+                    number += 1
+
+    def _embed(self, images: Sequence[IndexedImage], report: IndexReport, bar: tqdm) -> Shard | None:
+        done, embeds = [], []
+        for read, left_out, prepared in self._batches(images):
+            if left_out and self.on_bad_image == "raise":
+                raise ImageReadError(left_out[0][1])
+            report.left_out += left_out
+            if read:
+                embeds.append(self._finite(self.embedder.encode_images(prepared).embeds, read))
+                done += read
+            bar.update(len(read) + len(left_out))
+        if not done:
+            return None
+        captions = [caption for image in done for caption in image.captions]
+        texts = [torch.zeros(0, self.embedder.dim)]
+        for start in range(0, len(captions), self.batch_size):
+            texts.append(self.embedder.encode_texts(captions[start : start + self.batch_size]).embeds.float().cpu())
+        return Shard(tuple(done), torch.cat(embeds), torch.cat(texts))
+
+    def _batches(self, images: Sequence[IndexedImage]) -> Iterator[tuple]:
+        loader = DataLoader(
+            _OpenedImages(images),
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self._prepare,
+            worker_init_fn=ignore_sigterm,
+        )
+        yield from loader
+
+    def _prepare(self, opened: Sequence[tuple]) -> tuple[list[IndexedImage], list[tuple[str, str]], dict | None]:
+        left_out = [(image.path, content) for image, content in opened if isinstance(content, str)]
+        usable = [(image, content) for image, content in opened if not isinstance(content, str)]
+        if not usable:
+            return [], left_out, None
+        concepts = [image.concepts for image, _ in usable] if self.embedder.reads_concepts else None
+        prepared = self.embedder.prepare_images([content for _, content in usable], concepts)
+        return [image for image, _ in usable], left_out, prepared
+
+    @staticmethod
+    def _finite(embeds: torch.Tensor, images: Sequence[IndexedImage]) -> torch.Tensor:
+        embeds = embeds.float().cpu()
+        broken = (~embeds.isfinite().all(dim=1)).nonzero()
+        if len(broken):
+            raise ValueError(
+                f"{images[int(broken[0])].path} has an embedding that is not finite: the model is broken."
+            )
+        return embeds
+
+
+class _OpenedImages(Dataset):
+    """An image with its pixels, or with the cause why it has none."""
+
+    def __init__(self, images: Sequence[IndexedImage]):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple:
+        image = self.images[index]
+        try:
+            return image, open_image(image.path, image.source)
+        except ImageReadError as error:
+            return image, str(error)

@@ -1,0 +1,80 @@
+"""A model as a search engine uses it: embeddings of images and texts, and the matching head's scores."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoProcessor
+
+from ..families import find_model_folder, load_finetuned
+from ..models.encodings import ImageEncoding, TextEncoding
+
+
+PROBE_TEXT = "a dog on the grass"
+
+
+class Embedder:
+    """
+    A retrieval model with its processor.
+
+    Args:
+        model: folder or Hub id of a model that was pretrained, or fine-tuned for retrieval.
+        device: where it runs; by default on a GPU where there is one.
+
+    Raises:
+        ValueError, OSError: no such model.
+    """
+
+    def __init__(self, model: str, device: str | torch.device | None = None):
+        self.name = find_model_folder(model)
+        if Path(self.name).is_dir():
+            self.name = str(Path(self.name).resolve())
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = load_finetuned("retrieval", self.name).to(self.device)
+        self.processor = AutoProcessor.from_pretrained(self.name)
+
+    @property
+    def dim(self) -> int:
+        """Width of the embeddings."""
+        return self.model.config.projection_dim
+
+    @property
+    def reads_concepts(self) -> bool:
+        """Whether the model takes visual concepts with an image."""
+        return "concept_input_ids" in self.processor.model_input_names
+
+    @property
+    def reranks(self) -> bool:
+        """Whether the model has a matching head."""
+        return self.model.itm_head is not None
+
+    def prepare_images(self, images: Sequence, concepts: Sequence[Sequence[str]] | None = None) -> dict:
+        """The model's inputs for some images, opened or by path."""
+        named = {"concepts": [list(row) for row in concepts]} if concepts is not None and any(concepts) else {}
+        return dict(self.processor(images=list(images), **named, padding=True, return_tensors="pt"))
+
+    @torch.inference_mode()
+    def encode_images(self, prepared: dict) -> ImageEncoding:
+        """Encodings of what `prepare_images` gave."""
+        return self.model.encode_images(**{name: tensor.to(self.device) for name, tensor in prepared.items()})
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> TextEncoding:
+        """Encodings of some texts."""
+        return self.model.encode_texts(
+            **self.processor(text=list(texts), padding=True, return_tensors="pt").to(self.device)
+        )
+
+    @torch.inference_mode()
+    def rerank(self, images: ImageEncoding, texts: TextEncoding) -> torch.Tensor:
+        """Re-ranked scores [images, texts] of all pairs, as the configuration weighs them, on the CPU."""
+        return self.model.rerank(images, texts, k=max(len(images.embeds), len(texts.embeds))).scores_i2t.float().cpu()
+
+    def fingerprint(self) -> list[float]:
+        """Embeddings of a fixed image and a fixed text: another model, or the same one trained on, has others."""
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        image = self.encode_images(self.prepare_images([Image.fromarray(noise)])).embeds
+        text = self.encode_texts([PROBE_TEXT]).embeds
+        return [round(value, 6) for value in torch.cat([image, text]).float().flatten().tolist()]

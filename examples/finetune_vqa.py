@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from vicha_hf.arguments import parse_arguments
 from vicha_hf.data.annotations_vqa import read_question_records, vqa_references
 from vicha_hf.data.answer_limit import AnswerLimit
-from vicha_hf.data.answer_list import build_answer_list, read_answer_list
+from vicha_hf.data.answer_list import build_answer_list, check_answer_list, read_answer_list
 from vicha_hf.data.collators import QuestionAnsweringCollator
 from vicha_hf.data.datasets_vqa import QuestionAnsweringDataset
 from vicha_hf.evaluation.question_answering import evaluate_question_answering
@@ -73,9 +73,13 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     else:
         answers = build_answer_list(train, min_count=data.min_answer_count, max_size=data.max_answers)
     run.files[ANSWER_LIST_FILE] = answers
+    check_answer_list(answers, train, data.answer_list or "the answers of the training questions")
     evaluate = None
     if validation:
         references = vqa_references(validation)
+        check_answer_list(
+            answers, validation, f"{data.answer_list or 'the training answers'} on the validation questions"
+        )
         questions = QuestionAnsweringDataset(validation, run.evaluation_transform, use_concepts=run.use_concepts)
 
         def evaluate(model):

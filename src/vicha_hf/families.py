@@ -30,6 +30,7 @@ from .models.modeling_vicha import (
     ViChaForVisualReasoning,
     ViChaForVQA,
 )
+from .models.pretrained_encoders import require_loaded_encoders
 from .models.processing_simla import SimlaProcessor
 from .models.processing_vicha import ViChaProcessor
 from .weight_files import require_weights_of_folder
@@ -116,13 +117,14 @@ def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = Non
 
     Raises:
         ValueError: unknown task or family, or a folder that lacks weights of the head, by name: random ones answer at
-            random.
+            random. Or one whose configuration leaves weights of an encoder over.
     """
     config = AutoConfig.from_pretrained(folder) if config is None else config
     require_weights_of_folder(folder)
     model, info = head_class(config.model_type, task).from_pretrained(
         folder, config=config, output_loading_info=True, **options
     )
+    require_loaded_encoders(model, info, folder)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
             f"{folder} is not fine-tuned for {task}: it has no {missing[0]} ({len(missing)} weights are missing). "

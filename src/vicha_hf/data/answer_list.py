@@ -1,6 +1,7 @@
 """The closed list of answers that visual question answering chooses from."""
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +11,11 @@ from ..whole_files import write_whole_file
 from .annotations_vqa import QuestionRecord
 from .json_reading import decode_json, read_text_file
 from .raw_records import AnnotationError, shorten
+
+
+logger = logging.getLogger(__name__)
+# Share of the questions below which a list of answers is said to be too short.
+ENOUGH_ANSWERABLE = 0.9
 
 
 def build_answer_list(
@@ -39,6 +45,36 @@ def build_answer_list(
             f"no answer was given to {min_count} questions ({len(counts)} different answers); lower min_count"
         )
     return answers[:max_size]
+
+
+def check_answer_list(answers: Sequence[str], records: Iterable[QuestionRecord], where: str) -> float:
+    """
+    Share of the questions that a list can answer rightly, which is logged; below 90 % with a warning.
+
+    Args:
+        answers: that a model chooses from.
+        records: the questions; those without answers are not counted.
+        where: the list's name in messages.
+
+    Returns:
+        The share, between 0 and 1; 1 where no question has an answer.
+
+    Raises:
+        AnnotationError: no answer of the list is given to any question: it is that of another corpus.
+    """
+    listed = {answer.strip().lower() for answer in answers}
+    given = [record.answers for record in records if record.answers]
+    if not given:
+        return 1.0
+    share = sum(any(answer.strip().lower() in listed for answer in of_question) for of_question in given) / len(given)
+    if share == 0:
+        raise AnnotationError(
+            f"{where}: none of its {len(answers)} answers, such as {answers[0]!r}, is given to any question, such as "
+            f"{given[0][0]!r}; give the list that belongs to the data, or leave it out"
+        )
+    level = logging.WARNING if share < ENOUGH_ANSWERABLE else logging.INFO
+    logger.log(level, "%s: its %d answers can answer %.1f %% of the questions", where, len(answers), 100 * share)
+    return share
 
 
 def write_answer_list(path: str | os.PathLike, answers: Sequence[str]) -> None:

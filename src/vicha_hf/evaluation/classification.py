@@ -10,6 +10,10 @@ from .sharded_prediction import predict_all
 from .task_result import TaskResult
 
 
+# split-set-pair-sentence, such as dev-850-0-0.
+NLVR2_IDENTIFIER_PARTS = 4
+
+
 def classification_accuracy(
     predictions: Sequence[int], references: Sequence[int], class_names: Sequence[str] = ()
 ) -> dict[str, float]:
@@ -48,6 +52,27 @@ def classification_accuracy(
     }
 
 
+def statement_consistency(identifiers: Sequence[int | str], right: Sequence[bool]) -> dict[str, float]:
+    """
+    Consistency of NLVR2 (Suhr et al., arXiv 1811.00491, section 6): share of the sentences, in %, that are judged rightly
+    with every pair of images which they were written down for.
+
+    Args:
+        identifiers: of the statements, `split-set-pair-sentence`. Statements of one set and sentence belong together; one
+            with another kind of identifier stands alone.
+        right: for each statement whether it was judged rightly.
+
+    Returns:
+        `consistency` and `num_sentences`.
+    """
+    sentences: dict[object, bool] = {}
+    for identifier, is_right in zip(identifiers, right, strict=True):
+        parts = str(identifier).split("-")
+        sentence = (parts[0], parts[1], parts[3]) if len(parts) == NLVR2_IDENTIFIER_PARTS else identifier
+        sentences[sentence] = sentences.get(sentence, True) and is_right
+    return {"consistency": 100 * sum(sentences.values()) / len(sentences), "num_sentences": len(sentences)}
+
+
 def evaluate_classification(
     model,
     dataset: Dataset,
@@ -67,11 +92,12 @@ def evaluate_classification(
         batch_size, num_workers, progress: see [`predict_all`].
 
     Returns:
-        Metrics of [`classification_accuracy`], empty where no record has a label; predictions: for each record what it
-        says, the predicted `label` and its `probability`, and the right one as `reference`.
+        Metrics of [`classification_accuracy`], empty where no record has a label, and of [`statement_consistency`] where
+        every record has an identifier. Predictions: for each record what it says, its `identifier` where it has one, the
+        predicted `label` and its `probability`, and the right one as `reference`.
 
     Raises:
-        AnnotationError: some records have a label and some have none.
+        AnnotationError: some records have a label and some have none, or two have one identifier.
     """
     records, classes = list(dataset.annotations), model.CLASSES
     references = [record.label for record in records]
@@ -81,6 +107,9 @@ def evaluate_classification(
             f"{unknown[0].where}: field 'label': missing, as in {len(unknown)} of {len(records)} records; give all of them "
             "one to have the accuracy, or none to have predictions alone"
         )
+
+    identifiers = [getattr(record, "identifier", None) for record in records]
+    _require_own_identifiers(records, identifiers)
 
     def predict(batch, indices):
         batch.pop("labels", None)
@@ -99,14 +128,28 @@ def evaluate_classification(
     metrics = {}
     if not unknown:
         metrics = classification_accuracy([label for label, _ in predicted], references, classes)
+        if None not in identifiers:
+            right = [label == reference for (label, _), reference in zip(predicted, references, strict=True)]
+            metrics |= statement_consistency(identifiers, right)
     predictions = [
         {
             "record": record.where,
+            **({} if identifier is None else {"identifier": identifier}),
             "sentence": record.sentence,
             "label": classes[label],
             "probability": probability,
             "reference": None if record.label is None else classes[record.label],
         }
-        for record, (label, probability) in zip(records, predicted, strict=True)
+        for record, identifier, (label, probability) in zip(records, identifiers, predicted, strict=True)
     ]
     return TaskResult(metrics, predictions)
+
+
+def _require_own_identifiers(records: Sequence, identifiers: Sequence[int | str | None]) -> None:
+    first_of: dict[int | str, str] = {}
+    for record, identifier in zip(records, identifiers, strict=True):
+        if identifier is not None and first_of.setdefault(identifier, record.where) != record.where:
+            raise AnnotationError(
+                f"{record.where}: field 'identifier': {identifier!r} is also that of {first_of[identifier]}; give every "
+                "statement its own: predictions are told apart by it"
+            )

@@ -15,7 +15,7 @@ from ..data.annotations_entailment import read_entailment_records
 from ..data.annotations_grounding import read_grounding_records
 from ..data.annotations_reasoning import read_reasoning_records
 from ..data.annotations_vqa import read_question_records, vqa_references
-from ..data.answer_list import read_answer_list
+from ..data.answer_list import check_answer_list, read_answer_list
 from ..data.collators import EntailmentCollator, ReasoningCollator
 from ..data.datasets_entailment import EntailmentDataset
 from ..data.datasets_grounding import GroundingDataset
@@ -270,6 +270,9 @@ def _vqa(setup: _Setup) -> TaskResult:
     annotations = setup.with_found_concepts(
         read_question_records(arguments.data, for_evaluation=True, **arguments.evaluation_reading)
     )
+    if answers is not None:
+        where = arguments.answer_list or f"{setup.folder}/{ANSWER_LIST_FILE}"
+        check_answer_list(answers, annotations, where)
     # The published test sets come without answers: then there is only something to hand in.
     known = any(record.answers for record in annotations)
     result = evaluate_question_answering(

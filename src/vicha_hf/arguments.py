@@ -1,6 +1,7 @@
 """Arguments of commands: read from YAML and the command line, and checked where they are made."""
 
 import json
+import math
 import re
 import sys
 import types
@@ -26,6 +27,17 @@ def require(condition: bool, name: str, value: object, remedy: str) -> None:
     """Raise a `ValueError` that names the argument, its value and what to do about it."""
     if not condition:
         raise ValueError(f"{name}={value!r} is not possible: {remedy}")
+
+
+def require_finite(arguments: object, prefix: str = "") -> None:
+    """Raise a `ValueError` that names the first number of a dataclass, or of one inside it, that is infinite or NaN."""
+    for item in fields(arguments):
+        value, name = getattr(arguments, item.name), prefix + item.name
+        if is_dataclass(value):
+            require_finite(value, f"{name}.")
+        numbers = value if isinstance(value, list | tuple) else [value]
+        finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
+        require(finite, name, value, "it must be finite.")
 
 
 def one_line(text: object) -> str:

@@ -44,7 +44,6 @@ def test_an_impossible_value_names_field_value_and_remedy(changes, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ModelArguments(vision="vit"), r"model.vision='vit' .*give both"),
         (lambda: ModelArguments(from_pretrained="a", text_config={"x": 1}), r"model.text_config=.*from_pretrained"),
         (lambda: ModelArguments(config={"vision_config": {}}), r"give these fields as model.vision_config"),
         (lambda: DataArguments(train=[]), r"data.train=\[\] .*at least one"),
@@ -204,3 +203,12 @@ def test_other_scripts_can_add_their_own_arguments():
 
     arguments, _ = parse_arguments(FinetuningArguments, ["--output_dir=out", "--task=vqa"])
     assert (arguments.task, arguments.num_epochs, arguments.learning_rate) == ("vqa", 5, 1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "name", ["learning_rate", "weight_decay", "min_learning_rate", "temperature_lr_scale", "max_grad_norm", "adam_beta1"]
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"{name}={value} is not possible: it must be finite"):
+        TrainingArguments(output_dir=str(tmp_path), **{name: value})

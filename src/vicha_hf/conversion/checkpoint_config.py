@@ -8,7 +8,7 @@ import torch
 
 from ..models.configuration_simla import SIMLA_REFERENCE_QUIRKS, SimlaConfig
 from ..models.configuration_vicha import ALBEF_REFERENCE_QUIRKS, VICHA_REFERENCE_QUIRKS, ViChaConfig
-from ..models.configuration_vision_text import VisionTextConfig
+from ..models.configuration_vision_text import VisionTextConfig, require_known_fields
 from .key_table import Layout
 
 
@@ -155,7 +155,7 @@ def infer_config(tensors: Tensors, options: Mapping, overrides: Mapping) -> Visi
     layout = detect_layout(tensors, overrides)
     simla = layout.family == "simla"
     config_class = SimlaConfig if simla else ViChaConfig
-    _require_known(overrides, config_class)
+    require_known_fields(config_class, overrides)
     fields = {
         "vision_config": _infer_vision(tensors, options),
         "text_config": _infer_text(tensors, layout),
@@ -168,16 +168,6 @@ def infer_config(tensors: Tensors, options: Mapping, overrides: Mapping) -> Visi
         fields["queue_size"] = tensors["image_queue"].shape[1]
     fields |= _simla_fields(tensors, fields["vision_config"]) if simla else _vicha_fields(tensors, layout)
     return config_class(**_merge(fields, overrides))
-
-
-def _require_known(overrides: Mapping, config_class: type, prefix: str = "") -> None:
-    """A configuration keeps any name that it is given: a misspelt one would change nothing."""
-    default = config_class()
-    for name, value in overrides.items():
-        if not hasattr(default, name):
-            raise ValueError(f"`{prefix}{name}={value!r}`: {config_class.__name__} has no such field.")
-        if name in config_class.sub_configs and isinstance(value, Mapping):
-            _require_known(value, config_class.sub_configs[name], f"{name}.")
 
 
 def _vicha_fields(tensors: Tensors, layout: Layout) -> dict:

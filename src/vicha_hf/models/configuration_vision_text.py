@@ -1,6 +1,9 @@
 """Base of every family's configuration: encoder sizes, the joint space, and the objectives of the common base."""
 
+import dataclasses
 import math
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -12,6 +15,14 @@ from .block_mask import num_kept_patches
 # Grad-CAM of the matching head, or of the similarity.
 GROUNDING_METHODS = ("itm", "itc")
 
+# What transformers writes into a configuration, or takes when it makes one, besides the fields of `PreTrainedConfig`.
+TRANSFORMERS_FIELDS = frozenset(
+    {
+        *(field.name for field in dataclasses.fields(PreTrainedConfig)),
+        *("model_type", "auto_map", "custom_pipelines", "quantization_config", "torch_dtype", "num_labels"),
+        *("attn_implementation", "experts_implementation", "output_attentions", "name_or_path", "per_layer_config"),
+    }
+)
 ENCODER_SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -28,8 +39,52 @@ def require_positive(config: PreTrainedConfig, fields: tuple[str, ...], prefix: 
         require(value >= 1, prefix + field, value, "it counts something: choose 1 or more.")
 
 
+def known_fields(config_class: type[PreTrainedConfig]) -> set[str]:
+    """Names that a configuration may be given: its own, and those that transformers reads and writes in every one."""
+    return {field.name for field in dataclasses.fields(config_class)} | TRANSFORMERS_FIELDS
+
+
+def require_known_fields(config_class: type[PreTrainedConfig], given: Mapping[str, object], prefix: str = "") -> None:
+    """
+    Raises a `ValueError` that names a field which a configuration does not have, and the nearest one that it has.
+
+    Args:
+        config_class: of the configuration.
+        given: fields by name; those of its parts may stand in mappings.
+        prefix: stands before the names in the error.
+    """
+    for name, value in given.items():
+        if name in config_class.sub_configs and isinstance(value, Mapping):
+            require_known_fields(config_class.sub_configs[name], value, f"{prefix}{name}.")
+        # transformers keeps notes of its own under such names.
+        if name.startswith("_") or name in known_fields(config_class):
+            continue
+        own = known_fields(config_class) - TRANSFORMERS_FIELDS
+        near = get_close_matches(name, own, n=1, cutoff=0.5)
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"it has {', '.join(sorted(own))}."
+        require(False, prefix + name, value, f"{config_class.__name__} has no such field; {hint}")
+
+
+class CheckedConfig(PreTrainedConfig):
+    """A configuration that refuses what it does not know, and numbers that are infinite or NaN."""
+
+    def __post_init__(self, **kwargs):
+        prefix = f"{self.base_config_key}." if self.base_config_key else ""
+        require_known_fields(type(self), kwargs, prefix)
+        super().__post_init__(**kwargs)
+
+    def validate_numbers(self):
+        """Part of `@strict`-powered validation."""
+        prefix = f"{self.base_config_key}." if self.base_config_key else ""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            numbers = value if isinstance(value, list | tuple) else [value]
+            finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
+            require(finite, prefix + field.name, value, "it must be finite.")
+
+
 @strict
-class VisionConfig(PreTrainedConfig):
+class VisionConfig(CheckedConfig):
     r"""
     The vision transformer (ViT-B/16 by default).
 
@@ -82,7 +137,7 @@ class VisionConfig(PreTrainedConfig):
 
 
 @strict
-class TextConfig(PreTrainedConfig):
+class TextConfig(CheckedConfig):
     r"""
     A text encoder (BERT-base layout) with cross-attention to image tokens. A family says which of its layers read text
     alone, which have cross-attention, and which its task heads double or copy.
@@ -145,7 +200,7 @@ class TextConfig(PreTrainedConfig):
 
 
 @strict
-class VisionTextConfig(PreTrainedConfig):
+class VisionTextConfig(CheckedConfig):
     r"""
     Two encoders, a joint space, and the objectives that every family has (ALBEF, arXiv 2107.07651, section 3). An
     objective whose weight is 0 is off and has no parameters.
@@ -214,6 +269,11 @@ class VisionTextConfig(PreTrainedConfig):
             # The package registers the pipelines itself; transformers would ask to trust those of the folder.
             config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}
         made = super().from_dict(config_dict, **kwargs)
+        if not isinstance(made, tuple):
+            # Other names are options of a loader, which transformers passes on to every configuration.
+            own = known_fields(cls)
+            misspelt = [name for name in kwargs if name not in own and get_close_matches(name, own, n=1, cutoff=0.8)]
+            require_known_fields(cls, {name: kwargs[name] for name in misspelt})
         (made[0] if isinstance(made, tuple) else made).validate()
         return made
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
 
-from ..arguments import require
+from ..arguments import require, require_finite
 from .optimizer import OptimizerKind
 from .schedule import LearningRateSchedule, PublishedSchedule, WarmupCosineSchedule
 
@@ -84,6 +84,7 @@ class TrainingArguments:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self):
+        require_finite(self)
         require(bool(self.output_dir), "output_dir", self.output_dir, "name a folder that this run may write to.")
         for name in (
             "num_epochs",

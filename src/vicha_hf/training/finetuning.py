@@ -20,6 +20,7 @@ from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanImage, PretrainingTransform
 from ..evaluation.task_result import TaskResult
 from ..families import PROCESSORS, head_class
+from ..models.configuration_vision_text import require_known_fields
 from ..text_tokenizers import load_tokenizer, require_fitting_lengths, require_fitting_vocabulary, special_tokens
 from ..weight_files import require_weights_of_folder
 from .accelerator import create_accelerator
@@ -305,9 +306,8 @@ def _build_model(task: str, arguments: FinetuningArguments) -> PreTrainedModel:
 
 
 def _override(config: PreTrainedConfig, fields: Mapping[str, Any], name: str) -> None:
+    require_known_fields(type(config), fields, f"{name}.")
     for key, value in fields.items():
-        known = f"{type(config).__name__} has no such field; look for it in docs/configuration.md."
-        require(hasattr(config, key), f"{name}.{key}", value, known)
         setattr(config, key, value)
     config.validate()
 

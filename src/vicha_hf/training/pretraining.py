@@ -8,6 +8,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from ..arguments import require
 from ..data.reading_arguments import ReadingArguments
 from ..families import HEADS, PROCESSORS, head_class
+from ..models.configuration_vision_text import require_known_fields
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.objective_image_token_reconstruction import require_fitting_tokenizer
 from ..models.processing_vision_text import VisionTextProcessor
@@ -189,7 +190,9 @@ def build_pretraining_model(
         ValueError: an impossible configuration, a tokenizer that does not fit the model, or parts that it does not have.
     """
     if arguments.from_pretrained is not None:
-        family = AutoConfig.from_pretrained(arguments.from_pretrained).model_type
+        config = AutoConfig.from_pretrained(arguments.from_pretrained)
+        family = config.model_type
+        require_known_fields(type(config), arguments.config, "model.config.")
         require_weights_of_folder(arguments.from_pretrained)
         model = head_class(family, "pretraining").from_pretrained(arguments.from_pretrained, **arguments.config)
         if arguments.image_size not in (None, model.config.vision_config.image_size):

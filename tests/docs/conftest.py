@@ -9,7 +9,9 @@ from PIL import Image
 from tiny_model_folder import tiny_processor, write_gallery, write_model_folder, write_simla_folder
 from tiny_models import tiny_config
 
+from vicha_hf.concepts import ConceptIndex, DualEncoder
 from vicha_hf.families import HEADS
+from vicha_hf.models.concept_selector import CONCEPT_INDEX_FOLDER
 
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +29,9 @@ def checkout(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     (root / "examples").symlink_to(ROOT / "examples")
     write_model_folder(root / "outputs/demo/model")
+    encoder = DualEncoder.from_pretrained(str(root / "outputs/demo/model"))
+    index = ConceptIndex.build(["dog", "ball", "grass", "boat", "tree"], encoder, ("{}",), 3, own=True)
+    index.save_pretrained(root / "outputs/demo/model" / CONCEPT_INDEX_FOLDER)
     write_simla_folder(root / "outputs/simla_tiny/model")
     for task in ("retrieval", "vqa", "entailment", "reasoning", "grounding"):
         folder = root / f"outputs/{task}/best_model"

@@ -29,6 +29,10 @@ def register_pipelines() -> None:
     for name, (reference, head) in PIPELINES.items():
         file_name, class_name = reference.split(".")
         pipeline_class = getattr(import_module(f"{models.__name__}.{file_name}"), class_name)
+        if head is None:
+            # transformers' own task: models of others go on as before.
+            PIPELINE_REGISTRY.supported_tasks[name] |= {"impl": pipeline_class}
+            continue
         task = next(task for task, model in HEADS["vicha"].items() if model.__name__.endswith(head))
         loader = type(f"AutoModel{head}", (HeadLoader,), {"task": task})
         PIPELINE_REGISTRY.register_pipeline(name, pipeline_class, pt_model=loader, type="multimodal")

@@ -1,3 +1,7 @@
+import io
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -189,3 +193,24 @@ def test_save_and_load(tmp_path):
         assert type(loaded) is ViChaImageProcessor
         assert torch.equal(pixel_values(loaded, image), pixel_values(processor, image))
     assert ViChaImageProcessor.from_pretrained(tmp_path, size=16).size["height"] == 16
+
+
+@pytest.mark.parametrize("content", ["truncated", "text", "empty", "folder", "missing", "unknown values"])
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, content, as_path):
+    path = tmp_path / "broken.tiff"
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, "JPEG")
+    if content == "folder":
+        path.mkdir()
+    elif content == "unknown values":
+        Image.fromarray(np.zeros((8, 8), np.float32)).save(path)
+    elif content != "missing":
+        path.write_bytes({"truncated": whole.getvalue()[:400], "text": b"<html>", "empty": b""}[content])
+    with pytest.raises((ValueError, OSError), match=re.escape(str(path))):
+        ViChaImageProcessor()([as_path(path)])
+
+
+def test_a_url_that_cannot_be_read_is_named():
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:9/dog\.jpg is no image file, URL"):
+        ViChaImageProcessor()("http://127.0.0.1:9/dog.jpg")

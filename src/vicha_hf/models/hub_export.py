@@ -1,6 +1,7 @@
 """Model folders that load where this package is not installed: the custom code travels, and `auto_map` names it."""
 
-import shutil
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -8,6 +9,7 @@ from transformers.utils import logging
 
 
 logger = logging.get_logger(__name__)
+_MARK = "# All code that was saved with this file: sha256 "
 
 # For every `model_type`, the Auto classes that can load any of its folders, whichever head was saved: weights that a
 # class does not have are left aside, those that it adds start anew. The package registers the same table.
@@ -29,8 +31,9 @@ AUTO_CLASSES = {
 }
 
 
-# The pipelines of every folder. transformers' own tasks need no entry.
+# The pipelines of every folder, and the head that each needs; None where the bare model serves.
 PIPELINES = {
+    "zero-shot-image-classification": ("pipeline_finding.ZeroShotPipeline", None),
     "image-text-retrieval": ("pipeline_finding.ImageTextRetrievalPipeline", "ForRetrieval"),
     "visual-grounding": ("pipeline_finding.VisualGroundingPipeline", "ForGrounding"),
     "visual-question-answering": ("pipeline_answering.VisualQuestionAnsweringPipeline", "ForVQA"),
@@ -55,6 +58,7 @@ class HubExportMixin:
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             self.config.auto_map = export_code(self.config.model_type, save_directory)
             self.config.custom_pipelines = export_pipelines(self.config.model_type, save_directory)
+            mark_code(self.config.auto_map, self.config.custom_pipelines, save_directory)
         try:
             return super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         finally:
@@ -88,19 +92,40 @@ def export_pipelines(model_type: str, save_directory) -> dict[str, dict]:
 
     Returns:
         The `custom_pipelines` of the folder's `config.json`: for each task its pipeline and the Auto class that loads
-        its model. `head` is the class that the pipeline exchanges this bare model for.
+        its model. `head` is the class that the pipeline exchanges this bare model for, where it needs one.
     """
     bare = AUTO_CLASSES[model_type]["AutoModel"]
-    return {
-        task: {
-            "impl": reference,
-            "pt": ["AutoModel"],
-            "head": bare.removesuffix("Model") + suffix,
-            "type": "multimodal",
-        }
-        for task, (reference, suffix) in PIPELINES.items()
-        if _copy_code(reference, save_directory)
-    }
+    pipelines = {}
+    for task, (reference, suffix) in PIPELINES.items():
+        if _copy_code(reference, save_directory):
+            pipelines[task] = {"impl": reference, "pt": ["AutoModel"], "type": "multimodal"}
+            if suffix is not None:
+                pipelines[task]["head"] = bare.removesuffix("Model") + suffix
+    return pipelines
+
+
+def mark_code(auto_map: Mapping[str, str], pipelines: Mapping[str, Mapping], save_directory) -> None:
+    """
+    Ends the configuration's file with a hash of all code that was exported with it.
+
+    transformers keeps a configuration's class by its file alone, and finds the model's class by the configuration's. A
+    second folder with other modeling code and the same configuration would run the first folder's code.
+
+    Args:
+        auto_map, pipelines: what `export_code` and `export_pipelines` returned.
+        save_directory: the folder that they wrote to.
+    """
+    folder = Path(save_directory)
+    references = [*auto_map.values(), *(entry["impl"] for entry in pipelines.values())]
+    sources = {folder / f"{reference.split('.')[0]}.py" for reference in references}
+    files = {path for source in sources for path in (source, *map(Path, get_relative_import_files(source)))}
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    configuration = folder / f"{auto_map['AutoConfig'].split('.')[0]}.py"
+    with configuration.open("a", encoding="utf-8") as file:
+        file.write(f"{_MARK}{digest.hexdigest()}\n")
 
 
 def _copy_code(reference: str, save_directory) -> bool:
@@ -111,8 +136,10 @@ def _copy_code(reference: str, save_directory) -> bool:
         logger.warning(f"{source.name} is not beside {Path(__file__).name}: {reference} is left out of the folder")
         return False
     for file in [source, *map(Path, get_relative_import_files(source))]:
-        shutil.copyfile(file, Path(save_directory) / file.name)
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = "".join(line for line in lines if not line.startswith(_MARK))
+        (Path(save_directory) / file.name).write_text(kept, encoding="utf-8")
     return True
 
 
-__all__ = ["AUTO_CLASSES", "PIPELINES", "HubExportMixin", "export_code", "export_pipelines"]
+__all__ = ["AUTO_CLASSES", "PIPELINES", "HubExportMixin", "export_code", "export_pipelines", "mark_code"]

@@ -16,6 +16,10 @@ from transformers.image_utils import (
 )
 
 
+# Characters; Linux's longest.
+_LONGEST_PATH = 4096
+
+
 def to_upright_rgb(image: Image.Image) -> Image.Image:
     """
     Any Pillow image as 8-bit RGB, the way a person sees it.
@@ -62,6 +66,7 @@ class ViChaImageProcessor(PilBackend):
     Raises:
         ValueError: an array of a wrong shape or value range, an unusable `size`; the message names the remedy.
         TypeError: something that is not an image.
+        OSError: a file that cannot be read, by name.
     """
 
     resample = PILImageResampling.BICUBIC
@@ -89,14 +94,19 @@ class ViChaImageProcessor(PilBackend):
         """Opens paths and URLs; images pass through. Lists keep their structure."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(entry) for entry in image_url_or_urls]
-        if isinstance(image_url_or_urls, str | Path) and os.path.isfile(image_url_or_urls):
-            # The library's own loader drops the alpha channel onto black before the processor can see it.
-            with Image.open(image_url_or_urls) as image:
-                image.load()
-                return image
-        if isinstance(image_url_or_urls, Path):
-            raise ValueError(f"image file not found: {image_url_or_urls}")
-        return super().fetch_images(image_url_or_urls)
+        if not isinstance(image_url_or_urls, str | Path):
+            return super().fetch_images(image_url_or_urls)
+        # Base64 data, which the library reads, is longer than any path.
+        if isinstance(image_url_or_urls, Path) or os.path.exists(image_url_or_urls[:_LONGEST_PATH]):
+            return _open_file(image_url_or_urls)
+        try:
+            return super().fetch_images(image_url_or_urls)
+        except Exception as error:
+            # What fails on the way to a URL is of the libraries behind it.
+            name = shorten(image_url_or_urls)
+            raise ValueError(
+                f"{name} is no image file, URL or base64 data that can be read: {shorten(str(error))}"
+            ) from error
 
     def _prepare_images_structure(self, images, expected_ndims: int = 3):
         # The library refuses [H, W] arrays and lists that mix Pillow images with arrays; a channel axis and one list fix both.
@@ -117,7 +127,7 @@ class ViChaImageProcessor(PilBackend):
             if 0 in image.size:
                 raise ValueError(f"an image of size {image.size} (width, height) has no pixels")
             if do_convert_rgb:
-                image = to_upright_rgb(image)
+                image = _converted(image)
         else:
             if isinstance(image, torch.Tensor):
                 image = image.detach().cpu().numpy()
@@ -128,6 +138,35 @@ class ViChaImageProcessor(PilBackend):
         return super().process_image(
             image, do_convert_rgb=do_convert_rgb, input_data_format=input_data_format, **kwargs
         )
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    try:
+        return to_upright_rgb(image)
+    except ValueError as error:
+        # An image that was opened from a file knows its name.
+        file = getattr(image, "filename", "")
+        raise ValueError(f"{file}: {error}" if file else str(error)) from error
+
+
+def _open_file(path: str | Path) -> Image.Image:
+    if not os.path.exists(path):
+        raise ValueError(f"image file not found: {path}")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path} is not an image file")
+    try:
+        # The library's own loader drops the alpha channel onto black before the processor can see it.
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except Exception as error:
+        # The decoders raise errors of every kind for broken files.
+        raise OSError(f"image file {path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def shorten(text: str, length: int = 200) -> str:
+    """A text for a message, cut where it is long."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _with_channel_axis(image):

@@ -1,14 +1,43 @@
-"""Pipelines that find: texts for an image, images for a text, and the place in an image that an expression names."""
+"""Pipelines that find: labels and texts for an image, images for a text, and the place in an image that an expression names."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import torch
 from PIL import Image, ImageOps
+from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 
+from .hub_export import AUTO_CLASSES
 from .image_heatmap import hottest_box
 from .objective_itm import MATCH
 from .pipeline_base import VisionTextPipeline
+
+
+class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
+    """
+    Chooses among labels by similarity, as transformers' pipeline does, with texts as the processor reads them.
+
+    The labels are the texts: `hypothesis_template` is "{}" by default, since the models are trained on whole captions.
+    Texts are cut at the model's length. Models of other families get what transformers' own pipeline gives them.
+
+    ```python
+    >>> classify = pipeline("zero-shot-image-classification", model=folder)
+    >>> classify("photo.jpg", candidate_labels=["a dog in the snow", "a red car"])
+    [{'score': 0.93, 'label': 'a dog in the snow'}, ...]
+    ```
+    """
+
+    def _sanitize_parameters(self, **options):
+        preprocessing, *others = super()._sanitize_parameters(**options)
+        if options.get("tokenizer_kwargs") is not None:
+            preprocessing["tokenizer_kwargs"] = options["tokenizer_kwargs"]
+        return preprocessing, *others
+
+    def preprocess(self, image, candidate_labels=None, tokenizer_kwargs=None, **options):
+        if self.model.config.model_type in AUTO_CLASSES:
+            options = {"hypothesis_template": "{}"} | options
+            tokenizer_kwargs = {"truncation": True} | (tokenizer_kwargs or {})
+        return super().preprocess(image, candidate_labels, tokenizer_kwargs=tokenizer_kwargs, **options)
 
 
 class ImageTextRetrievalPipeline(VisionTextPipeline):
@@ -250,4 +279,4 @@ def _named(box: Sequence[float] | None) -> dict[str, int] | None:
     return {"xmin": round(x), "ymin": round(y), "xmax": round(x + width), "ymax": round(y + height)}
 
 
-__all__ = ["ImageTextRetrievalPipeline", "VisualGroundingPipeline"]
+__all__ = ["ImageTextRetrievalPipeline", "VisualGroundingPipeline", "ZeroShotPipeline"]

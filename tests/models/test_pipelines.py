@@ -17,7 +17,7 @@ from simla_models import SIMLA_HEADS, SimlaForRetrieval, simla_model
 from tiny_model_folder import tiny_processor, write_gallery
 from tiny_models import _build, tiny_config
 from tiny_tokenizer import build_tiny_tokenizer
-from transformers import AutoProcessor, pipeline
+from transformers import AutoModel, AutoProcessor, pipeline
 
 from vicha_hf import SimlaImageProcessor, SimlaProcessor
 from vicha_hf.families import HEADS, load_finetuned
@@ -250,6 +250,23 @@ def test_the_hottest_box_is_that_of_a_slow_search():
         x, y, width, height = hottest_box(torch.tensor(heat), (40, 100))
         assert (x / 20, y / 10, width / 20, height / 10) == pytest.approx(best)
     assert hottest_box(np.zeros((4, 4)), (40, 40)) is None
+
+
+@pytest.mark.parametrize("family", ["vicha", "simla"])
+def test_features_of_images_alone_and_of_texts_alone(folders, images, family):
+    folder = str(folders / f"{family}-retrieval")
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    encoded = model.get_image_features(**processor(images=images[0], return_tensors="pt"))
+    extract = pipeline("image-feature-extraction", model=folder, device="cpu")
+    pooled = extract(images[0], pool=True, return_tensors=True)
+    torch.testing.assert_close(pooled, encoded.pooler_output, atol=1e-5, rtol=0)
+    tokens = extract(images[:2], return_tensors=True)
+    torch.testing.assert_close(tokens[0], encoded.last_hidden_state, atol=1e-5, rtol=0)
+    words = pipeline("feature-extraction", model=folder, device="cpu")(TEXTS[0], return_tensors=True)
+    encoded = model.get_text_features(**processor(text=TEXTS[0], return_tensors="pt"))
+    torch.testing.assert_close(words, encoded.last_hidden_state, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="needs `pixel_values`, `input_ids`, or both"):
+        model()
 
 
 def test_what_cannot_be_asked_is_refused_by_name(load, images, folders):

@@ -248,15 +248,18 @@ class VisionTextModel:
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.Tensor,
-        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         concept_input_ids: torch.Tensor | None = None,
         concept_attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         **kwargs,
-    ) -> VisionTextOutput:
+    ) -> VisionTextOutput | BaseModelOutputWithPooling:
         """
+        Compares n images with m texts. Images alone, or texts alone, give what `get_image_features` or
+        `get_text_features` give: so transformers' pipelines for features find them.
+
         Args:
             pixel_values: [n, 3, H, W].
             input_ids, attention_mask, token_type_ids: [m, T]; mask 1 = attend.
@@ -270,6 +273,12 @@ class VisionTextModel:
         >>> probabilities = model(**inputs).logits_per_image.softmax(dim=-1)  # [1, 2]
         ```
         """
+        if pixel_values is None and input_ids is None:
+            raise ValueError(f"{type(self).__name__} needs `pixel_values`, `input_ids`, or both.")
+        if input_ids is None:
+            return self.get_image_features(pixel_values, concept_input_ids, concept_attention_mask)
+        if pixel_values is None:
+            return self.get_text_features(input_ids, attention_mask, token_type_ids)
         images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
         texts = self.encode_texts(input_ids, attention_mask, token_type_ids)
         logits_per_image = images.embeds @ texts.embeds.T / self.temperature

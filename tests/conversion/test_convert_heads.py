@@ -89,7 +89,10 @@ def test_a_missing_or_unknown_key_is_named(case, key, tmp_path):
     ("overrides", "message"),
     [
         ({"momentun": 0.9}, "`momentun=0.9` is not possible: ViChaConfig has no such field; did you mean momentum"),
-        ({"text_config": {"num_heads": 4}}, "`text_config.num_heads=4` is not possible: ViChaTextConfig has no such field"),
+        (
+            {"text_config": {"num_heads": 4}},
+            "`text_config.num_heads=4` is not possible: ViChaTextConfig has no such field",
+        ),
     ],
 )
 def test_a_misspelt_override_is_named(overrides, message):

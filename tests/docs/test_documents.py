@@ -33,7 +33,7 @@ READERS = {
 }
 ROOT = Path(__file__).parents[2]
 # Commands that name one of these need the papers' corpora or a download: their options are parsed.
-PUBLISHED_SIZE = {"openai/clip-vit-base-patch16", "coco.jsonl", "sbu.jsonl", "vg.jsonl"}
+PUBLISHED_SIZE = {"openai/clip-vit-base-patch16", *(f"{name}.jsonl" for name in ("coco", "sbu", "vg", "refcoco_plus"))}
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [block for document in DOCUMENTS for block in read_blocks(document)]
 # What makes the README's pretraining command a matter of seconds; the command itself is run.

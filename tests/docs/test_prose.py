@@ -77,3 +77,18 @@ def test_read_markdown_counts_prose_only(tmp_path):
     )
     counted = [[words(sentence) for sentence in passage.sentences()] for passage in read_markdown(file)]
     assert [count for count in counted if count != [0]] == [[2], [3, 3], [1], [2], [2], [2]]
+
+
+# Pages about the whole, or of the kind of a reference.
+WITHOUT_ORDER = {"index", "quickstart", "method", "families", "options", "troubleshooting", "architecture"}
+
+
+ORDERED = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.stem not in WITHOUT_ORDER]
+
+
+@pytest.mark.parametrize("page", ORDERED, ids=lambda page: page.stem)
+def test_a_page_goes_from_use_to_limits(page):
+    headings = re.findall(r"^## (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert (headings[0], headings[-1]) == ("Use", "Limits")
+    order = [heading for heading in headings if heading in ("Use", "Options", "How it works", "Limits")]
+    assert order == sorted(order, key=("Use", "Options", "How it works", "Limits").index)

@@ -17,7 +17,10 @@ FAMILIES = {"vicha": tiny_config, "simla": simla_config}
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"projection_dimm": 256}, r"`projection_dimm=256` is not possible: ViChaConfig .*did you mean projection_dim\?"),
+        (
+            {"projection_dimm": 256},
+            r"`projection_dimm=256` is not possible: ViChaConfig .*did you mean projection_dim\?",
+        ),
         ({"itm_wieght": 2.0}, r"did you mean itm_weight\?"),
         ({"text_config": {"hiden_size": 3}}, r"`text_config.hiden_size=3` .* did you mean text_config.hidden_size\?"),
         ({"vision_config": {"image_sise": 3}}, r"`vision_config.image_sise=3` .*vision_config.image_size\?"),

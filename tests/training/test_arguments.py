@@ -207,7 +207,8 @@ def test_other_scripts_can_add_their_own_arguments():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize(
-    "name", ["learning_rate", "weight_decay", "min_learning_rate", "temperature_lr_scale", "max_grad_norm", "adam_beta1"]
+    "name",
+    ["learning_rate", "weight_decay", "min_learning_rate", "temperature_lr_scale", "max_grad_norm", "adam_beta1"],
 )
 def test_numbers_that_are_not_finite_are_refused(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"{name}={value} is not possible: it must be finite"):

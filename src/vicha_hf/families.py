@@ -8,7 +8,6 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.processing_utils import ProcessorMixin
 
 from .models.image_processing_simla import SimlaImageProcessor
 from .models.image_processing_vicha import ViChaImageProcessor
@@ -33,6 +32,7 @@ from .models.modeling_vicha import (
 from .models.pretrained_encoders import require_loaded_encoders
 from .models.processing_simla import SimlaProcessor
 from .models.processing_vicha import ViChaProcessor
+from .models.processing_vision_text import VisionTextProcessor
 from .weight_files import require_weights_of_folder
 
 
@@ -64,10 +64,26 @@ HEADS: dict[str, dict[str, type[PreTrainedModel]]] = {
 }
 
 # `model_type` -> image processor and processor, for models that come without theirs.
-PROCESSORS: dict[str, tuple[type[BaseImageProcessor], type[ProcessorMixin]]] = {
+PROCESSORS: dict[str, tuple[type[BaseImageProcessor], type[VisionTextProcessor]]] = {
     "vicha": (ViChaImageProcessor, ViChaProcessor),
     "simla": (SimlaImageProcessor, SimlaProcessor),
 }
+
+
+def read_for_task(processor: VisionTextProcessor, task: str, num_positions: int) -> None:
+    """
+    Makes a processor read texts as the published code of a task does. Questions are cleaned less than captions, and
+    reasoning's statements are not cut. A processor that does not clean goes on so.
+
+    Args:
+        processor: of a model for the task.
+        task: one of the family's in `HEADS`.
+        num_positions: of the model's text encoder.
+    """
+    if processor.text_cleaning is not None:
+        processor.text_cleaning = "question" if task == "vqa" else "caption"
+    if task == "reasoning":
+        processor.max_words, processor.max_text_length = None, num_positions
 
 
 def head_class(model_type: str, task: str) -> type[PreTrainedModel]:

@@ -17,14 +17,13 @@ from vicha_hf.data.collators import (
     PretrainingCollator,
     QuestionAnsweringCollator,
     ReasoningCollator,
-    tokenize_answers,
 )
 from vicha_hf.data.datasets_entailment import EntailmentDataset
 from vicha_hf.data.datasets_grounding import GroundingDataset
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.data.datasets_reasoning import ReasoningDataset
 from vicha_hf.data.datasets_vqa import QuestionAnsweringDataset
-from vicha_hf.data.text_cleaning import names_side
+from vicha_hf.data.named_sides import names_side
 from vicha_hf.data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, PretrainingTransform
 
 
@@ -141,12 +140,12 @@ def test_batch_of_questions(records, tiny_processor):
 
 
 def test_answers_end_even_where_texts_do_not(tiny_processor):
-    answers = tokenize_answers(tiny_processor.tokenizer, ["a dog", "two"])
+    answers = tiny_processor.tokenize_answers(["a dog", "two"])
     sep = tiny_processor.tokenizer.sep_token_id
     assert answers["input_ids"][0, -1] == sep and answers["input_ids"][1, 2] == sep
     assert set(answers) == {"input_ids", "attention_mask"}
     with pytest.raises(ValueError, match="there are no answers"):
-        tokenize_answers(tiny_processor.tokenizer, [])
+        tiny_processor.tokenize_answers([])
 
 
 def test_batch_of_sentences(records, tiny_processor, write_json):

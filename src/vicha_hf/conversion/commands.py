@@ -39,9 +39,9 @@ def register(commands: Commands) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    from ..families import PROCESSORS
     from ..text_tokenizers import load_tokenizer
     from .convert import CheckpointConfigError, convert_checkpoint
+    from .processor import build_processor
 
     overrides = read_yaml_mapping(arguments.config) if arguments.config else {}
     # Before the checkpoint is read, which takes long, and before anything is written.
@@ -61,11 +61,7 @@ def _convert(arguments: argparse.Namespace) -> None:
             arguments.tokenizer,
             f"it has {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}.",
         )
-        image_processor_class, processor_class = PROCESSORS[model.config.model_type]
-        side = model.config.vision_config.image_size
-        image_processor = image_processor_class(size={"height": side, "width": side})
-        final_sep = "no_final_sep" not in model.config.reference_quirks
-        processor = processor_class(image_processor, tokenizer, final_sep=final_sep)
+        processor = build_processor(model, tokenizer)
         model.save_pretrained(arguments.output, training_state=arguments.training_state)
         processor.save_pretrained(arguments.output)
     print(f"{type(model).__name__} written to {arguments.output}")

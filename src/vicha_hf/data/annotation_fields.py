@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..models.text_cleaning import holds_words, is_blank
 from .raw_records import RawRecord, RecordProblem, shorten
 from .stored_images import EmbeddedImage
-from .text_cleaning import clean_caption
 
 
 def required(fields: Mapping, name: str, remedy: str):
@@ -42,7 +42,7 @@ def _checked_text(text, name: str, remedy: str) -> str:
         raise RecordProblem(name, "wrong type", remedy, f"got {shorten(text)}")
     require_unicode(text, name)
     # Punctuation alone is cleaned away later and would leave an empty text.
-    if not clean_caption(text, max_words=1).strip():
+    if not holds_words(text):
         raise RecordProblem(name, "empty", remedy, f"{text!r} holds no word")
     return text
 
@@ -74,7 +74,7 @@ def checked_concepts(value, name: str) -> tuple[str, ...]:
             raise RecordProblem(name, "wrong type", remedy, f"got {shorten(concept)}")
         require_unicode(concept, name)
         concept = concept.strip()
-        if not concept:
+        if is_blank(concept):
             raise RecordProblem(name, "an empty concept", remedy)
         concepts[concept] = None
     return tuple(concepts)

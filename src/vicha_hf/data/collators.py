@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from transformers import PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from .datasets_entailment import EntailmentItem
@@ -90,28 +89,12 @@ class QuestionAnsweringCollator(_Collator):
     def __call__(self, items: Sequence[QuestionItem]) -> dict[str, torch.Tensor]:
         batch = {**self._shared(items, "question"), **self._concepts([item["concepts"] for item in items])}
         if self.with_answers:
-            answers = tokenize_answers(self.processor.tokenizer, [text for item in items for text in item["answers"]])
+            answers = self.processor.tokenize_answers([text for item in items for text in item["answers"]])
             weights = [weight for item in items for weight in item["weights"]]
             batch |= {f"answer_{name}": tensor for name, tensor in answers.items()}
             batch["answer_counts"] = torch.tensor([len(item["answers"]) for item in items], dtype=torch.int64)
             batch["answer_weights"] = torch.tensor(weights, dtype=torch.float32)
         return batch
-
-
-def tokenize_answers(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> dict[str, torch.Tensor]:
-    """
-    Tokenizes answers for `rank_answers` and for training: `input_ids` and `attention_mask` [n, A]. Each is [CLS]
-    answer [SEP], whatever the processor does with texts, since [SEP] tells that the answer ends.
-
-    Raises:
-        ValueError: no answers.
-    """
-    if not answers:
-        raise ValueError("there are no answers: give at least one, and questions with answers to train on")
-    encoded = tokenizer(
-        list(answers), padding="longest", padding_side="right", return_token_type_ids=False, return_tensors="pt"
-    )
-    return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
 
 class EntailmentCollator(_Collator):

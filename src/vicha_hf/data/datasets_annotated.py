@@ -9,7 +9,6 @@ from PIL import Image
 
 from .annotations import Annotations
 from .concept_augmentation import check_concept_fraction, sample_concepts
-from .datasets_pretraining import MAX_CAPTION_WORDS
 from .image_files import LazyImage
 from .seeded_dataset import SeededDataset
 
@@ -30,11 +29,10 @@ class AnnotatedDataset(SeededDataset, Generic[_RecordType]):
         seed: of all draws.
         concept_fraction: share of an image's concepts in an item; 1 (all of them) in fine-tuning and evaluation.
         use_concepts: False gives items without concepts.
-        max_words: words kept of the text (30); None keeps all.
         on_bad_record: as in `SeededDataset`.
 
     Raises:
-        ValueError: a fraction outside (0, 1], `max_words` below 1, a negative seed.
+        ValueError: a fraction outside (0, 1], a negative seed.
         ImageReadError: from `__getitem__`, an image that cannot be decoded.
     """
 
@@ -46,18 +44,14 @@ class AnnotatedDataset(SeededDataset, Generic[_RecordType]):
         seed: int = 0,
         concept_fraction: float = 1.0,
         use_concepts: bool = True,
-        max_words: int | None = MAX_CAPTION_WORDS,
         on_bad_record: Literal["raise", "skip"] = "raise",
     ):
         super().__init__(seed, on_bad_record)
         check_concept_fraction(concept_fraction)
-        if max_words is not None and max_words < 1:
-            raise ValueError(f"max_words={max_words} must be at least 1, or None for all words")
         self.annotations = annotations
         self.transform = transform
         self.concept_fraction = concept_fraction
         self.use_concepts = use_concepts
-        self.max_words = max_words
 
     def __len__(self) -> int:
         return len(self.annotations)

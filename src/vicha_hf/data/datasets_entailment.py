@@ -7,11 +7,11 @@ import torch
 
 from .annotations_entailment import EntailmentRecord
 from .datasets_annotated import AnnotatedDataset
-from .text_cleaning import clean_caption, names_side
+from .named_sides import names_side
 
 
 class EntailmentItem(TypedDict):
-    """`pixel_values` float [3, H, W], the cleaned `text`, the image's `concepts`, `label` or None, the item's `index`."""
+    """`pixel_values` float [3, H, W], the `text`, the image's `concepts`, `label` or None, the item's `index`."""
 
     pixel_values: torch.Tensor
     text: str
@@ -28,7 +28,7 @@ class EntailmentDataset(AnnotatedDataset[EntailmentRecord]):
         concepts = self._draw_concepts(record.concepts, rng)
         return EntailmentItem(
             pixel_values=self.transform(record.open_image(), rng, may_mirror=not names_side(record.sentence)),
-            text=clean_caption(record.sentence, self.max_words),
+            text=record.sentence,
             concepts=concepts,
             label=record.label,
             index=index,

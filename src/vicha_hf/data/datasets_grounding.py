@@ -7,11 +7,11 @@ import torch
 
 from .annotations_grounding import GroundingRecord
 from .datasets_annotated import AnnotatedDataset
-from .text_cleaning import clean_caption, names_side
+from .named_sides import names_side
 
 
 class GroundingItem(TypedDict):
-    """`pixel_values` float [3, H, W], the cleaned `text`, the image's `concepts`, the item's `index`."""
+    """`pixel_values` float [3, H, W], the `text`, the image's `concepts`, the item's `index`."""
 
     pixel_values: torch.Tensor
     text: str
@@ -30,7 +30,7 @@ class GroundingDataset(AnnotatedDataset[GroundingRecord]):
         concepts = self._draw_concepts(record.concepts, rng)
         return GroundingItem(
             pixel_values=self.transform(record.open_image(), rng, may_mirror=not names_side(record.text)),
-            text=clean_caption(record.text, self.max_words),
+            text=record.text,
             concepts=concepts,
             index=index,
         )

@@ -13,18 +13,17 @@ from .annotations_grounding import GroundingRecord
 from .concept_augmentation import check_concept_fraction, sample_concepts
 from .image_files import LazyImage
 from .mixture import WeightedMixture
+from .named_sides import names_side
 from .seeded_dataset import SeededDataset
-from .text_cleaning import clean_caption, names_side
 
 
 # Share of an image's 15 concepts that a training step sees (ViCHA, arXiv 2208.13628).
 CONCEPT_FRACTION = 0.3
-MAX_CAPTION_WORDS = 30
 
 
 class PretrainingItem(TypedDict):
     """
-    A training example: `pixel_values` float [3, H, W], the cleaned `caption`, its `concepts`, the image's number, and,
+    A training example: `pixel_values` float [3, H, W], the `caption`, its `concepts`, the image's number, and,
     where they are stored, its `visual_token_ids` int64 [P].
     """
 
@@ -55,23 +54,19 @@ class PretrainingItems:
         concept_fraction: share of an image's concepts in an item (0.3), drawn without replacement, at least one. 1 gives
             all of them in the order of the annotation.
         use_concepts: False gives items without concepts.
-        max_words: words kept of a caption (30).
         mirror_texts_with_sides: False never mirrors the image of a caption that says left or right.
 
     Raises:
-        ValueError: a fraction outside (0, 1], `max_words` below 1.
+        ValueError: a fraction outside (0, 1].
     """
 
     transform: Callable[[Image.Image | LazyImage, np.random.Generator], torch.Tensor]
     concept_fraction: float = CONCEPT_FRACTION
     use_concepts: bool = True
-    max_words: int = MAX_CAPTION_WORDS
     mirror_texts_with_sides: bool = True
 
     def __post_init__(self):
         check_concept_fraction(self.concept_fraction)
-        if self.max_words < 1:
-            raise ValueError(f"max_words={self.max_words} must be at least 1")
 
     def make(
         self, record: ImageTextRecord | GroundingRecord, rng: np.random.Generator, column: int | None = None
@@ -90,7 +85,7 @@ class PretrainingItems:
         sides = {} if self.mirror_texts_with_sides else {"may_mirror": not names_side(caption)}
         return PretrainingItem(
             pixel_values=self.transform(record.open_image(), rng, **sides),
-            caption=clean_caption(caption, self.max_words),
+            caption=caption,
             concepts=concepts,
             image_id=record.image_id,
         )

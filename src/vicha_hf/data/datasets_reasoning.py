@@ -7,12 +7,12 @@ import torch
 
 from .annotations_reasoning import ReasoningRecord
 from .datasets_annotated import AnnotatedDataset
-from .text_cleaning import clean_caption, names_side
+from .named_sides import names_side
 
 
 class ReasoningItem(TypedDict):
     """
-    `pixel_values` float [2, 3, H, W] and `concepts`, the left image's and the right one's; the cleaned `text`, `label` (1 =
+    `pixel_values` float [2, 3, H, W] and `concepts`, the left image's and the right one's; the `text`, `label` (1 =
     true) or None, and the item's `index`.
     """
 
@@ -26,9 +26,6 @@ class ReasoningItem(TypedDict):
 class ReasoningDataset(AnnotatedDataset[ReasoningRecord]):
     """Records of `read_reasoning_records`; see `AnnotatedDataset`. Both images are augmented apart."""
 
-    def __init__(self, annotations, transform, *, max_words: int | None = None, **options):
-        super().__init__(annotations, transform, max_words=max_words, **options)
-
     def make_item(self, index: int, rng: np.random.Generator) -> ReasoningItem:
         record = self.annotations[index]
         left, right = (self._draw_concepts(concepts, rng) for concepts in record.concepts)
@@ -37,7 +34,7 @@ class ReasoningDataset(AnnotatedDataset[ReasoningRecord]):
             pixel_values=torch.stack(
                 [self.transform(image, rng, may_mirror=may_mirror) for image in record.open_images()]
             ),
-            text=clean_caption(record.sentence, self.max_words),
+            text=record.sentence,
             concepts=(left, right),
             label=record.label,
             index=index,

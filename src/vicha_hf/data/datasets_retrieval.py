@@ -8,9 +8,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from .annotations import Annotations, ImageTextRecord
-from .datasets_pretraining import MAX_CAPTION_WORDS
 from .image_files import EmbeddedImage, open_image
-from .text_cleaning import clean_caption
 
 
 class RetrievalImage(TypedDict):
@@ -30,11 +28,10 @@ class RetrievalDataset(Dataset):
     Args:
         annotations: from `read_image_text_records`.
         transform: image to float [3, H, W], such as `EvaluationTransform`.
-        max_words: words kept of a caption (30).
         use_concepts: False gives images without concepts.
 
     Attributes:
-        texts: the cleaned captions, all images' one after the other.
+        texts: the captions, all images' one after the other.
         captions_of_image: per image the indices of its captions in `texts`.
         image_of_caption: per caption the index of its image.
     """
@@ -44,7 +41,6 @@ class RetrievalDataset(Dataset):
         annotations: Annotations[ImageTextRecord],
         transform: Callable[[Image.Image], torch.Tensor],
         *,
-        max_words: int = MAX_CAPTION_WORDS,
         use_concepts: bool = True,
     ):
         self.transform = transform
@@ -67,7 +63,7 @@ class RetrievalDataset(Dataset):
             for caption in record.captions:
                 self.captions_of_image[position].append(len(self.texts))
                 self.image_of_caption.append(position)
-                self.texts.append(clean_caption(caption, max_words))
+                self.texts.append(caption)
 
     def __len__(self) -> int:
         return len(self._images)

@@ -7,12 +7,12 @@ import torch
 
 from .annotations_vqa import QuestionRecord
 from .datasets_annotated import AnnotatedDataset
-from .text_cleaning import clean_question, names_side
+from .named_sides import names_side
 
 
 class QuestionItem(TypedDict):
     """
-    `pixel_values` float [3, H, W], the cleaned `question`, the image's `concepts`, the different `answers` with their
+    `pixel_values` float [3, H, W], the `question`, the image's `concepts`, the different `answers` with their
     `weights` (empty where none are known), and the item's `index`.
     """
 
@@ -33,7 +33,7 @@ class QuestionAnsweringDataset(AnnotatedDataset[QuestionRecord]):
         weights = record.answer_weights()
         return QuestionItem(
             pixel_values=self.transform(record.open_image(), rng, may_mirror=not names_side(record.question)),
-            question=clean_question(record.question, self.max_words),
+            question=record.question,
             concepts=concepts,
             answers=list(weights),
             weights=list(weights.values()),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch.utils.data import Dataset
 
-from ..data.collators import QuestionAnsweringCollator, tokenize_answers
+from ..data.collators import QuestionAnsweringCollator
 from .sharded_prediction import predict_all
 from .task_result import TaskResult
 from .vqa import DEFAULT_RULES, vqa_accuracy
@@ -78,7 +78,7 @@ def evaluate_question_answering(
     """
     tree = None
     if answer_list is not None:
-        tree = model.answer_tree(tokenize_answers(processor.tokenizer, list(answer_list)))
+        tree = model.answer_tree(processor.tokenize_answers(list(answer_list)))
 
     def predict(batch, indices):
         if tree is None:

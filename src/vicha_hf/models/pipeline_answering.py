@@ -116,27 +116,15 @@ class VisualQuestionAnsweringPipeline(VisionTextPipeline):
     def _tree(self, answers: tuple[str, ...]):
         """The list prepared for many calls; the one that was used last is kept."""
         if self._prepared is None or self._prepared[0] != answers:
-            encoded = self._tokenize_answers(answers)
+            encoded = self.processor.tokenize_answers(answers)
             self._prepared = (answers, self.model.answer_tree(encoded))
         return self._prepared[1]
-
-    def _tokenize_answers(self, answers: Sequence[str]) -> dict[str, torch.Tensor]:
-        # [CLS] answer [SEP], whatever the processor does with texts: [SEP] tells that the answer ends.
-        return dict(
-            self.processor.tokenizer(
-                list(answers),
-                padding="longest",
-                padding_side="right",
-                return_token_type_ids=False,
-                return_tensors="pt",
-            )
-        )
 
     def _written(self, inputs: dict) -> dict:
         written = self.model.generate(**inputs)
         answers = self.processor.tokenizer.batch_decode(written, skip_special_tokens=True)
         rows = torch.arange(len(answers))
-        encoded = self._tokenize_answers([answer or self.processor.tokenizer.unk_token for answer in answers])
+        encoded = self.processor.tokenize_answers([answer or self.processor.tokenizer.unk_token for answer in answers])
         ranking = self.model.rank_answers(**inputs, answers=encoded, top_k=None)
         of_answer = ranking.scores.cpu().gather(1, ranking.answer_indices.cpu().argsort(dim=1))
         return {"answers": [[answer] for answer in answers], "scores": of_answer[rows, rows, None].exp()}

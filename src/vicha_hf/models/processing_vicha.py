@@ -1,12 +1,13 @@
 """One call for images, texts and visual concepts: the arguments of every ViCHA model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from transformers.image_processing_utils import BatchFeature
 
 from .concept_selector import ConceptSelector
 from .processing_vision_text import UNPADDED, VisionTextProcessor, check_length, is_list
+from .text_cleaning import MAX_WORDS, TextCleaning, is_blank
 
 
 AUTOMATIC_CONCEPTS = "auto"
@@ -24,6 +25,9 @@ class ViChaProcessor(VisionTextProcessor):
         concept_separator: what stands between two concepts: " " as in the released configurations, or " [SEP] ".
         final_sep: whether a text ends with [SEP]. The published models were trained without it (quirk `no_final_sep`), so
             the processor of a converted checkpoint leaves it out.
+        text_cleaning: how texts are cleaned, as the published systems do: "caption", "question", or None for not at all;
+            see [`~text_cleaning.cleaning_steps`]. Concepts are not cleaned.
+        max_words: words kept of a text by the cleaning; None keeps all.
 
     Raises:
         ValueError, TypeError: an argument that cannot be used; the message names it.
@@ -39,6 +43,8 @@ class ViChaProcessor(VisionTextProcessor):
         max_concept_length: int = 55,
         concept_separator: str = " ",
         final_sep: bool = True,
+        text_cleaning: TextCleaning | None = "caption",
+        max_words: int | None = MAX_WORDS,
         **kwargs,
     ):
         check_length(type(self).__name__, "max_concept_length", max_concept_length)
@@ -46,7 +52,7 @@ class ViChaProcessor(VisionTextProcessor):
             raise TypeError(
                 f"ViChaProcessor: concept_separator={concept_separator!r} must be a non-empty str, such as ' ' or ' [SEP] '"
             )
-        super().__init__(image_processor, tokenizer, max_text_length, final_sep, **kwargs)
+        super().__init__(image_processor, tokenizer, max_text_length, final_sep, text_cleaning, max_words, **kwargs)
         self.max_concept_length = max_concept_length
         self.concept_separator = concept_separator
         self._home: tuple[str, dict] | None = None
@@ -90,12 +96,14 @@ class ViChaProcessor(VisionTextProcessor):
         text: str | Sequence[str] | None = None,
         concepts: Sequence[Sequence[str] | None] | Sequence[str] | Literal["auto"] | None = None,
         *,
-        padding: bool | str = True,
-        truncation: bool = True,
-        max_text_length: int | None = None,
+        padding: bool | str | None = None,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
         max_concept_length: int | None = None,
         return_tensors: str | None = None,
-        **images_kwargs,
+        text_kwargs: Mapping | None = None,
+        images_kwargs: Mapping | None = None,
+        **options,
     ) -> BatchFeature:
         """
         Args:
@@ -104,11 +112,13 @@ class ViChaProcessor(VisionTextProcessor):
             concepts: per image a list of words (or None, or [] for an image without concepts); with a single image
                 also just its list of words. Concepts may be given without images. "auto" finds them by the concept
                 index of the model's folder.
-            padding: True or "longest" (longest row of the batch), "max_length", or False.
-            truncation: cut at the maximum lengths; False keeps everything.
-            max_text_length, max_concept_length: override the processor's for this call.
+            padding: True or "longest" (longest row of the batch), "max_length", or False. Default: True.
+            truncation: cut at the maximum length; False keeps everything, also beyond `max_words`. Default: True.
+            max_length: tokens kept of a text in this call, instead of `max_text_length` (also accepted by that name).
+            max_concept_length: overrides the processor's for this call.
             return_tensors: "pt", "np" or None (lists).
-            images_kwargs: options of the image processor for this call, such as `size` or `do_normalize`.
+            text_kwargs, images_kwargs: options of the tokenizer and of the image processor for this call.
+            options: the same by name, such as `size`, `do_normalize` or `pad_to_multiple_of`.
 
         Returns:
             `pixel_values` [n, 3, H, W]; `input_ids`, `attention_mask` [m, T]; `concept_input_ids`,
@@ -128,25 +138,29 @@ class ViChaProcessor(VisionTextProcessor):
         concept_limit = self.max_concept_length
         if max_concept_length is not None:
             concept_limit = check_length(type(self).__name__, "max_concept_length", max_concept_length)
-        tokenize = {"padding": padding, "truncation": truncation}
-        data = self._encode(images, text, max_text_length, images_kwargs, **tokenize)
+        options |= {"padding": padding, "truncation": truncation, "max_length": max_length}
+        sorted_options = self._sort_options(
+            images, options | {"return_tensors": return_tensors}, text_kwargs, images_kwargs
+        )
+        data = self._encode(images, text, sorted_options)
         if concepts is not None:
             num_images = len(data["pixel_values"]) if "pixel_values" in data else None
-            data |= self._encode_concepts(_as_concept_rows(concepts, num_images), concept_limit, **tokenize)
-        return BatchFeature(data, tensor_type=return_tensors)
+            shared = sorted_options.padding_of_concepts | {"max_length": concept_limit}
+            data |= self._encode_concepts(_as_concept_rows(concepts, num_images), shared)
+        return BatchFeature(data, tensor_type=sorted_options.return_tensors)
 
     @property
     def model_input_names(self) -> list[str]:
         return [*super().model_input_names, "concept_input_ids", "concept_attention_mask"]
 
-    def _encode_concepts(self, rows: list[list[str]], max_length: int, padding: bool | str, truncation: bool) -> dict:
+    def _encode_concepts(self, rows: list[list[str]], options: dict) -> dict:
         filled = [index for index, row in enumerate(rows) if row]
         if not filled:
             return {}
         joined = [self.concept_separator.join(rows[index]) for index in filled]
-        encoded = self._tokenize(joined, max_length, padding, truncation)
+        encoded = self._tokenize(self._variant(text_cleaning=None), joined, options)
         # An empty text would become a lone [CLS] [SEP], which is something to attend to; no concepts must be nothing.
-        width = len(encoded["input_ids"][0]) if padding not in UNPADDED else 0
+        width = len(encoded["input_ids"][0]) if options["padding"] not in UNPADDED else 0
         input_ids = [[self.tokenizer.pad_token_id] * width for _ in rows]
         attention_mask = [[0] * width for _ in rows]
         for position, index in enumerate(filled):
@@ -178,7 +192,7 @@ def _as_concept_rows(concepts, num_images: int | None) -> list[list[str]]:
                 f"got {type(row).__name__}: {row!r}"
             )
         for word in row:
-            if not isinstance(word, str) or not word.strip():
+            if not isinstance(word, str) or is_blank(word):
                 raise TypeError(f"ViChaProcessor: a concept of image {image} must be a non-blank str, got {word!r}")
         rows.append(list(row))
     return rows

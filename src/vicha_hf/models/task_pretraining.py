@@ -10,13 +10,13 @@ from .block_mask import draw_kept_patches
 from .contrast_parts import ContrastPart
 from .encoder_text import KeyValues
 from .encodings import ImageEncoding, TextEncoding
-from .head_language_modeling import LanguageModelingHead
 from .input_checks import check_rows, check_together
 from .modeling_outputs import PreTrainingOutput
 from .objective_itc import ContrastiveOutput, ImageTextContrast
 from .objective_itm import HardNegativeSampler, ImageTextMatching, MatchingOutput
 from .objective_mlm import (
     IGNORED,
+    LanguageModelingHead,
     MaskedLanguageModeling,
     MaskedLanguageModelingOutput,
     leading_positions,

@@ -9,10 +9,9 @@ from transformers.utils import can_return_tuple, logging
 
 from .answer_ranking import AnswerTree, PrefixLikelihoods
 from .decoder_answer import AnswerDecoder, QuestionEncoding
-from .head_language_modeling import LanguageModelingHead
 from .input_checks import check_rows
 from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
-from .objective_mlm import distilled_cross_entropy
+from .objective_mlm import LanguageModelingHead, distilled_cross_entropy
 from .process_group import mean_over_processes
 
 

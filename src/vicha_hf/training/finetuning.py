@@ -19,7 +19,7 @@ from ..arguments import require
 from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanImage, PretrainingTransform
 from ..evaluation.task_result import TaskResult
-from ..families import PROCESSORS, head_class
+from ..families import PROCESSORS, head_class, read_for_task
 from ..models.configuration_vision_text import require_known_fields
 from ..text_tokenizers import load_tokenizer, require_fitting_lengths, require_fitting_vocabulary, special_tokens
 from ..weight_files import require_weights_of_folder
@@ -274,7 +274,7 @@ def build_model_and_processor(task: str, arguments: FinetuningArguments) -> tupl
         ValueError: a family without such a head, an unknown field or part, or a tokenizer that does not fit the model.
     """
     model = _build_model(task, arguments)
-    processor = _build_processor(arguments, model.config)
+    processor = _build_processor(task, arguments, model.config)
     require_fitting_vocabulary(model.config, processor.tokenizer)
     require_fitting_lengths(model.config, **{name: getattr(processor, name) for name in processor.length_options})
     choose_trained_parts(model, arguments.model)
@@ -312,7 +312,7 @@ def _override(config: PreTrainedConfig, fields: Mapping[str, Any], name: str) ->
     config.validate()
 
 
-def _build_processor(arguments: FinetuningArguments, config: PreTrainedConfig) -> ProcessorMixin:
+def _build_processor(task: str, arguments: FinetuningArguments, config: PreTrainedConfig) -> ProcessorMixin:
     data, size = arguments.data, config.vision_config.image_size
     if data.tokenizer is not None:
         image_processor, processor_class = PROCESSORS[config.model_type]
@@ -327,6 +327,7 @@ def _build_processor(arguments: FinetuningArguments, config: PreTrainedConfig) -
                 "for with data.tokenizer."
             ) from error
     processor.image_processor.size = {"height": size, "width": size}
+    read_for_task(processor, task, config.text_config.max_position_embeddings)
     # A family without concepts has no limit for them.
     for name in processor.length_options:
         setattr(processor, name, getattr(data, name) or getattr(processor, name))

@@ -1,0 +1,52 @@
+"""The benchmark of concepts at toy size: its figures, and that every way chooses the same."""
+
+import importlib.util
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+
+FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
+# Other parts of this project and checkers read these.
+PROMISED = {"select_over_product", "select_over_faiss", "select_over_torch", "peak_rss_gib", "equal"}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("concepts_benchmark", FOLDER / "concepts.py")
+    module = importlib.util.module_from_spec(spec)
+    # Its processes and dataclasses find the module by name.
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_figures(benchmark, tmp_path, monkeypatch):
+    toy = replace(
+        benchmark.SIZES["tiny"], images=300, concepts=200, sample=64, rounds=1, encoder_images=2, captions=40
+    )
+    monkeypatch.setitem(benchmark.SIZES, "tiny", toy)
+    # The selection of all images in this process: another one costs seconds of imports.
+    monkeypatch.setattr(benchmark, "run_apart", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(benchmark, "PROCESSES", (1,))
+    figures = benchmark.main(["--size", "tiny", "--json", str(tmp_path / "figures.json")])
+    assert json.loads((tmp_path / "figures.json").read_text()) == figures
+    assert figures.keys() >= PROMISED
+    assert figures["equal"] is True
+    assert all(value > 0 and math.isfinite(value) for value in figures.values() if isinstance(value, float))
+
+
+def test_a_difference_is_seen(benchmark, monkeypatch):
+    rng = benchmark.np.random.default_rng(0)
+    images, concepts = benchmark.unit_rows(rng, 20, 16), benchmark.unit_rows(rng, 50, 16)
+    as_float = benchmark.torch.from_numpy(concepts).float()
+    index = benchmark.build_faiss_index(as_float.numpy())
+    assert benchmark.same_selection(images, concepts, as_float, index)
+    select = benchmark.select_concepts
+    monkeypatch.setattr(benchmark, "select_concepts", lambda *rows: tuple(part[::-1].copy() for part in select(*rows)))
+    assert not benchmark.same_selection(images, concepts, as_float, index)

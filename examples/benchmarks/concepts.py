@@ -57,7 +57,7 @@ NOUNS = [
 @dataclass(frozen=True)
 class Size:
     """
-    What is measured.
+    Sizes of what is measured.
 
     Attributes:
         images, concepts, width: of the selection.

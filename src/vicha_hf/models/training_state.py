@@ -48,6 +48,25 @@ class TrainingStateMixin:
             state = TrainingState(self._online_modules(), self._new_queue())
             self.training_state = state.to(self.device)
 
+    @property
+    def peft_config(self) -> dict:
+        """Configurations of the adapters that peft has added to the model, by name, as peft keeps them here."""
+        if "_peft_config" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__} has no adapters.")
+        return self.__dict__["_peft_config"]
+
+    @peft_config.setter
+    def peft_config(self, value: dict) -> None:
+        self.__dict__["_peft_config"] = value
+        # peft goes by the names of layers, which the teacher's share; it is to follow the model, not to be trained.
+        if self.training_state is not None:
+            self.training_state.drop_adapters()
+            self.training_state.requires_grad_(False)
+
+    @peft_config.deleter
+    def peft_config(self) -> None:
+        self.__dict__.pop("_peft_config", None)
+
     def _teacher(self) -> dict[str, nn.Module]:
         """The teacher's modules; outside training a model without training state is its own teacher."""
         return self._online_modules() if self.training_state is None else self.training_state.teacher
@@ -143,11 +162,21 @@ class TrainingStateMixin:
                 would not belong to the new weights.
         """
         state_dict = self.state_dict() if state_dict is None else state_dict
+        # peft writes into the configuration that nothing is tied, when input and output embeddings are not tied to each other.
+        self.config.tie_word_embeddings |= self._is_tied()
         inference = {name: value for name, value in state_dict.items() if not name.startswith(TRAINING_STATE_PREFIX)}
         self._saves_training_state = training_state and self.training_state is not None
         super().save_pretrained(save_directory, *args, state_dict=inference, **kwargs)
         if self.should_save_on_this_rank(kwargs.get("is_main_process", args[0] if args else True)):
             self._write_training_state(Path(save_directory))
+
+    def _is_tied(self) -> bool:
+        """Whether all weights that the head ties are tied now."""
+        tied = self._tied_weights_keys or {}
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        return bool(tied) and all(
+            name in parameters and parameters[name] is parameters.get(source) for name, source in tied.items()
+        )
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         """Writes before an upload: with `push_to_hub` it is part of what transformers does to save."""

@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 # Of a run's output: the last weights, ready for `from_pretrained`.
 MODEL_FOLDER = "model"
 
+# What `vicha-hf evaluate` knows; text assignment is a pretraining for reasoning.
+EVALUATED_TASKS = ("retrieval", "vqa", "entailment", "reasoning", "grounding")
+
 # `model_type` of a folder's configuration -> task -> class.
 HEADS: dict[str, dict[str, type[PreTrainedModel]]] = {
     "vicha": {
@@ -93,6 +96,16 @@ def head_class(model_type: str, task: str) -> type[PreTrainedModel]:
     if task not in HEADS[model_type]:
         raise ValueError(f"{model_type} has no head for task={task!r}; choose one of {', '.join(HEADS[model_type])}.")
     return HEADS[model_type][task]
+
+
+def task_of(model: PreTrainedModel) -> str | None:
+    """The task that a model is evaluated on; a pretraining model is one for retrieval. None for text assignment."""
+    for heads in HEADS.values():
+        for task, head in heads.items():
+            if type(model) is head:
+                task = "retrieval" if task == "pretraining" else task
+                return task if task in EVALUATED_TASKS else None
+    return None
 
 
 def find_model_folder(folder: str) -> str:

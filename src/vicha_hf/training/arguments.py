@@ -1,5 +1,6 @@
 """Arguments that every training script shares, read from YAML and the command line, and checked where they are made."""
 
+import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Literal
@@ -17,7 +18,7 @@ class TrainingArguments:
         output_dir: Folder of checkpoints, logs, metrics and the final model.
         seed: Of the initial weights, the data order, the augmentation and everything drawn in training.
         num_epochs: Passes over the training data.
-        max_steps: Stop after so many optimiser steps even inside an epoch; null trains for all epochs.
+        max_steps: Optimiser steps of the run. Where it is given it decides, and num_epochs does not count, as in transformers' Trainer.
         per_device_batch_size: Samples in one forward pass of one process.
         gradient_accumulation_steps: Forward passes of one optimiser step.
         gradient_caching: Let these forward passes contrast with each other, as one large batch would (GradCache); without it each sees its own samples and the queue.
@@ -135,8 +136,7 @@ class TrainingArguments:
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the whole run."""
-        steps = self.num_epochs * steps_per_epoch
-        return steps if self.max_steps is None else min(steps, self.max_steps)
+        return self.num_epochs * steps_per_epoch if self.max_steps is None else self.max_steps
 
     def learning_rate_schedule(self, steps_per_epoch: int) -> LearningRateSchedule:
         """The schedule that `lr_schedule` names, for epochs of `steps_per_epoch` optimiser steps."""
@@ -147,5 +147,7 @@ class TrainingArguments:
             "warmup_steps": self.warmup_steps,
         }
         if self.lr_schedule == "published":
-            return PublishedSchedule(steps_per_epoch=steps_per_epoch, num_epochs=self.num_epochs, **rates)
+            # A run of more steps than epochs would leave the cosine, which rises again behind its end.
+            num_epochs = max(self.num_epochs, math.ceil(self.total_steps(steps_per_epoch) / steps_per_epoch))
+            return PublishedSchedule(steps_per_epoch=steps_per_epoch, num_epochs=num_epochs, **rates)
         return WarmupCosineSchedule(total_steps=self.total_steps(steps_per_epoch), **rates)

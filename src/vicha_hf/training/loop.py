@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 import resource
+import shlex
 import sys
 import time
 import warnings
@@ -22,9 +23,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..data.corpus_summary import summarize_corpus
 from ..data.loader_processes import ignore_sigterm
 from ..data.read_report import REJECTS_FILE, RejectsFile
-from ..families import MODEL_FOLDER
+from ..evaluation.beside_chance import describe_figures
+from ..families import EVALUATED_TASKS, MODEL_FOLDER, task_of
 from ..folder_lock import locked_folder
 from ..models.contrast_parts import ContrastPart
 from ..whole_files import complete_folder, require_writable, tidy_up, write_whole_file
@@ -43,6 +46,7 @@ from .checkpoints import (
 from .data_order import DataOrder
 from .gradient_caching import require_cacheable
 from .interruption import SigtermNotice
+from .launch_block import LaunchBlock
 from .non_finite import NonFiniteGuard, Visit, require_finite
 from .one_process import on_main_process
 from .optimizer import create_optimizer
@@ -59,6 +63,9 @@ BEST_MODEL_FOLDER = "best_model"
 METRICS_FILE = "metrics.json"
 # In the folder of the best model: which evaluation it is from.
 BEST_EVALUATION_FILE = "evaluation.json"
+
+# After so many steps a run tells how long it will take.
+STEPS_BEFORE_ESTIMATE = 10
 
 EvaluationHook = Callable[[nn.Module, Accelerator], dict[str, float]]
 Batch = dict[str, Tensor]
@@ -296,14 +303,43 @@ class TrainingLoop:
             )
             self._adopt_best_model()
             self._report_continuation(checkpoint)
+        self._report_launch()
         self._guard.require_finite_weights("The weights that training would start from are no use")
         self.progress.total_steps = self.total_steps
         if self.arguments.trackers:
             self.accelerator.init_trackers("vicha_hf")
         self.log = RunLog(self.accelerator, self.output_dir, self.progress.step)
         self._session_start = time.perf_counter()
+        self._session_step = self.progress.step
         self._earlier_seconds = self.progress.train_seconds
         self._window_start, self._window_start_step = self._session_start, self.progress.step
+
+    def _report_launch(self) -> None:
+        """Tell what is about to be trained, and what cannot be right about it."""
+        if not self.accelerator.is_main_process:
+            return
+        annotations = getattr(self.train_dataset, "annotations", None)
+        corpus = None
+        if annotations is not None and hasattr(self.processor, "tokenizer"):
+            corpus = summarize_corpus(annotations, self.processor.tokenizer, self.processor.max_text_length)
+        queue = getattr(getattr(self.unwrapped_model, "training_state", None), "queue", None)
+        config = getattr(self.unwrapped_model, "config", None)
+        block = LaunchBlock(
+            num_samples=len(self.train_dataset),
+            samples_per_step=self.order.samples_per_step,
+            num_processes=self.accelerator.num_processes,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            arguments=self.arguments,
+            corpus=corpus,
+            queue_size=0 if queue is None else queue.size,
+            queue_start=0
+            if queue is None
+            else math.ceil(config.queue_warmup_batches / self.arguments.gradient_accumulation_steps),
+        )
+        logger.info("This run:\n%s", "\n".join(f"  {line}" for line in block.lines()))
+        for warning in block.warnings():
+            logger.warning("%s", warning)
 
     def _keep_rejects(self, is_new: bool) -> None:
         """Write down the records that are done without, those that training comes to included."""
@@ -499,6 +535,7 @@ class TrainingLoop:
         last = progress.step == self.total_steps
         if last or progress.step % arguments.logging_steps == 0:
             self._log_window(report.state)
+        self._tell_expected_time()
 
         pause = time.perf_counter()
         if self.evaluate is not None and (last or self._is_due(arguments.evaluation_steps)):
@@ -516,6 +553,16 @@ class TrainingLoop:
             )
         # Samples per second are those of training alone.
         self._window_start += time.perf_counter() - pause
+
+    def _tell_expected_time(self) -> None:
+        """Once, when the first steps have told how long one takes; the first of all is slower than the others."""
+        taken = self.progress.step - self._session_step
+        if taken == 1:
+            self._second_step_start = time.perf_counter()
+        elif taken == STEPS_BEFORE_ESTIMATE and self.progress.step < self.total_steps:
+            seconds = (time.perf_counter() - self._second_step_start) / (taken - 1)
+            left = seconds * (self.total_steps - self.progress.step)
+            logger.info("%.2f s a step: about %s to go, without evaluations.", seconds, _duration(left))
 
     def _save_companions(self, folder: Path) -> None:
         """Make a checkpoint a folder for `from_pretrained`, where its weights are whole and have the model's names."""
@@ -563,6 +610,9 @@ class TrainingLoop:
             raise KeyError(f"the evaluation returned no {self.primary_metric!r}; it has {sorted(metrics)}")
         progress.metrics = metrics
         self.log.evaluation(progress.step, self._epoch(), metrics)
+        logger.info(
+            "Step %d of %d: %s", progress.step, self.total_steps, describe_figures(metrics, self.primary_metric)
+        )
         value = metrics[self.primary_metric]
         if math.isfinite(value) and (progress.best_metric is None or value > progress.best_metric):
             progress.best_metric, progress.best_step = value, progress.step
@@ -591,6 +641,31 @@ class TrainingLoop:
                 content["best_metric"] = self.progress.best_metric
                 content["best_step"] = self.progress.best_step
             write_whole_file(self.output_dir / METRICS_FILE, json.dumps(content, indent=2) + "\n")
+            self._report_end()
+
+    def _report_end(self) -> None:
+        """Tell where the model is, which evaluation was the best, and how to evaluate it."""
+        lines = [f"Model: {self.output_dir / MODEL_FOLDER}"]
+        if self.primary_metric is not None and self.progress.best_step is not None:
+            lines.append(
+                f"Best:  {self.output_dir / BEST_MODEL_FOLDER} of step {self.progress.best_step}, {self.primary_metric} "
+                f"{self.progress.best_metric:.1f}"
+            )
+        lines += self._evaluation_command()
+        logger.info("Done in %s.\n%s", _duration(self.progress.train_seconds), "\n".join(f"  {one}" for one in lines))
+
+    def _evaluation_command(self) -> list[str]:
+        source = getattr(getattr(self.arguments, "data", None), "validation", None)
+        task = task_of(self.unwrapped_model)
+        if task not in EVALUATED_TASKS:
+            return []
+        data = source if isinstance(source, str) else "ANNOTATIONS"
+        folder = BEST_MODEL_FOLDER if self.progress.best_step is not None else MODEL_FOLDER
+        command = ["vicha-hf", "evaluate", str(self.output_dir / folder), data, "--task", task]
+        return [
+            f"Evaluate: {shlex.join(command)}",
+            f"Report:   {shlex.join(['vicha-hf', 'report', str(self.output_dir)])}",
+        ]
 
     def _epoch(self) -> float:
         return self.progress.step / self.steps_per_epoch
@@ -613,6 +688,13 @@ class TrainingLoop:
             dynamic_ncols=True,
             disable=not self.accelerator.is_main_process,
         )
+
+
+def _duration(seconds: float) -> str:
+    """`95` -> `1 min 35 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _losses(output: Mapping) -> dict[str, Tensor]:

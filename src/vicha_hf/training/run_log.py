@@ -5,6 +5,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from ..evaluation.beside_chance import changing
 from ..whole_files import append_line, write_whole_file
 
 
@@ -35,9 +36,9 @@ class RunLog:
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=step)
 
     def evaluation(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
-        """Record the metrics of an evaluation."""
+        """Record the metrics of an evaluation; the trackers get those that can change in a run."""
         self._append({"step": step, "epoch": epoch, "evaluation": metrics})
-        self.accelerator.log({f"evaluation/{name}": value for name, value in metrics.items()}, step=step)
+        self.accelerator.log({f"evaluation/{name}": value for name, value in changing(metrics).items()}, step=step)
 
     def _append(self, record: dict) -> None:
         if self.accelerator.is_main_process:

@@ -1,0 +1,93 @@
+"""The block of facts that a run prints at its launch, with warnings of what cannot be right."""
+
+from dataclasses import dataclass, field
+
+from ..data.corpus_summary import CorpusSummary
+from .arguments import TrainingArguments
+
+
+# Below this many steps in an epoch a corpus is small for its batch.
+FEW_STEPS_PER_EPOCH = 10
+# Above this many passes over the data a model has seen all there is.
+MANY_EPOCHS = 200
+
+
+@dataclass(frozen=True)
+class LaunchBlock:
+    """
+    Facts of a run before its first step.
+
+    Attributes:
+        num_samples: training samples of one epoch.
+        samples_per_step: of all processes and forward passes of an optimiser step.
+        num_processes: that train together.
+        total_steps, steps_per_epoch: optimiser steps.
+        arguments: of the run.
+        corpus: the texts in numbers, where they are known.
+        queue_size: features in the queue; 0 without.
+        queue_start: optimiser step from which the queue counts.
+    """
+
+    num_samples: int
+    samples_per_step: int
+    num_processes: int
+    total_steps: int
+    steps_per_epoch: int
+    arguments: TrainingArguments = field(repr=False)
+    corpus: CorpusSummary | None = None
+    queue_size: int = 0
+    queue_start: int = 0
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training data."""
+        return self.total_steps / self.steps_per_epoch
+
+    def lines(self) -> list[str]:
+        """The facts, one a line."""
+        arguments = self.arguments
+        decided = "max_steps" if arguments.max_steps is not None else "num_epochs"
+        parts = f"{arguments.per_device_batch_size} samples"
+        parts += f" x {arguments.gradient_accumulation_steps} forward passes x {self.num_processes} processes"
+        facts = {
+            "samples": f"{self.num_samples:,} an epoch",
+            "corpus": str(self.corpus) if self.corpus else None,
+            "batch": f"{self.samples_per_step} ({parts})",
+            "steps": f"{self.total_steps:,} ({self.epochs:.1f} epochs of {self.steps_per_epoch:,}; {decided} decides)",
+            "warm-up": f"{arguments.warmup_steps:,} steps",
+            "queue": f"{self.queue_size:,} features, counts from step {self.queue_start:,}"
+            if self.queue_size
+            else None,
+            "output": arguments.output_dir,
+        }
+        return [f"{name:8s} {value}" for name, value in facts.items() if value is not None]
+
+    def warnings(self) -> list[str]:
+        """What cannot be right, each with its remedy."""
+        found = []
+        if self.arguments.warmup_steps >= self.total_steps:
+            found.append(
+                f"the warm-up of {self.arguments.warmup_steps:,} steps is as long as the run of {self.total_steps:,}: the "
+                "learning rate never falls; lower warmup_steps."
+            )
+        if self.queue_size and self.queue_start >= self.total_steps:
+            found.append(
+                f"the queue would count from step {self.queue_start:,}, after the end of the run: lower "
+                "model.config.queue_warmup_batches."
+            )
+        if self.queue_size > self.num_samples:
+            found.append(
+                f"the queue of {self.queue_size:,} is larger than the {self.num_samples:,} samples: it holds images "
+                "twice; lower model.config.queue_size."
+            )
+        if self.steps_per_epoch < FEW_STEPS_PER_EPOCH or self.epochs > MANY_EPOCHS:
+            found.append(
+                f"{self.num_samples:,} samples are few for this recipe: {self.steps_per_epoch} steps an epoch, "
+                f"{self.epochs:.0f} epochs. See examples/configs/vicha/own_small.yaml."
+            )
+        if self.corpus is not None and self.corpus.splits_most_words:
+            found.append(
+                f"the tokenizer writes {self.corpus.num_split_words:,} of {self.corpus.num_words:,} words in pieces: it "
+                "was made for other texts. Make one with `vicha-hf tokenizer CORPUS --output DIR`."
+            )
+        return found

@@ -53,6 +53,7 @@ from vicha_hf.training.pretraining import DEFAULT_FAMILY, PretrainingArguments
 from vicha_hf.training.run_log import read_log
 from vicha_hf.visual_tokens.fitting import fit_patch_tokenizer
 from vicha_hf.whole_files import require_writable, write_whole_file
+from vicha_hf.yaml_files import read_yaml_mapping
 
 
 ROOT = Path(__file__).parents[1]
@@ -200,7 +201,7 @@ def available_cores() -> int:
 
 def pretraining_options(arguments: argparse.Namespace, corpus: DemoCorpus, run: Path, num_processes: int) -> list[str]:
     """The command line of examples/pretrain.py."""
-    recipe = yaml.safe_load(arguments.config.read_text())
+    recipe = read_yaml_mapping(arguments.config)
     batch_size = recipe["per_device_batch_size"]
     if batch_size % num_processes:
         raise ValueError(
@@ -216,7 +217,7 @@ def pretraining_options(arguments: argparse.Namespace, corpus: DemoCorpus, run: 
         "data.validation": corpus.annotations("validation"),
         "data.tokenizer": corpus.tokenizer,
     }
-    if recipe["data"].get("visual_tokenizer") is not None:
+    if recipe["model"].get("family") == "simla":
         options["data.visual_tokenizer"] = corpus.visual_tokenizer
     named = itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in options.items())
     return [*named, *arguments.pretraining]

@@ -3,7 +3,9 @@
 Copy this for the demo corpus, after `make demo`:
 
     accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_entailment.py \
-        --config examples/configs/vicha/entailment_tiny.yaml --output_dir outputs/entailment
+        --config examples/configs/vicha/entailment_tiny.yaml \
+        --data.train outputs/demo_corpus/entailment_train.json --data.validation outputs/demo_corpus/entailment_validation.json \
+        --output_dir outputs/entailment
 
 `entailment_snli_ve.yaml` is the paper's recipe. `--data.text_only true` trains the baseline that sees no image. Every
 line of the YAML can be overridden; `--resume_from_checkpoint latest` continues.

@@ -3,7 +3,9 @@
 Copy this for the demo corpus, after `make demo`:
 
     accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_grounding.py \
-        --config examples/configs/vicha/grounding_tiny.yaml --output_dir outputs/grounding
+        --config examples/configs/vicha/grounding_tiny.yaml \
+        --data.train outputs/demo_corpus/grounding_train.json --data.validation outputs/demo_corpus/grounding_validation.json \
+        --output_dir outputs/grounding
 
 It trains as retrieval does; the evaluation turns Grad-CAM heat maps into a choice among proposed boxes.
 `grounding_refcoco_plus.yaml` is the paper's recipe and reads RefCOCO+'s own files. Every line of the YAML can be

@@ -3,7 +3,9 @@
 Copy this for the demo corpus, after `make demo` and, for a better start, `pretrain_text_assignment.py`:
 
     accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_reasoning.py \
-        --config examples/configs/vicha/reasoning_tiny.yaml --output_dir outputs/reasoning
+        --config examples/configs/vicha/reasoning_tiny.yaml \
+        --data.train outputs/demo_corpus/reasoning_train.json --data.validation outputs/demo_corpus/reasoning_validation.json \
+        --output_dir outputs/reasoning
 
 `--model.from_pretrained` takes a folder of either: the doubled layers start from the single ones, or are taken over from
 text assignment. `reasoning_nlvr2.yaml` is the paper's recipe. `--data.text_only true` trains the baseline that sees no

@@ -3,7 +3,9 @@
 Copy this for the demo corpus, after `make demo`:
 
     accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_retrieval.py \
-        --config examples/configs/vicha/retrieval_tiny.yaml --output_dir outputs/retrieval
+        --config examples/configs/vicha/retrieval_tiny.yaml \
+        --data.train outputs/demo_corpus/train.json --data.validation outputs/demo_corpus/validation.json \
+        --output_dir outputs/retrieval
 
 and `retrieval_flickr30k.yaml` or `retrieval_coco.yaml` with your annotations for the paper's recipes. Captions of one
 image are told by their `image_id` (or path): they are positives of each other. Every line of the YAML can be

@@ -3,7 +3,9 @@
 Copy this for the demo corpus, after `make demo`:
 
     accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_vqa.py \
-        --config examples/configs/vicha/vqa_tiny.yaml --output_dir outputs/vqa
+        --config examples/configs/vicha/vqa_tiny.yaml \
+        --data.train outputs/demo_corpus/vqa_train.json --data.validation outputs/demo_corpus/vqa_validation.json \
+        --output_dir outputs/vqa
 
 `vqa_v2.yaml` is the paper's recipe, `easy_vqa.yaml` a small data set of coloured shapes from the package registry, from
 random weights. Without `--data.answer_list` the answers that the model may choose from are those of the training
@@ -73,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     else:
         answers = build_answer_list(train, min_count=data.min_answer_count, max_size=data.max_answers)
     run.files[ANSWER_LIST_FILE] = answers
-    check_answer_list(answers, train, data.answer_list or "the answers of the training questions")
+    name = data.answer_list or "the answers of the training questions"
+    for questions in filter(None, (train, validation)):
+        check_answer_list(answers, questions, name)
     evaluate = None
     if validation:
         references = vqa_references(validation)

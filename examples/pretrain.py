@@ -3,7 +3,9 @@
 Copy this to pretrain the tiny model on the demo corpus, on a laptop:
 
     accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/pretrain.py \
-        --config examples/configs/vicha/tiny.yaml --output_dir outputs/tiny
+        --config examples/configs/vicha/tiny.yaml \
+        --data.train outputs/demo_corpus/train.json --data.validation outputs/demo_corpus/validation.json \
+        --output_dir outputs/tiny
 
 and this for the paper's model on the GPUs of one machine (annotations, DeiT-B and BERT-base: see the YAML):
 
@@ -13,7 +15,10 @@ and this for the paper's model on the GPUs of one machine (annotations, DeiT-B a
 SIMLA predicts visual tokens, and so needs a visual tokenizer (`vicha-hf visual-tokenizer` makes one within seconds):
 
     accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/pretrain.py \
-        --config examples/configs/simla/tiny.yaml --output_dir outputs/simla_tiny
+        --config examples/configs/simla/tiny.yaml \
+        --data.train outputs/demo_corpus/train.json --data.validation outputs/demo_corpus/validation.json \
+        --data.visual_tokenizer outputs/demo_corpus/visual_tokenizer \
+        --output_dir outputs/simla_tiny
 
 Every line of the YAML can be overridden (`--learning_rate 2e-4 --model.config.queue_size 4096`); `--help` lists them.
 An interrupted run goes on with `--resume_from_checkpoint latest`. The output folder then holds `model/` for
@@ -35,9 +40,9 @@ from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
 from vicha_hf.evaluation.retrieval import choose_similarity_weight, score_retrieval
 from vicha_hf.mistakes import run_script
-from vicha_hf.text_tokenizers import load_tokenizer
 from vicha_hf.training.accelerator import create_accelerator
 from vicha_hf.training.loop import EvaluationHook, TrainingLoop, TrainingResult
+from vicha_hf.training.own_tokenizer import load_or_make_tokenizer
 from vicha_hf.training.pretraining import (
     PretrainingArguments,
     build_pretraining_model,
@@ -101,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     accelerator = create_accelerator(arguments)
     # Every process makes the same weights.
     set_seed(arguments.seed)
-    tokenizer = load_tokenizer(arguments.tokenizer_source, "data.tokenizer")
+    tokenizer = load_or_make_tokenizer(arguments.tokenizer_source, arguments.data.train)
     visual_tokens = load_visual_tokens(arguments.data)
     model = build_pretraining_model(arguments.model, tokenizer, visual_tokens)
     processor = build_processor(model, tokenizer, arguments.data)

@@ -12,6 +12,7 @@ from .demo_corpus import commands as demo_commands
 from .evaluation import commands as evaluation_commands
 from .mistakes import run_command
 from .search import commands as search_commands
+from .training import commands as training_commands
 from .visual_tokens import commands as visual_token_commands
 
 
@@ -21,6 +22,7 @@ COMMAND_FILES = (
     evaluation_commands,
     data_commands,
     search_commands,
+    training_commands,
     visual_token_commands,
     concept_commands,
     demo_commands,

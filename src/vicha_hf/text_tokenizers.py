@@ -48,14 +48,13 @@ def require_fitting_vocabulary(config: VisionTextConfig, tokenizer: PreTrainedTo
         require(getattr(own, name) == value, f"text_config.{name}", getattr(own, name), f"{remedy} {value}.")
 
 
-def require_fitting_lengths(config: VisionTextConfig, **lengths: int | None) -> None:
-    """Raise a `ValueError` where more tokens are asked for than the text encoder has positions; names are the options'."""
+def require_fitting_length(config: VisionTextConfig, max_text_length: int) -> None:
+    """Raise a `ValueError` where more text tokens are asked for than the text encoder has positions."""
     positions = config.text_config.max_position_embeddings
-    for name, value in lengths.items():
-        require(
-            value is None or value <= positions,
-            f"data.{name}",
-            value,
-            f"the model has {positions} text positions; lower it, or raise model.text_config.max_position_embeddings of "
-            "a model that is trained from random weights.",
-        )
+    require(
+        max_text_length <= positions,
+        "data.max_text_length",
+        max_text_length,
+        f"the model has {positions} text positions; lower it, or raise model.text_config.max_position_embeddings of a "
+        "model that is trained from random weights.",
+    )

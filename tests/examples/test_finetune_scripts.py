@@ -111,7 +111,9 @@ def read_recipe(config, script, family="vicha"):
     own = max(
         (value for value in classes if issubclass(value, FinetuningArguments)), key=lambda value: len(value.__mro__)
     )
-    return parse_arguments(own, [f"--config={CONFIGS.parent / family / config}.yaml", "--output_dir=out"])[0]
+    return parse_arguments(
+        own, [f"--config={CONFIGS.parent / family / config}.yaml", "--output_dir=out", "--data.train=train.json"]
+    )[0]
 
 
 @pytest.mark.parametrize("config", ["easy_vqa", "retrieval_tiny", "vqa_tiny", "text_assignment_tiny"])

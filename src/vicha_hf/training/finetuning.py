@@ -12,21 +12,22 @@ from typing import Any
 
 from accelerate.utils import set_seed
 from torch.utils.data import Dataset
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from ..arguments import require
 from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanImage, PretrainingTransform
 from ..evaluation.task_result import TaskResult
-from ..families import PROCESSORS, head_class, read_for_task
+from ..families import PROCESSORS, find_model_folder, head_class, read_for_task
 from ..models.configuration_vision_text import require_known_fields
-from ..text_tokenizers import load_tokenizer, require_fitting_lengths, require_fitting_vocabulary, special_tokens
+from ..text_tokenizers import require_fitting_length, require_fitting_vocabulary, special_tokens
 from ..weight_files import require_weights_of_folder
 from .accelerator import create_accelerator
 from .adapters import TrainedPartsArguments, choose_trained_parts
 from .arguments import TrainingArguments
 from .loop import EvaluationHook, TrainingLoop, TrainingResult
+from .own_tokenizer import load_or_make_tokenizer
 
 
 @dataclass(kw_only=True)
@@ -77,7 +78,7 @@ class FinetuningDataArguments(ReadingArguments):
         image_root: Folder that relative image paths start from, or a list of one for each source; null takes each annotation file's own folder. A source written as {path: ..., image_root: ...} has its own.
         on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them; an image that turns out broken in training is replaced by another draw.
         allow_outside_root: Whether absolute image paths may lead out of the image root.
-        tokenizer: Folder or Hub id of a BERT-like tokenizer, for a model without processor; null takes the folder's processor.
+        tokenizer: Folder or Hub id of a BERT-like tokenizer, for a model without processor; null takes the folder's processor, or makes one from the training texts for random weights.
         max_text_length: Text tokens kept; null keeps the processor's limit.
         max_concept_length: Concept tokens kept; null keeps the processor's limit.
         use_concepts: Whether images come with their visual concepts.
@@ -142,15 +143,6 @@ class FinetuningArguments(TrainingArguments):
 
     model: FinetuningModelArguments
     data: FinetuningDataArguments
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(
-            self.tokenizer_source is not None,
-            "data.tokenizer",
-            None,
-            "a model with random weights needs a tokenizer; give its folder or Hub id.",
-        )
 
     @property
     def tokenizer_source(self) -> str | None:
@@ -273,21 +265,27 @@ def build_model_and_processor(task: str, arguments: FinetuningArguments) -> tupl
     Raises:
         ValueError: a family without such a head, an unknown field or part, or a tokenizer that does not fit the model.
     """
-    model = _build_model(task, arguments)
-    processor = _build_processor(task, arguments, model.config)
+    own = arguments.model
+    if own.from_pretrained is not None:
+        own.from_pretrained = find_model_folder(own.from_pretrained)
+    tokenizer = None
+    if arguments.data.tokenizer is not None or own.from_pretrained is None:
+        tokenizer = load_or_make_tokenizer(arguments.tokenizer_source, arguments.data.train)
+    model = _build_model(task, own, tokenizer)
+    processor = _build_processor(task, arguments, model.config, tokenizer)
     require_fitting_vocabulary(model.config, processor.tokenizer)
-    require_fitting_lengths(model.config, **{name: getattr(processor, name) for name in processor.length_options})
+    require_fitting_length(model.config, processor.max_text_length)
     choose_trained_parts(model, arguments.model)
     model.add_training_state()
     return model, processor
 
 
-def _build_model(task: str, arguments: FinetuningArguments) -> PreTrainedModel:
-    own = arguments.model
+def _build_model(
+    task: str, own: FinetuningModelArguments, tokenizer: PreTrainedTokenizerBase | None
+) -> PreTrainedModel:
     if own.from_pretrained is None:
         fields = dict(own.config)
         model_type = fields.pop("model_type", "vicha")
-        tokenizer = load_tokenizer(arguments.tokenizer_source, "data.tokenizer")
         head = head_class(model_type, task)
         ids = special_tokens(tokenizer, head.config_class.sub_configs["text_config"])
         text_config = {"vocab_size": len(tokenizer)} | ids | own.text_config
@@ -312,11 +310,13 @@ def _override(config: PreTrainedConfig, fields: Mapping[str, Any], name: str) ->
     config.validate()
 
 
-def _build_processor(task: str, arguments: FinetuningArguments, config: PreTrainedConfig) -> ProcessorMixin:
+def _build_processor(
+    task: str, arguments: FinetuningArguments, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase | None
+) -> ProcessorMixin:
     data, size = arguments.data, config.vision_config.image_size
-    if data.tokenizer is not None:
+    if tokenizer is not None:
         image_processor, processor_class = PROCESSORS[config.model_type]
-        processor = processor_class(image_processor(), load_tokenizer(arguments.tokenizer_source, "data.tokenizer"))
+        processor = processor_class(image_processor(), tokenizer)
     else:
         folder = arguments.model.from_pretrained
         try:

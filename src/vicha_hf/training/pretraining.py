@@ -7,12 +7,12 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from ..arguments import require
 from ..data.reading_arguments import ReadingArguments
-from ..families import HEADS, PROCESSORS, head_class
+from ..families import HEADS, PROCESSORS, find_model_folder, head_class
 from ..models.configuration_vision_text import require_known_fields
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.objective_image_token_reconstruction import require_fitting_tokenizer
 from ..models.processing_vision_text import VisionTextProcessor
-from ..text_tokenizers import require_fitting_lengths, require_fitting_vocabulary, special_tokens
+from ..text_tokenizers import require_fitting_length, require_fitting_vocabulary, special_tokens
 from ..visual_tokens.loading import load_visual_tokenizer
 from ..visual_tokens.storage import VisualTokenStore
 from ..visual_tokens.tokenizer import VisualTokenizer
@@ -90,7 +90,7 @@ class DataArguments(ReadingArguments):
         image_root: Folder that relative image paths start from, or a list of one for each source; null takes each annotation file's own folder. A source written as {path: ..., image_root: ...} has its own.
         on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them; an image that turns out broken in training is replaced by another draw.
         allow_outside_root: Whether absolute image paths may lead out of the image root.
-        tokenizer: Folder or Hub id of a BERT-like tokenizer; null takes the one of model.from_pretrained or model.text.
+        tokenizer: Folder or Hub id of a BERT-like tokenizer; null takes the one of model.from_pretrained or model.text, or makes one from the training texts.
         visual_tokenizer: Folder or Hub id of the visual tokenizer that makes SIMLA's targets, from the very crop that the model sees (paper: DALL-E's, facebook/flava-image-codebook).
         stored_visual_tokens: File of visual tokens made beforehand with `vicha-hf visual-tokens`, for images that are not cropped or augmented.
         max_text_length: Caption tokens kept (paper: 25).
@@ -159,15 +159,6 @@ class PretrainingArguments(TrainingArguments):
     model: ModelArguments
     data: DataArguments
 
-    def __post_init__(self):
-        super().__post_init__()
-        require(
-            self.tokenizer_source is not None,
-            "data.tokenizer",
-            None,
-            "a model with random weights needs a tokenizer; give its folder or Hub id.",
-        )
-
     @property
     def tokenizer_source(self) -> str | None:
         """Source of the tokenizer."""
@@ -190,6 +181,7 @@ def build_pretraining_model(
         ValueError: an impossible configuration, a tokenizer that does not fit the model, or parts that it does not have.
     """
     if arguments.from_pretrained is not None:
+        arguments.from_pretrained = find_model_folder(arguments.from_pretrained)
         config = AutoConfig.from_pretrained(arguments.from_pretrained)
         family = config.model_type
         require_known_fields(type(config), arguments.config, "model.config.")
@@ -276,5 +268,5 @@ def build_processor(
     side = model.config.vision_config.image_size
     image_processor_class, processor_class = PROCESSORS[model.config.model_type]
     lengths = {name: getattr(data, name) for name in processor_class.length_options}
-    require_fitting_lengths(model.config, **lengths)
+    require_fitting_length(model.config, data.max_text_length)
     return processor_class(image_processor_class(size={"height": side, "width": side}), tokenizer, **lengths)

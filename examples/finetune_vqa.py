@@ -75,9 +75,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     else:
         answers = build_answer_list(train, min_count=data.min_answer_count, max_size=data.max_answers)
     run.files[ANSWER_LIST_FILE] = answers
-    name = data.answer_list or "the answers of the training questions"
-    for questions in filter(None, (train, validation)):
-        check_answer_list(answers, questions, name)
+    check_answer_list(answers, train, data.answer_list or "the answers of the training questions")
     evaluate = None
     if validation:
         references = vqa_references(validation)

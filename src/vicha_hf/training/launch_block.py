@@ -63,7 +63,7 @@ class LaunchBlock:
         return [f"{name:8s} {value}" for name, value in facts.items() if value is not None]
 
     def warnings(self) -> list[str]:
-        """What cannot be right, each with its remedy."""
+        """Settings that cannot be right, each with its remedy."""
         found = []
         if self.arguments.warmup_steps >= self.total_steps:
             found.append(

@@ -555,7 +555,7 @@ class TrainingLoop:
         self._window_start += time.perf_counter() - pause
 
     def _tell_expected_time(self) -> None:
-        """Once, when the first steps have told how long one takes; the first of all is slower than the others."""
+        """Tell, once the first steps have shown it, how long the run takes. The very first is slower than the others."""
         taken = self.progress.step - self._session_step
         if taken == 1:
             self._second_step_start = time.perf_counter()

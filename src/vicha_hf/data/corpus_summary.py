@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from ..models.text_cleaning import clean_caption
 from .annotations import Annotations
-from .text_cleaning import clean_caption
 
 
 # Records that are read for a summary; of a larger corpus as many, at even distances.

@@ -8,8 +8,8 @@ from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 from transformers import BertTokenizer
 
+from ..models.text_cleaning import clean_caption
 from .annotation_sources import open_sources
-from .text_cleaning import clean_caption
 
 
 # In BERT's order, so that padding is 0.

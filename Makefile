@@ -7,10 +7,11 @@ INSTALLED := $(VENV)/.installed
 # file stay together because they share what is slow to make.
 TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help venv demo test test-slow test-upstream docs style quality
+.PHONY: help venv demo page test test-slow test-upstream docs style quality
 
 help:
 	@echo "make demo       build the demo corpus, pretrain a tiny ViCHA on it, evaluate, write outputs/demo/"
+	@echo "make page       a page in the browser to try the demo's model on, after make demo"
 	@echo "make test       the test suite"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-upstream  transformers' own tests of models, over every head (fetches its source archive)"
@@ -29,6 +30,9 @@ $(INSTALLED): setup.cfg pyproject.toml
 
 demo: venv
 	$(BIN)/python examples/demo.py
+
+page: venv
+	$(BIN)/vicha-hf demo-page outputs/demo/model --images outputs/demo_corpus/test.json
 
 test: venv
 	$(TEST) -m "not slow"

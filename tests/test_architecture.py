@@ -26,6 +26,7 @@ LAYERS = (
     "demo_corpus",
     "evaluation",
     "search",
+    "demo_page",
     "reporting",
     "training",
     "conversion",

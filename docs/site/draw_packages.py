@@ -19,6 +19,7 @@ CONTENTS = {
     "demo_corpus": ("the embedded corpus, easy-VQA", "#e3f2d9"),
     "evaluation": ("metrics, sharded prediction", "#fff0cc"),
     "search": ("index and search of images", "#fff0cc"),
+    "demo_page": ("a page to try models on", "#fff0cc"),
     "reporting": ("report pages, model cards", "#fff0cc"),
     "training": ("loop, optimizer, checkpoints", "#fff0cc"),
     "conversion": ("published checkpoints to folders", "#f6dcf0"),

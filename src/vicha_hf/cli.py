@@ -9,6 +9,7 @@ from .concepts import commands as concept_commands
 from .conversion import commands as conversion_commands
 from .data import commands as data_commands
 from .demo_corpus import commands as demo_commands
+from .demo_page import commands as page_commands
 from .evaluation import commands as evaluation_commands
 from .mistakes import run_command
 from .search import commands as search_commands
@@ -23,6 +24,7 @@ COMMAND_FILES = (
     data_commands,
     search_commands,
     training_commands,
+    page_commands,
     visual_token_commands,
     concept_commands,
     demo_commands,

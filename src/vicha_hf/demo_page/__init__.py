@@ -1,0 +1,1 @@
+"""A page to try models on: search, ask, ground, compare, and see the concepts (extra `page`)."""

@@ -12,7 +12,7 @@ PARQUET_SUFFIX = ".parquet"
 _ROWS_AT_A_TIME = 1000
 _IMAGE_FIELDS = ("image", "images")
 # Columns that hold encoded images under the name of their format, as img2dataset writes them.
-_BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
+BINARY_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp")
 
 
 def load_dataset_split(path: str, name: str | None, split: str | None):
@@ -122,7 +122,7 @@ class TableSource(RecordSource):
         columns = dict(columns)
         dataset = dataset.with_format(None)
         if "image" not in columns and "image" not in dataset.column_names:
-            found = next((column for column in _BINARY_IMAGE_COLUMNS if column in dataset.column_names), None)
+            found = next((column for column in BINARY_IMAGE_COLUMNS if column in dataset.column_names), None)
             if found is not None:
                 columns["image"] = found
         self.dataset = _with_image_columns(dataset, columns)

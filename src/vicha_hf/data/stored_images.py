@@ -67,6 +67,26 @@ class DatasetImages(ImageStore):
         return f"in column {self.column!r}, row {first}{within} of the dataset"
 
 
+class HeldImage(ImageStore):
+    """
+    One image of a stream, held in memory.
+
+    Args:
+        content: the encoded image.
+        place: of the image, for messages.
+    """
+
+    def __init__(self, content: bytes, place: str):
+        self._content = content
+        self._place = place
+
+    def read_bytes(self, first: int, second: int | None) -> bytes:
+        return self._content
+
+    def describe(self, first: int, second: int | None) -> str:
+        return self._place
+
+
 class TarImages(ImageStore):
     """
     The members of an uncompressed tar file, found by offset and size.

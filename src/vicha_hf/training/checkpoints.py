@@ -51,6 +51,7 @@ class Progress:
         metrics: of the last evaluation.
         skipped_steps: steps whose gradient was thrown away because it or a loss was not finite.
         consecutive_skips: how many of them were the last ones.
+        stream_places: of the readers of each process, where the run trains on a stream.
     """
 
     step: int = 0
@@ -63,6 +64,7 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
     skipped_steps: int = 0
     consecutive_skips: int = 0
+    stream_places: list[list[dict]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 
+# Size of a stream, whose samples nobody has counted.
+ENDLESS = 2**62
+
+
 @dataclass(frozen=True)
 class DataOrder:
     """The order of the samples in every epoch of a run.

@@ -18,7 +18,7 @@ class LaunchBlock:
     Facts of a run before its first step.
 
     Attributes:
-        num_samples: training samples of one epoch.
+        num_samples: training samples of one epoch; None of a stream, whose samples nobody has counted.
         samples_per_step: of all processes and forward passes of an optimiser step.
         num_processes: that train together.
         total_steps, steps_per_epoch: optimiser steps.
@@ -28,7 +28,7 @@ class LaunchBlock:
         queue_start: optimiser step from which the queue counts.
     """
 
-    num_samples: int
+    num_samples: int | None
     samples_per_step: int
     num_processes: int
     total_steps: int
@@ -49,11 +49,12 @@ class LaunchBlock:
         decided = "max_steps" if arguments.max_steps is not None else "num_epochs"
         parts = f"{arguments.per_device_batch_size} samples"
         parts += f" x {arguments.gradient_accumulation_steps} forward passes x {self.num_processes} processes"
+        passes = f"{self.epochs:.1f} epochs of {self.steps_per_epoch:,}; " if self.num_samples is not None else ""
         facts = {
-            "samples": f"{self.num_samples:,} an epoch",
+            "samples": "a stream" if self.num_samples is None else f"{self.num_samples:,} an epoch",
             "corpus": str(self.corpus) if self.corpus else None,
             "batch": f"{self.samples_per_step} ({parts})",
-            "steps": f"{self.total_steps:,} ({self.epochs:.1f} epochs of {self.steps_per_epoch:,}; {decided} decides)",
+            "steps": f"{self.total_steps:,} ({passes}{decided} decides)",
             "warm-up": f"{arguments.warmup_steps:,} steps",
             "queue": f"{self.queue_size:,} features, counts from step {self.queue_start:,}"
             if self.queue_size
@@ -75,6 +76,8 @@ class LaunchBlock:
                 f"the queue would count from step {self.queue_start:,}, after the end of the run: lower "
                 "model.config.queue_warmup_batches."
             )
+        if self.num_samples is None:
+            return found
         if self.queue_size > self.num_samples:
             found.append(
                 f"the queue of {self.queue_size:,} is larger than the {self.num_samples:,} samples: it holds images "

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -26,6 +27,7 @@ from tqdm.auto import tqdm
 from ..data.corpus_summary import summarize_corpus
 from ..data.loader_processes import ignore_sigterm
 from ..data.read_report import REJECTS_FILE, RejectsFile
+from ..data.stream_dataset import StreamDataset
 from ..evaluation.beside_chance import describe_figures
 from ..families import EVALUATED_TASKS, MODEL_FOLDER, task_of
 from ..folder_lock import locked_folder
@@ -43,7 +45,7 @@ from .checkpoints import (
     sharding_of,
     warn_of_little_space,
 )
-from .data_order import DataOrder
+from .data_order import ENDLESS, DataOrder
 from .gradient_caching import require_cacheable
 from .interruption import SigtermNotice
 from .launch_block import LaunchBlock
@@ -158,20 +160,24 @@ class TrainingLoop:
         self.resolved_config = resolved_config
         self.output_dir = Path(arguments.output_dir)
 
+        self._is_stream = isinstance(train_dataset, StreamDataset)
+        if self._is_stream and arguments.max_steps is None:
+            raise ValueError("max_steps=None is not possible: a stream has no end; say after how many steps to stop.")
         self.order = DataOrder(
-            dataset_size=len(train_dataset),
+            dataset_size=ENDLESS if self._is_stream else len(train_dataset),
             batch_size=arguments.per_device_batch_size,
             gradient_accumulation_steps=arguments.gradient_accumulation_steps,
             num_processes=accelerator.num_processes,
             seed=arguments.seed,
         )
-        self.steps_per_epoch = self.order.steps_per_epoch
+        # A stream's epoch is the run.
+        self.steps_per_epoch = arguments.max_steps if self._is_stream else self.order.steps_per_epoch
         self.total_steps = arguments.total_steps(self.steps_per_epoch)
         self.schedule = arguments.learning_rate_schedule(self.steps_per_epoch)
-        if len(train_dataset) < self.order.samples_per_step:
+        if self.order.dataset_size < self.order.samples_per_step:
             logger.warning(
                 "%d training samples do not fill one optimiser step of %d: samples are repeated within a step.",
-                len(train_dataset),
+                self.order.dataset_size,
                 self.order.samples_per_step,
             )
 
@@ -301,6 +307,8 @@ class TrainingLoop:
             self.progress = load_checkpoint(
                 self.accelerator, checkpoint, self._course, self.arguments.allow_changed_settings
             )
+            if self._is_stream:
+                self._go_on_in_stream()
             self._adopt_best_model()
             self._report_continuation(checkpoint)
         self._report_launch()
@@ -325,7 +333,7 @@ class TrainingLoop:
         queue = getattr(getattr(self.unwrapped_model, "training_state", None), "queue", None)
         config = getattr(self.unwrapped_model, "config", None)
         block = LaunchBlock(
-            num_samples=len(self.train_dataset),
+            num_samples=None if self._is_stream else self.order.dataset_size,
             samples_per_step=self.order.samples_per_step,
             num_processes=self.accelerator.num_processes,
             total_steps=self.total_steps,
@@ -340,6 +348,16 @@ class TrainingLoop:
         logger.info("This run:\n%s", "\n".join(f"  {line}" for line in block.lines()))
         for warning in block.warnings():
             logger.warning("%s", warning)
+
+    def _go_on_in_stream(self) -> None:
+        places = self.progress.stream_places
+        if len(places) != self.accelerator.num_processes:
+            raise ValueError(
+                f"the checkpoint knows the places of {len(places)} processes in the stream, and there are "
+                f"{self.accelerator.num_processes}: continue with as many, or start anew from its weights."
+            )
+        batches = self.progress.step * self.arguments.gradient_accumulation_steps
+        self.train_dataset.go_on_from(places[self.accelerator.process_index], batches)
 
     def _keep_rejects(self, is_new: bool) -> None:
         """Write down the records that are done without, those that training comes to included."""
@@ -380,18 +398,7 @@ class TrainingLoop:
         epoch, first_step = divmod(self.progress.step, self.steps_per_epoch)
         if hasattr(self.train_dataset, "set_epoch"):
             self.train_dataset.set_epoch(epoch)
-        batches = self.order.batches(epoch, self.accelerator.process_index, first_step)
-        loader = DataLoader(
-            self.train_dataset,
-            batch_sampler=batches,
-            collate_fn=self.collator,
-            num_workers=self.arguments.num_workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-            worker_init_fn=ignore_sigterm,
-            # The loader's own draw must not come from the random state that training uses.
-            generator=torch.Generator().manual_seed(self.arguments.seed + epoch),
-        )
-        samples_and_batches = zip(batches, loader, strict=True)
+        samples_and_batches = self._stream_batches() if self._is_stream else self._batches(epoch, first_step)
         self.model.train()
         for step_in_epoch in range(first_step, self.steps_per_epoch):
             report = self._optimizer_step(epoch, step_in_epoch, samples_and_batches)
@@ -401,6 +408,31 @@ class TrainingLoop:
             self._after_step(report)
             if self._is_over():
                 return
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[tuple[list[int], Batch]]:
+        batches = self.order.batches(epoch, self.accelerator.process_index, first_step)
+        loader = DataLoader(
+            self.train_dataset,
+            batch_sampler=batches,
+            collate_fn=self.collator,
+            pin_memory=self.accelerator.device.type == "cuda",
+            **self._loading_options(epoch),
+        )
+        return zip(batches, loader, strict=True)
+
+    def _stream_batches(self) -> Iterator[tuple[list[str], Batch]]:
+        """Batches of a stream; those that were used move the places that a checkpoint notes."""
+        for batch in DataLoader(self.train_dataset, batch_size=None, **self._loading_options(0)):
+            self.train_dataset.saw(batch)
+            yield batch.records, batch.batch
+
+    def _loading_options(self, epoch: int) -> dict[str, Any]:
+        return {
+            "num_workers": self.arguments.num_workers,
+            "worker_init_fn": ignore_sigterm,
+            # The loader's own draw must not come from the random state that training uses.
+            "generator": torch.Generator().manual_seed(self.arguments.seed + epoch),
+        }
 
     def _optimizer_step(
         self, epoch: int, step_in_epoch: int, samples_and_batches: Iterator[tuple[list[int], Batch]]
@@ -480,6 +512,8 @@ class TrainingLoop:
 
     def _describe(self, samples: list[int]) -> str:
         """Describes these samples for a message, besides their indices. Reads them again."""
+        if self._is_stream:
+            return f" ({'; '.join(map(str, samples))})"
         batch = self.collator([self.train_dataset[index] for index in samples])
         suspects = [
             (index, name)
@@ -543,6 +577,8 @@ class TrainingLoop:
         if last or self._stop or self._is_due(arguments.checkpoint_steps):
             progress.train_seconds = self._train_seconds()
             self._guard.require_finite_weights(f"Step {progress.step} was not saved")
+            if self._is_stream:
+                progress.stream_places = gather_object([self.train_dataset.states])
             save_checkpoint(
                 self.accelerator,
                 self.output_dir,

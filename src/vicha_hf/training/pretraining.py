@@ -90,6 +90,7 @@ class DataArguments(ReadingArguments):
         image_root: Folder that relative image paths start from, or a list of one for each source; null takes each annotation file's own folder. A source written as {path: ..., image_root: ...} has its own.
         on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them; an image that turns out broken in training is replaced by another draw.
         allow_outside_root: Whether absolute image paths may lead out of the image root.
+        shuffle_buffer: Records of a stream that are shuffled together, per loading process.
         tokenizer: Folder or Hub id of a BERT-like tokenizer; null takes the one of model.from_pretrained or model.text, or makes one from the training texts.
         visual_tokenizer: Folder or Hub id of the visual tokenizer that makes SIMLA's targets, from the very crop that the model sees (paper: DALL-E's, facebook/flava-image-codebook).
         stored_visual_tokens: File of visual tokens made beforehand with `vicha-hf visual-tokens`, for images that are not cropped or augmented.
@@ -107,6 +108,7 @@ class DataArguments(ReadingArguments):
 
     train: str | dict[str, Any] | list[str | dict[str, Any]]
     validation: str | dict[str, Any] | None = None
+    shuffle_buffer: int = 1000
     tokenizer: str | None = None
     visual_tokenizer: str | None = None
     stored_visual_tokens: str | None = None
@@ -143,7 +145,7 @@ class DataArguments(ReadingArguments):
                 self.crop_scale,
                 "give [smallest, largest] within (0, 1], or null for no crop.",
             )
-        for name in ("rerank_k", "evaluation_batch_size"):
+        for name in ("rerank_k", "evaluation_batch_size", "shuffle_buffer"):
             require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "it must be at least 1.")
 
 

@@ -1,0 +1,320 @@
+"""Training examples from streams: shuffled, shared among processes and workers, and continued at the very next example.
+
+Every process has readers, one per loading process. A reader passes through its own shards again and again, in an order
+that is drawn for each pass. It fills a buffer, shuffles it, empties it, and fills it again. So its place in the stream is
+a few numbers, and a run that goes on from them sees what the unbroken run would have seen.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from .annotation_fields import ImageFinder, read_concepts, read_texts
+from .annotation_sources import as_corpus_source, list_sources
+from .annotations import ImageTextRecord
+from .datasets_pretraining import PretrainingItem, PretrainingItems
+from .image_files import ImageReadError
+from .raw_records import AnnotationError, RawRecord, RecordProblem
+from .read_report import RejectedRecord, RejectsFile
+from .stored_images import EmbeddedImage
+from .stream_shards import StreamShard, describe_shards, skip_records, stream_shards
+
+
+_SHARD_ORDER, _BUFFER_ORDER, _ITEM, _SOURCE = range(4)
+
+
+@dataclass(frozen=True)
+class StreamPlace:
+    """
+    Place of a reader in one source.
+
+    Attributes:
+        passes: whole passes through its shards.
+        shard: in the order of the present pass, where the present buffer begins.
+        record: of that shard.
+        taken: records that have been taken out of the buffer.
+    """
+
+    passes: int = 0
+    shard: int = 0
+    record: int = 0
+    taken: int = 0
+
+
+@dataclass(frozen=True)
+class ReaderState:
+    """
+    Place of a reader in all sources.
+
+    Attributes:
+        places: in each source.
+        examples: that it has given.
+    """
+
+    places: tuple[StreamPlace, ...]
+    examples: int = 0
+
+    def as_json(self) -> dict:
+        """The state in plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping) -> "ReaderState":
+        """The state that `as_json` wrote."""
+        return cls(tuple(StreamPlace(**place) for place in content["places"]), content["examples"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """
+    Options of a stream.
+
+    Attributes:
+        batch_size: examples of a batch.
+        seed: of all draws.
+        buffer_size: records that are shuffled together, per reader.
+        on_bad_record: "raise" stops at a bad record or an image that cannot be decoded; "skip" goes on to the next one.
+        num_processes, process_index: of the training.
+        num_workers: loading processes per process; 0 loads in the process itself.
+        allow_outside_root: as in `ReadingOptions`.
+    """
+
+    batch_size: int
+    seed: int = 0
+    buffer_size: int = 1000
+    on_bad_record: Literal["raise", "skip"] = "raise"
+    num_processes: int = 1
+    process_index: int = 0
+    num_workers: int = 0
+    allow_outside_root: bool = False
+
+    def __post_init__(self):
+        for name in ("batch_size", "buffer_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def readers_per_process(self) -> int:
+        """Readers of one process."""
+        return max(1, self.num_workers)
+
+    @property
+    def num_readers(self) -> int:
+        """Readers of all processes."""
+        return self.num_processes * self.readers_per_process
+
+
+@dataclass(frozen=True)
+class StreamBatch:
+    """
+    A batch, with what is needed to go on behind it.
+
+    Attributes:
+        batch: the collator's.
+        records: file and record of each example.
+        reader: number of the reader within its process.
+        state: of that reader behind the batch, as JSON.
+    """
+
+    batch: dict[str, torch.Tensor]
+    records: list[str]
+    reader: int
+    state: dict
+
+
+class _SourceReader:
+    """The records of one source for one reader, from a place on, without end."""
+
+    def __init__(self, shards: Sequence[StreamShard], source: int, reader: int, options: StreamOptions):
+        self._options = options
+        self._draws = (reader, source)
+        # With fewer shards than readers every reader reads all of them and keeps its share of the records.
+        self._stride = options.num_readers if len(shards) < options.num_readers else 1
+        self._phase = reader % self._stride
+        self._shards = list(shards if self._stride > 1 else shards[reader :: options.num_readers])
+
+    def from_place(self, place: StreamPlace) -> Iterator[tuple[RawRecord, StreamPlace]]:
+        """Each record with the place behind it."""
+        while True:
+            found = False
+            for buffer, begin, end in self._buffers(place):
+                found = True
+                order = self._rng(_BUFFER_ORDER, begin.passes, begin.shard, begin.record).permutation(len(buffer))
+                for taken in range(begin.taken, len(buffer)):
+                    last = taken + 1 == len(buffer)
+                    yield buffer[order[taken]], end if last else replace(begin, taken=taken + 1)
+            if not found and place == StreamPlace(place.passes):
+                raise AnnotationError(f"no record in {', '.join(map(str, self._shards[:3]))}; check the shards")
+            place = StreamPlace(place.passes + 1)
+
+    def _buffers(self, place: StreamPlace) -> Iterator[tuple[list[RawRecord], StreamPlace, StreamPlace]]:
+        """The buffers of a pass: records, the place where they begin, and the place behind them."""
+        order = self._rng(_SHARD_ORDER, place.passes).permutation(len(self._shards))
+        begin, buffer = place, []
+        for position in range(place.shard, len(order)):
+            skipped = place.record if position == place.shard else 0
+            records = skip_records(self._shards[order[position]].records(), skipped)
+            for number, raw in enumerate(records, start=skipped):
+                if raw.index % self._stride != self._phase:
+                    continue
+                buffer.append(raw)
+                if len(buffer) == self._options.buffer_size:
+                    behind = StreamPlace(place.passes, position, number + 1)
+                    yield buffer, begin, behind
+                    begin, buffer = behind, []
+        if buffer:
+            yield buffer, begin, StreamPlace(place.passes + 1)
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self._options.seed, spawn_key=(*self._draws, *key)))
+
+
+class StreamDataset(IterableDataset):
+    """
+    Batches of training examples from streams, without end.
+
+    Args:
+        sources: one or several; see `stream_shards`. `weight` says how often examples come from a source, 1 by default.
+        items: makes examples out of records.
+        collator: makes batches out of examples.
+        options: of the stream.
+        image_root: folder that relative image paths start from.
+
+    Attributes:
+        rejects: where records are written down that were left out; None writes nothing.
+
+    Raises:
+        AnnotationError: a source that cannot be streamed; from iterating, a bad record ("raise") or no record at all.
+        ImageReadError: from iterating, an image that cannot be decoded ("raise").
+    """
+
+    def __init__(
+        self,
+        sources: object,
+        items: PretrainingItems,
+        collator: Callable[[Sequence[PretrainingItem]], dict[str, torch.Tensor]],
+        options: StreamOptions,
+        image_root: str | None = None,
+    ):
+        listed = list_sources(sources)
+        self.shards = [stream_shards(source, image_root) for source in listed]
+        weights = [getattr(as_corpus_source(source), "weight", None) or 1.0 for source in listed]
+        self._shares = np.cumsum(weights) / sum(weights)
+        self.items = items
+        self.collator = collator
+        self.options = options
+        self.rejects: RejectsFile | None = None
+        self._finder = ImageFinder(True, options.allow_outside_root)
+        fresh = ReaderState((StreamPlace(),) * len(listed))
+        self._states = [fresh] * options.readers_per_process
+        self._next_reader = 0
+
+    def fingerprint(self) -> str:
+        """A number in hexadecimal that changes with the shards, and with who reads what of them."""
+        facts = [
+            [describe_shards(shards) for shards in self.shards],
+            self._shares.tolist(),
+            [self.options.buffer_size, self.options.num_processes, self.options.readers_per_process],
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    @property
+    def states(self) -> list[dict]:
+        """Places of the readers of this process, as JSON."""
+        return [state.as_json() for state in self._states]
+
+    def go_on_from(self, states: Sequence[Mapping], batches: int) -> None:
+        """
+        Sets the places that the next iteration begins at.
+
+        Args:
+            states: of the readers of this process.
+            batches: that this process has seen.
+        """
+        self._states = [ReaderState.from_json(state) for state in states]
+        self._next_reader = batches % len(self._states)
+
+    def saw(self, batch: StreamBatch) -> None:
+        """Notes the place behind a batch that was used, for `states`."""
+        self._states[batch.reader] = ReaderState.from_json(batch.state)
+
+    def __iter__(self) -> Iterator[StreamBatch]:
+        info = get_worker_info()
+        worker = 0 if info is None else info.id
+        # Loading processes take turns, the first one first.
+        reader = (self._next_reader + worker) % self.options.readers_per_process
+        examples = self._examples(reader, self._states[reader])
+        while True:
+            items, records = [], []
+            for item, where, state in examples:
+                items.append(item)
+                records.append(where)
+                if len(items) == self.options.batch_size:
+                    break
+            yield StreamBatch(self.collator(items), records, reader, state.as_json())
+
+    def _examples(self, own_number: int, state: ReaderState) -> Iterator[tuple[PretrainingItem, str, ReaderState]]:
+        options = self.options
+        reader = options.process_index * options.readers_per_process + own_number
+        streams = [
+            _SourceReader(shards, number, reader, options).from_place(place)
+            for number, (shards, place) in enumerate(zip(self.shards, state.places, strict=True))
+        ]
+        bad_in_a_row = 0
+        while True:
+            source = 0
+            if len(streams) > 1:
+                drawn = self._rng(reader, _SOURCE, state.examples).random()
+                source = int(np.searchsorted(self._shares, drawn, side="right"))
+            raw, place = next(streams[source])
+            places = tuple(place if number == source else one for number, one in enumerate(state.places))
+            try:
+                item = self.items.make(self._parse(raw), self._rng(reader, _ITEM, state.examples))
+            except (RecordProblem, ImageReadError) as problem:
+                self._reject(raw, problem)
+                bad_in_a_row += 1
+                if bad_in_a_row > 100 * options.buffer_size:
+                    raise AnnotationError(f"no usable record among the last {bad_in_a_row} of the stream") from problem
+                state = replace(state, places=places)
+                continue
+            bad_in_a_row = 0
+            state = ReaderState(places, state.examples + 1)
+            yield item, raw.where, state
+
+    def _parse(self, raw: RawRecord) -> ImageTextRecord:
+        if raw.problem is not None:
+            raise raw.problem
+        if not isinstance(raw.value, Mapping):
+            raise RecordProblem("", "not an object", 'write {"image": ..., ...}')
+        image = self._finder.read(raw.value, raw)
+        captions, concepts = read_texts(raw.value, "caption"), read_concepts(raw.value)
+        return ImageTextRecord(image, captions, _number_of(image, raw), concepts, raw.where)
+
+    def _reject(self, raw: RawRecord, problem: RecordProblem | ImageReadError) -> None:
+        if isinstance(problem, ImageReadError):
+            label, message = f"field 'image': {problem.cause}", problem.message
+        else:
+            label, message = problem.label, problem.message
+        if self.options.on_bad_record == "raise":
+            raise problem if isinstance(problem, ImageReadError) else AnnotationError(f"{raw.where}: {message}")
+        if self.rejects is not None:
+            self.rejects.add(RejectedRecord(raw.where, label, message))
+
+    def _rng(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self.options.seed, spawn_key=key))
+
+
+def _number_of(image: str | EmbeddedImage, raw: RawRecord) -> int:
+    """A number that is the same for equal images: in a stream nobody can count them."""
+    image_id = raw.value.get("image_id")
+    if image_id is not None:
+        content = json.dumps([raw.source, image_id], default=repr).encode()
+    else:
+        content = image.read_bytes() if isinstance(image, EmbeddedImage) else image.encode()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) >> 1

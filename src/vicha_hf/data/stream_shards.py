@@ -1,0 +1,266 @@
+"""Shards of a stream: what is read from beginning to end, on this machine or another, without knowing how long it is."""
+
+import json
+import os
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from .annotation_sources import CorpusSource, as_corpus_source, expand_pattern, is_remote, list_sources
+from .json_reading import decode_json
+from .raw_records import AnnotationError, RawRecord, RecordProblem
+from .source_datasets import BINARY_IMAGE_COLUMNS, PARQUET_SUFFIX
+from .source_files import JSONL_SUFFIXES, renamed_fields
+from .source_folders import IMAGE_SUFFIXES
+from .source_tar import is_wanted, record_of_members, sample_key
+from .stored_images import EmbeddedImage, HeldImage
+
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+
+
+class StreamShard(ABC):
+    """A part of a stream that one reader reads in one go. `str(shard)` names it in messages."""
+
+    @abstractmethod
+    def records(self) -> Iterator[RawRecord]:
+        """The records, in the same order each time."""
+
+
+class _FileShard(StreamShard):
+    """
+    A file, named by path or address.
+
+    Args:
+        path: of the file.
+        source: that it belongs to.
+        image_root: folder that relative image paths start from.
+    """
+
+    def __init__(self, path: str, source: CorpusSource, image_root: str | None):
+        self.path = path
+        self.columns = source.columns
+        root = source.image_root if source.image_root is not None else image_root
+        self.image_root = None if root is None else Path(os.path.expanduser(root))
+
+    def __str__(self) -> str:
+        return self.path
+
+    def _open(self) -> BinaryIO:
+        import fsspec
+
+        return fsspec.open(self.path, "rb").open()
+
+    def _raw(self, value: object, index: int, problem: RecordProblem | None = None, line: int | None = None):
+        if value is not None and self.columns:
+            value, problem = renamed_fields(value, self.columns)
+        folder = Path() if is_remote(self.path) else Path(self.path).parent
+        return RawRecord(value, self.path, index, folder, line, problem, self.image_root)
+
+    def _unreadable(self, error: Exception) -> AnnotationError:
+        return AnnotationError(
+            f"{self.path}: the shard cannot be read to its end ({type(error).__name__}: {error}); write or download it again"
+        )
+
+
+class TarShard(_FileShard):
+    """A tar file, whose members of one name are neighbours."""
+
+    def records(self) -> Iterator[RawRecord]:
+        try:
+            with self._open() as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+                for index, (key, members) in enumerate(self._groups(archive)):
+                    try:
+                        yield self._raw(self._record(key, members), index)
+                    except RecordProblem as problem:
+                        yield self._raw(None, index, problem)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def _groups(self, archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
+        finished: set[str] = set()
+        current, members = None, {}
+        for member in archive:
+            key, suffix = sample_key(member.name)
+            if member.isfile() and is_wanted(suffix):
+                if key != current:
+                    if current is not None:
+                        yield current, members
+                        finished.add(current)
+                    if key in finished:
+                        raise AnnotationError(
+                            f"{self.path}: the members named {key!r} do not lie together, as a stream needs them; write the "
+                            "shard with sorted names (tar --sort=name), or read it from this machine without streaming"
+                        )
+                    current, members = key, {}
+                members[suffix] = archive.extractfile(member).read()
+            archive.members = []
+        if current is not None:
+            yield current, members
+
+    def _record(self, key: str, members: Mapping[str, bytes]) -> dict:
+        content = next((one for suffix, one in members.items() if suffix in IMAGE_SUFFIXES), None)
+        image = None if content is None else EmbeddedImage(HeldImage(content, f"{key} of {self.path}"), 0)
+        return record_of_members({name: one for name, one in members.items() if name not in IMAGE_SUFFIXES}, image, key)
+
+
+class JsonLinesShard(_FileShard):
+    """A JSONL file; images are paths."""
+
+    def records(self) -> Iterator[RawRecord]:
+        try:
+            with self._open() as file:
+                for index, line in enumerate(line for line in file if line.strip()):
+                    value, problem = None, None
+                    try:
+                        value = decode_json(line.decode("utf-8-sig"))
+                    except ValueError as error:
+                        remedy = "write one JSON object per line"
+                        problem = RecordProblem("", "not readable as JSON", remedy, str(error))
+                    yield self._raw(value, index, problem)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+
+class ParquetShard(_FileShard):
+    """A Parquet file, read by row groups."""
+
+    def records(self) -> Iterator[RawRecord]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            with self._open() as file:
+                index = 0
+                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=64):
+                    for row in batch.to_pylist():
+                        yield self._raw(_with_image(row, f"row {index} of {self.path}"), index)
+                        index += 1
+        except (pyarrow.ArrowInvalid, OSError) as error:
+            raise self._unreadable(error) from error
+
+
+class DatasetShard(StreamShard):
+    """
+    One shard of a streamed Hugging Face dataset. It is never shuffled, counted or given an epoch by that library.
+
+    Args:
+        dataset: an `IterableDataset`, with images undecoded: a decoded image would be compressed again.
+        number: of the shard.
+        name: of the dataset.
+        columns: which column holds which annotation field.
+    """
+
+    def __init__(self, dataset, number: int, name: str, columns: Mapping[str, str | Sequence[str]]):
+        self._dataset = dataset
+        self._number = number
+        self._name = name
+        self._columns = columns
+
+    def __str__(self) -> str:
+        return f"{self._name}, shard {self._number}"
+
+    def records(self) -> Iterator[RawRecord]:
+        shard = self._dataset.shard(num_shards=self._dataset.num_shards, index=self._number)
+        for index, row in enumerate(shard):
+            value, problem = _with_image(row, f"row {index} of {self}"), None
+            if self._columns:
+                value, problem = renamed_fields(value, self._columns)
+            yield RawRecord(value, str(self), index, Path(), None, problem)
+
+
+def stream_shards(source: object, image_root: str | None = None) -> list[StreamShard]:
+    """
+    The shards of a source.
+
+    Args:
+        source: as in `open_sources`, or a `datasets.IterableDataset`.
+        image_root: folder that relative image paths start from, unless the source has its own.
+
+    Raises:
+        AnnotationError: a source that cannot be streamed.
+    """
+    spec = as_corpus_source(source)
+    if spec is None:
+        if hasattr(source, "num_shards") and hasattr(source, "decode"):
+            return _dataset_shards(source, "streamed dataset", {})
+        raise AnnotationError(f"a source of type {type(source).__name__} cannot be streamed; name a path or a dataset")
+    paths = expand_pattern(spec.path)
+    if len(paths) == 1 and os.path.isdir(paths[0]):
+        folder = Path(paths[0])
+        found = sorted(folder.glob("*.tar")) or sorted(folder.glob(f"*{PARQUET_SUFFIX}"))
+        if not found:
+            raise AnnotationError(f"{folder}: the folder holds no tar shards and no Parquet files to stream")
+        paths = [str(path) for path in found]
+    kinds = [_kind_of(path) for path in paths]
+    if len(paths) == 1 and kinds[0] is None:
+        if os.path.exists(paths[0]) or PurePosixPath(paths[0]).suffix:
+            raise AnnotationError(f"{paths[0]}: only *.tar, *.parquet and *.jsonl files can be streamed")
+        return _hub_shards(spec)
+    for path, kind in zip(paths, kinds, strict=True):
+        if kind is None or not (is_remote(path) or os.path.isfile(path)):
+            problem = "no such file" if kind else "only *.tar, *.parquet and *.jsonl files can be streamed"
+            raise AnnotationError(f"{path}: {problem}")
+    if spec.split is not None:
+        raise AnnotationError(f"{spec}: of files that are streamed no split can be chosen; name the files of the split")
+    return [kind(path, spec, image_root) for path, kind in zip(paths, kinds, strict=True)]
+
+
+def wants_streaming(sources: object) -> bool:
+    """Whether any of the sources has to be read as a stream, or is meant to be."""
+    for source in list_sources(sources):
+        if hasattr(source, "num_shards") and hasattr(source, "decode"):
+            return True
+        spec = as_corpus_source(source)
+        if spec is not None and (spec.streaming or is_remote(spec.path)):
+            return True
+    return False
+
+
+def describe_shards(shards: Sequence[StreamShard]) -> str:
+    """A text that changes with the shards; the folder of files on this machine does not count."""
+    names = [str(shard) if is_remote(str(shard)) else PurePosixPath(str(shard)).name for shard in shards]
+    return json.dumps(names)
+
+
+def _kind_of(path: str) -> type[_FileShard] | None:
+    # An address may end in a query.
+    name = path.split("?")[0].lower() if is_remote(path) else path.lower()
+    if name.endswith(TAR_SUFFIXES):
+        return TarShard
+    if name.endswith(PARQUET_SUFFIX):
+        return ParquetShard
+    return JsonLinesShard if name.endswith(JSONL_SUFFIXES) else None
+
+
+def _hub_shards(spec: CorpusSource) -> list[StreamShard]:
+    import datasets
+
+    dataset = datasets.load_dataset(spec.path, spec.name, split=spec.split or "train", streaming=True)
+    return _dataset_shards(dataset, f"dataset {spec}", spec.columns)
+
+
+def _dataset_shards(dataset, name: str, columns: Mapping[str, str | Sequence[str]]) -> list[StreamShard]:
+    undecoded = dataset.decode(False)
+    return [DatasetShard(undecoded, number, name, columns) for number in range(undecoded.num_shards)]
+
+
+def _with_image(row: Mapping, place: str) -> dict:
+    """A row whose encoded image is taken for what it is."""
+    record = dict(row)
+    name = next((column for column in BINARY_IMAGE_COLUMNS if record.get(column) is not None), None)
+    if name is None:
+        return record
+    value = record[name]
+    if isinstance(value, Mapping):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    record["image"] = EmbeddedImage(HeldImage(value, place), 0) if isinstance(value, bytes) else value
+    return record
+
+
+def skip_records(records: Iterator[RawRecord], count: int) -> Iterator[RawRecord]:
+    """The records behind the first `count`."""
+    return islice(records, count, None)

@@ -35,8 +35,10 @@ from vicha_hf.arguments import parse_arguments
 from vicha_hf.concepts import ConceptIndex
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
-from vicha_hf.data.datasets_pretraining import PretrainingDataset
+from vicha_hf.data.datasets_pretraining import PretrainingDataset, PretrainingItems
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
+from vicha_hf.data.stream_dataset import StreamDataset
+from vicha_hf.data.stream_shards import wants_streaming
 from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
 from vicha_hf.evaluation.retrieval import choose_similarity_weight, score_retrieval
 from vicha_hf.mistakes import run_script
@@ -48,27 +50,31 @@ from vicha_hf.training.pretraining import (
     build_pretraining_model,
     build_processor,
     load_visual_tokens,
+    stream_options,
     use_visual_tokens,
 )
 from vicha_hf.visual_tokens.storage import VisualTokenStore
 
 
 def build_train_dataset(
-    arguments: PretrainingArguments, processor, use_concepts: bool, visual_tokens=None
-) -> PretrainingDataset:
+    arguments: PretrainingArguments, processor, collator: PretrainingCollator, visual_tokens=None
+) -> PretrainingDataset | StreamDataset:
     data = arguments.data
     transform = PretrainingTransform.from_image_processor(
         processor.image_processor, scale=data.crop_scale, hflip=data.hflip, randaugment=data.randaugment
     )
+    item_options = {"concept_fraction": data.concept_fraction, "use_concepts": collator.with_concepts}
+    if wants_streaming(data.train):
+        items = PretrainingItems(transform, **item_options)
+        return StreamDataset(data.train, items, collator, stream_options(arguments), data.image_root)
     return PretrainingDataset(
         read_image_text_records(data.train, **data.reading),
         transform,
         seed=arguments.seed,
         captions=data.captions,
-        concept_fraction=data.concept_fraction,
-        use_concepts=use_concepts,
         on_bad_record=data.on_bad_record,
         stored_visual_tokens=visual_tokens if isinstance(visual_tokens, VisualTokenStore) else None,
+        **item_options,
     )
 
 
@@ -116,8 +122,9 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         model.concept_index = ConceptIndex.from_pretrained(arguments.data.concept_index)
 
     # One process prepares what `datasets` caches; the others find it there.
+    collator = PretrainingCollator(processor, with_concepts=use_concepts)
     with accelerator.main_process_first():
-        train_dataset = build_train_dataset(arguments, processor, use_concepts, visual_tokens)
+        train_dataset = build_train_dataset(arguments, processor, collator, visual_tokens)
         evaluate = None
         if arguments.data.validation is not None:
             evaluate = build_evaluation(arguments, processor, use_concepts)
@@ -125,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         model,
         arguments,
         train_dataset,
-        PretrainingCollator(processor, with_concepts=use_concepts),
+        collator,
         accelerator,
         processor=processor,
         evaluate=evaluate,

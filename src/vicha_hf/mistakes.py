@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ FAILED = 1
 # What a process returns that was stopped by SIGTERM: 128 + 15.
 STOPPED_BY_SIGTERM = 143
 DEBUG_OPTION = "--debug"
+_FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")
 
 
 def run_command(name: str, run: Callable[[list[str]], int | None], argv: Sequence[str]) -> int:
@@ -87,7 +89,11 @@ def is_mistake(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """The message of an exception on one line, never empty."""
-    return one_line(error) or type(error).__name__
+    message = str(error)
+    if _FROM_WORKER.match(message):
+        # A loading process hands on its whole trace as the message.
+        message = message.rpartition(f"\n{type(error).__module__}.{type(error).__qualname__}: ")[2]
+    return one_line(message) or type(error).__name__
 
 
 def _lost_the_others(error: Exception) -> bool:

@@ -154,8 +154,10 @@ def _guarded(image: str | EmbeddedImage, where: str, read: Callable[[], _Result]
         raise
     except _DECODER_ERRORS as error:
         cause = _cause(image, error)
+        # Pillow's own message about what is no image names an address in memory.
+        detail = "" if isinstance(error, UnidentifiedImageError) else f": {type(error).__name__}: {error}"
         raise ImageReadError(
-            f"cannot read the image {image} ({cause}: {type(error).__name__}: {error}); replace the file, or "
+            f"cannot read the image {image} ({cause}{detail}); replace the file, or "
             "remove the record from the annotations",
             cause,
             where,

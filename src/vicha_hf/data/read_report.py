@@ -124,8 +124,9 @@ class RejectsFile:
         """Records by cause; one that was tried several times counts once."""
         if not self.path.is_file():
             return {}
-        lines = dict.fromkeys(self.path.read_text(encoding="utf-8").splitlines())
-        return dict(Counter(json.loads(line)["cause"] for line in lines).most_common())
+        entries = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
+        distinct = dict.fromkeys((entry["record"], entry["cause"]) for entry in entries)
+        return dict(Counter(cause for _, cause in distinct).most_common())
 
 
 def _line(rejected: RejectedRecord) -> str:

@@ -163,11 +163,11 @@ class _SourceReader:
             for number, raw in enumerate(records, start=skipped):
                 if raw.index % self._stride != self._phase:
                     continue
-                buffer.append(raw)
                 if len(buffer) == self._options.buffer_size:
-                    behind = StreamPlace(place.passes, position, number + 1)
+                    behind = StreamPlace(place.passes, position, number)
                     yield buffer, begin, behind
                     begin, buffer = behind, []
+                buffer.append(raw)
         if buffer:
             yield buffer, begin, StreamPlace(place.passes + 1)
 
@@ -252,7 +252,7 @@ class StreamDataset(IterableDataset):
         examples = self._examples(reader, self._states[reader])
         while True:
             items, records = [], []
-            for item, where, state in examples:
+            for item, where, state in examples:  # noqa: B007 -- used behind the loop
                 items.append(item)
                 records.append(where)
                 if len(items) == self.options.batch_size:

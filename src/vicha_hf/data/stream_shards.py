@@ -19,6 +19,7 @@ from .source_tar import is_wanted, record_of_members, sample_key
 from .stored_images import EmbeddedImage, HeldImage
 
 
+_ROWS_AT_A_TIME = 64
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -104,7 +105,9 @@ class TarShard(_FileShard):
     def _record(self, key: str, members: Mapping[str, bytes]) -> dict:
         content = next((one for suffix, one in members.items() if suffix in IMAGE_SUFFIXES), None)
         image = None if content is None else EmbeddedImage(HeldImage(content, f"{key} of {self.path}"), 0)
-        return record_of_members({name: one for name, one in members.items() if name not in IMAGE_SUFFIXES}, image, key)
+        return record_of_members(
+            {name: one for name, one in members.items() if name not in IMAGE_SUFFIXES}, image, key
+        )
 
 
 class JsonLinesShard(_FileShard):
@@ -165,7 +168,12 @@ class DatasetShard(StreamShard):
 
     def records(self) -> Iterator[RawRecord]:
         shard = self._dataset.shard(num_shards=self._dataset.num_shards, index=self._number)
-        for index, row in enumerate(shard):
+        # Plain iteration would share the rows among loading processes once more.
+        batches = shard.iter(batch_size=_ROWS_AT_A_TIME)
+        rows = (
+            dict(zip(batch, cells, strict=True)) for batch in batches for cells in zip(*batch.values(), strict=True)
+        )
+        for index, row in enumerate(rows):
             value, problem = _with_image(row, f"row {index} of {self}"), None
             if self._columns:
                 value, problem = renamed_fields(value, self._columns)
@@ -205,7 +213,9 @@ def stream_shards(source: object, image_root: str | None = None) -> list[StreamS
             problem = "no such file" if kind else "only *.tar, *.parquet and *.jsonl files can be streamed"
             raise AnnotationError(f"{path}: {problem}")
     if spec.split is not None:
-        raise AnnotationError(f"{spec}: of files that are streamed no split can be chosen; name the files of the split")
+        raise AnnotationError(
+            f"{spec}: of files that are streamed no split can be chosen; name the files of the split"
+        )
     return [kind(path, spec, image_root) for path, kind in zip(paths, kinds, strict=True)]
 
 

@@ -12,6 +12,7 @@ from .demo_corpus import commands as demo_commands
 from .demo_page import commands as page_commands
 from .evaluation import commands as evaluation_commands
 from .mistakes import run_command
+from .reporting import commands as reporting_commands
 from .search import commands as search_commands
 from .training import commands as training_commands
 from .visual_tokens import commands as visual_token_commands
@@ -22,6 +23,7 @@ COMMAND_FILES = (
     conversion_commands,
     evaluation_commands,
     data_commands,
+    reporting_commands,
     search_commands,
     training_commands,
     page_commands,

@@ -63,7 +63,7 @@ def line_chart(
             f'<text class="tick" x="{WIDTH - RIGHT}" y="{at - 4:.1f}" text-anchor="end">'
             f"{escape(reference_label)}</text>"
         )
-    smooth = running_mean(y, max(1, len(y) // 20))
+    smooth = running_mean(y, len(y) // 20)
     for css_class, values in (("raw", y), ("line", smooth)):
         points = " ".join(f"{x_scale(a):.1f},{y_scale(b):.1f}" for a, b in zip(x, values, strict=True))
         parts.append(f'<polyline class="{css_class}" points="{points}"/>')

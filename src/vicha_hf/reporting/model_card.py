@@ -90,17 +90,17 @@ OBJECTIVES = {
 }
 
 
-def architecture_facts(config: VisionTextConfig, num_parameters: int) -> dict[str, Any]:
+def architecture_facts(config: VisionTextConfig, num_parameters: int | None = None) -> dict[str, Any]:
     """Facts about a configuration of either family, for readers: {name: value}.
 
     Args:
         config: of the model.
-        num_parameters: of the class that is described, counted.
+        num_parameters: of the class that is described, counted; None leaves them out.
     """
     vision, text = config.vision_config, config.text_config
     weights = {title: getattr(config, field, 0) for field, title in OBJECTIVES.items()}
     facts = {
-        "parameters": f"{num_parameters:,}",
+        **({} if num_parameters is None else {"parameters": f"{num_parameters:,}"}),
         "image": f"{vision.image_size} px, patches of {vision.patch_size} px",
         "vision encoder": f"{vision.num_hidden_layers} layers, width {vision.hidden_size}",
         "text encoder": f"{text.num_text_layers} layers, width {text.hidden_size}",

@@ -40,6 +40,7 @@ class RunReport:
         caption_queries: shown with their images.
         image_queries: shown with their captions.
         sections: further sections as HTML, such as `keyword_section_html` and `attention_section_html` give.
+        first_sections: the same, before the losses.
         facts: tables of facts about the run: {heading: {name: value}}.
         config: the model's configuration, shown folded.
         credits: whose work the images are.
@@ -53,6 +54,7 @@ class RunReport:
     caption_queries: Sequence[CaptionQuery] = ()
     image_queries: Sequence[ImageQuery] = ()
     sections: Sequence[str] = ()
+    first_sections: Sequence[str] = ()
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     credits: str = ""
@@ -64,7 +66,8 @@ class RunReport:
             [
                 f"<h1>{escape(self.title)}</h1><p class=soft>{escape(self.summary)}</p>",
                 _tiles(self.tiles),
-                _results_section(self.results),
+                _results_section(self.results) if self.results else "",
+                *self.first_sections,
                 _losses_section(self.log),
                 _gallery_section(self.caption_queries, self.image_queries),
                 *self.sections,

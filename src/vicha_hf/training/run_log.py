@@ -6,10 +6,10 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..evaluation.beside_chance import changing
+from ..reporting.run_files import LOG_FILE, read_log
 from ..whole_files import append_line, write_whole_file
 
 
-LOG_FILE = "log.jsonl"
 # What a record says of the machine rather than of the training; the rest is reproducible.
 MACHINE_FIELDS = ("samples_per_second", "eta_seconds", "memory_gib", "train_seconds")
 
@@ -43,12 +43,3 @@ class RunLog:
     def _append(self, record: dict) -> None:
         if self.accelerator.is_main_process:
             append_line(self.path, json.dumps(record))
-
-
-def read_log(output_dir: str | Path) -> list[dict]:
-    """The records of a run, oldest first; a last line cut off by a kill is left out."""
-    path = Path(output_dir) / LOG_FILE
-    if not path.is_file():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]

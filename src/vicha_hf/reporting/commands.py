@@ -1,0 +1,37 @@
+"""The command `vicha-hf report`."""
+
+import argparse
+from pathlib import Path
+
+from ..command_parser import Commands
+
+
+def register(commands: Commands) -> None:
+    """Adds `vicha-hf report`."""
+    parser = commands.add_parser(
+        "report",
+        help="one HTML page about a run: curves, metrics beside chance, what it retrieves or answers",
+        description="Write one HTML page about a run of any task. It evaluates the run's best model on --data, by default "
+        "on the run's validation data.",
+    )
+    parser.set_defaults(run=_report)
+    parser.add_argument("folder", metavar="RUN", help="output folder of a training script, or a model's folder")
+    parser.add_argument("--data", metavar="FILE", help="annotations of the task (default: the run's validation data)")
+    parser.add_argument("--image-root", metavar="DIR", help="folder of the images (default: the annotation file's)")
+    parser.add_argument("--output", type=Path, metavar="FILE.html", help="default: report.html in the run's folder")
+    parser.add_argument("--k", type=int, default=128, help="candidates that retrieval re-ranks (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from ..whole_files import require_writable_file
+    from .run_page import build_run_page, read_run
+
+    run = read_run(arguments.folder)
+    output = arguments.output or Path(arguments.folder) / "report.html"
+    require_writable_file(output)
+    options = {} if arguments.image_root is None else {"image_root": arguments.image_root}
+    page = build_run_page(
+        run, arguments.data, k=arguments.k, top=arguments.k, batch_size=arguments.batch_size, **options
+    )
+    print(f"Written to {page.write(output)}")

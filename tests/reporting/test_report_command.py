@@ -1,0 +1,87 @@
+"""`vicha-hf report`: one page about a run of any task, or about a model's folder alone."""
+
+import json
+
+import pytest
+from head_checks import tiny_head
+from tiny_model_folder import tiny_processor, write_model_folder
+from tiny_task_files import NUM_IMAGES, write_task_files
+
+from vicha_hf.cli import main as vicha_hf_command
+from vicha_hf.evaluation.words_alone import words_alone_recall
+
+
+SECTIONS = {
+    "retrieval": ["What it retrieves", "R@1", "chance"],
+    "vqa": ["Examples", "Metrics", "model: "],
+    "entailment": ["Confusion", "Examples", "contradiction", "Chance"],
+    "reasoning": ["Confusion", "Examples"],
+    "grounding": ["Examples", "green box", "accuracy_itm"],
+}
+
+
+@pytest.fixture(scope="module")
+def task_files(tmp_path_factory):
+    return write_task_files(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.mark.parametrize("task", SECTIONS)
+def test_the_page_of_a_model(task, task_files, tmp_path, capsys):
+    folder = tmp_path / "model"
+    if task == "retrieval":
+        write_model_folder(folder)
+    else:
+        tiny_head(task).save_pretrained(folder)
+        tiny_processor(folder).save_pretrained(folder)
+        (folder / "answer_list.json").write_text(json.dumps(["red", "white tree", "two dogs"]))
+    output = tmp_path / "page.html"
+    command = ["report", str(folder), "--data", f"{task_files / task}.json", "--output", str(output), "--k", "5"]
+    assert vicha_hf_command(command) == 0
+    assert str(output) in capsys.readouterr().out
+    page = output.read_text()
+    for words in SECTIONS[task]:
+        assert words in page
+    assert page.count("<img") >= min(NUM_IMAGES, 6)
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_page_of_a_run_has_its_curves_and_its_own_data(task_files, tmp_path):
+    write_model_folder(tmp_path / "run/best_model")
+    run = tmp_path / "run"
+    log = [{"step": step, "loss": 3.0 / step} for step in (1, 2)]
+    log += [
+        {"step": step, "evaluation": {"r_mean": 10.0 * step, "r1_i2t": step, "chance_r1_i2t": 1}} for step in (1, 2)
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
+    (run / "metrics.json").write_text(json.dumps({"primary_metric": "r_mean", "step": 2, "train_seconds": 61.0}))
+    (run / "config.yaml").write_text(
+        json.dumps({"seed": 7, "data": {"validation": f"{task_files / 'retrieval'}.json"}})
+    )
+    assert vicha_hf_command(["report", str(run)]) == 0
+    page = (run / "report.html").read_text()
+    for words in (
+        "Evaluations",
+        "10.0 &rarr; 20.0",
+        "Training losses",
+        "best_model",
+        "Concepts",
+        "By the words alone",
+    ):
+        assert words in page
+
+
+def test_mistakes_are_one_line(task_files, tmp_path, capsys):
+    assert vicha_hf_command(["report", str(tmp_path)]) == 1
+    assert "holds no model" in capsys.readouterr().err
+    write_model_folder(tmp_path / "model")
+    assert vicha_hf_command(["report", str(tmp_path / "model"), "--data", str(tmp_path / "nowhere.json")]) == 1
+    assert "nowhere.json" in capsys.readouterr().err
+    assert not (tmp_path / "model/report.html").exists()
+
+
+def test_words_alone_share_ties():
+    recall = words_alone_recall([["dog", "grass"], ["dog"], []], ["a dog", "A DOG on grass!", "nothing"], [1, 0, 2])
+    # The first caption's dog is in two images; the third shares no word with any of the three.
+    assert recall["words_r1_t2i"] == pytest.approx(100 * (1 / 2 + 1 + 1 / 3) / 3)
+    # The first image shares most with its own caption; the second one with both captions of dogs; the third with none.
+    assert recall["words_r1_i2t"] == pytest.approx(100 * (1 + 1 / 2 + 1 / 3) / 3)

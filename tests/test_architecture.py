@@ -16,6 +16,7 @@ LAYERS = (
     "whole_files",
     "folder_lock",
     "weight_files",
+    "hub_upload",
     "models",
     "families",
     "text_tokenizers",

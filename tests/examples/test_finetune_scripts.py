@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny_task_files import NUM_IMAGES
 from transformers import AutoProcessor
@@ -72,6 +73,12 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
         assert metrics["primary_metric"] == primary and metrics[primary] == result.metrics[primary]
         assert (tmp_path / "best_model/model.safetensors").is_file()
         assert json.loads((tmp_path / "predictions.json").read_text())
+
+    card = ModelCard.load(tmp_path / "model/README.md")
+    assert card.data.library_name == "transformers" and card.data.license == "unknown"
+    shown = {result.metric_name: result.metric_value for result in card.data.eval_results or ()}
+    assert shown.get(primary) == (None if primary is None else round(metrics[primary], 2))
+    assert "| steps | 4 |" in card.text and (tmp_path / "model/training_loss.svg").is_file()
 
     # Teacher and queue train beside the model but never reach its folder; every weight that can learn has moved.
     assert not any("training_state" in key for key in final)

@@ -36,14 +36,30 @@ def register(commands: Commands) -> None:
         metavar="NAME_OR_DIR",
         help="also save a processor with this tokenizer (the published models use bert-base-uncased)",
     )
+    parser.add_argument(
+        "--verify",
+        nargs="?",
+        const="",
+        metavar="GOLDEN.safetensors",
+        help="read the folder back and compare its weights and outputs with the checkpoint's, or with outputs of the published "
+        "code in a file",
+    )
+    parser.add_argument("--push-to-hub", metavar="ORG/NAME", help="upload the folder to the Hub")
+    parser.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
+    parser.add_argument("--license", metavar="ID", help="licence of the weights for the card, such as bsd-3-clause")
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from ..hub_upload import prepare_repository, upload_folder
     from ..text_tokenizers import load_tokenizer
+    from .card import write_card
     from .convert import CheckpointConfigError, convert_checkpoint
     from .processor import build_processor
+    from .verification import verify_folder
 
     overrides = read_yaml_mapping(arguments.config) if arguments.config else {}
+    if arguments.push_to_hub is not None:
+        prepare_repository(arguments.push_to_hub, private=not arguments.public)
     # Before the checkpoint is read, which takes long, and before anything is written.
     tokenizer = None if arguments.tokenizer is None else load_tokenizer(arguments.tokenizer, "--tokenizer")
     try:
@@ -64,4 +80,12 @@ def _convert(arguments: argparse.Namespace) -> None:
         processor = build_processor(model, tokenizer)
         model.save_pretrained(arguments.output, training_state=arguments.training_state)
         processor.save_pretrained(arguments.output)
+    model_id = arguments.push_to_hub or str(arguments.output)
+    write_card(model, arguments.source, arguments.output, model_id, arguments.license)
     print(f"{type(model).__name__} written to {arguments.output}")
+    if arguments.verify is not None:
+        difference = verify_folder(model, arguments.output, arguments.verify or None)
+        print(f"Verified: weights are equal, outputs differ by {difference:.1e} at most")
+    if arguments.push_to_hub is not None:
+        address = upload_folder(arguments.output, arguments.push_to_hub, f"Converted from {arguments.source.name}")
+        print(f"Uploaded: {address}")

@@ -48,6 +48,9 @@ class TrainingArguments:
         keep_last_checkpoints: How many checkpoints to keep; older ones are deleted.
         resume_from_checkpoint: "latest" or the folder of a checkpoint. With "latest" a run that has none yet starts anew.
         allow_changed_settings: Go on from a checkpoint of a run with other settings or data, with a warning that names them.
+        push_to_hub: Repository on the Hub, organisation/name, that receives the model at the end; null keeps it here. It is made before training starts.
+        hub_private: Whether a new repository is private.
+        license: Licence of the weights by the Hub's identifier, such as apache-2.0, for the model's card; null says that it is unknown.
         trackers: Experiment trackers by accelerate's names ("tensorboard", "wandb", ...); [] for none.
     """
 
@@ -82,6 +85,9 @@ class TrainingArguments:
     keep_last_checkpoints: int = 2
     resume_from_checkpoint: str | None = None
     allow_changed_settings: bool = False
+    push_to_hub: str | None = None
+    hub_private: bool = True
+    license: str | None = None
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self):

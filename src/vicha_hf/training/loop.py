@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -31,7 +32,10 @@ from ..data.stream_dataset import StreamDataset
 from ..evaluation.beside_chance import describe_figures
 from ..families import EVALUATED_TASKS, MODEL_FOLDER, task_of
 from ..folder_lock import locked_folder
+from ..hub_upload import prepare_repository, upload_folder
 from ..models.contrast_parts import ContrastPart
+from ..models.modeling_vision_text import VisionTextPreTrainedModel
+from ..reporting.run_card import CARD_FILE, CURVE_FILE
 from ..whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 from .adapters import has_adapters, merged_weights
 from .arguments import TrainingArguments
@@ -49,11 +53,12 @@ from .data_order import ENDLESS, DataOrder
 from .gradient_caching import require_cacheable
 from .interruption import SigtermNotice
 from .launch_block import LaunchBlock
+from .model_card import card_of_run, loss_curve, run_facts
 from .non_finite import NonFiniteGuard, Visit, require_finite
 from .one_process import on_main_process
 from .optimizer import create_optimizer
 from .random_state import preserved_random_state
-from .run_log import RunLog
+from .run_log import RunLog, read_log
 from .run_settings import run_settings
 from .schedule import ramped_alpha
 from .sharding import embeddings_in_one_unit, prepare_for_gathering, require_whole_weights, whole_model
@@ -269,12 +274,12 @@ class TrainingLoop:
             interrupted=interrupted,
         )
 
-    def save_model(self, folder: Path, notes: Mapping[str, Mapping] | None = None) -> None:
+    def save_model(self, folder: Path, notes: Mapping[str, Mapping | str] | None = None) -> None:
         """Write the weights for inference, and the processor. Every process must call it.
 
         Args:
             folder: replaced as a whole.
-            notes: further JSON files, by name.
+            notes: further files, by name: texts, and what is written as JSON.
         """
         state_dict = self.accelerator.get_state_dict(self.model)
         if self.accelerator.is_main_process:
@@ -286,7 +291,8 @@ class TrainingLoop:
                 if self.processor is not None:
                     self.processor.save_pretrained(unfinished)
                 for name, content in (notes or {}).items():
-                    (unfinished / name).write_text(json.dumps(content, indent=2) + "\n")
+                    text = content if isinstance(content, str) else json.dumps(content, indent=2) + "\n"
+                    (unfinished / name).write_text(text, encoding="utf-8")
 
     def _begin(self) -> None:
         if self.accelerator.is_main_process:
@@ -297,6 +303,8 @@ class TrainingLoop:
         if checkpoint is None and self.arguments.resume_from_checkpoint is not None:
             logger.warning("No checkpoint in %s yet: starting from the beginning.", self.output_dir)
         if self.accelerator.is_main_process:
+            if self.arguments.push_to_hub is not None:
+                prepare_repository(self.arguments.push_to_hub, self.arguments.hub_private)
             warn_of_little_space(self.accelerator, self.output_dir, self.arguments.keep_last_checkpoints)
             if self.resolved_config is not None:
                 write_whole_file(self.output_dir / "config.yaml", self.resolved_config)
@@ -656,7 +664,7 @@ class TrainingLoop:
             self.save_model(self.output_dir / BEST_MODEL_FOLDER, {BEST_EVALUATION_FILE: note})
 
     def _finish(self) -> None:
-        self.save_model(self.output_dir / MODEL_FOLDER)
+        self.save_model(self.output_dir / MODEL_FOLDER, self._card())
         if self.accelerator.is_main_process:
             rejected = self._rejects.counts()
             if rejected:
@@ -678,6 +686,8 @@ class TrainingLoop:
                 content["best_step"] = self.progress.best_step
             write_whole_file(self.output_dir / METRICS_FILE, json.dumps(content, indent=2) + "\n")
             self._report_end()
+        if self.arguments.push_to_hub is not None:
+            on_main_process(self.accelerator, self._push)
 
     def _report_end(self) -> None:
         """Tell where the model is, which evaluation was the best, and how to evaluate it."""
@@ -702,6 +712,29 @@ class TrainingLoop:
             f"Evaluate: {shlex.join(command)}",
             f"Report:   {shlex.join(['vicha-hf', 'report', str(self.output_dir)])}",
         ]
+
+    def _card(self) -> dict[str, str]:
+        """The model's card and its curve, by file name; nothing on other processes, or for a model of no family."""
+        model = self.unwrapped_model
+        if not self.accelerator.is_main_process or not isinstance(model, VisionTextPreTrainedModel):
+            return {}
+        curve = loss_curve(read_log(self.output_dir))
+        facts = run_facts(
+            self.arguments,
+            steps=self.progress.step,
+            epochs=f"{self._epoch():.2f}",
+            samples=f"{len(self.train_dataset):,}",
+            **{"samples per step": self.order.samples_per_step, "processes": self.accelerator.num_processes},
+            duration=str(timedelta(seconds=round(self._train_seconds()))),
+        )
+        folder = self.output_dir / MODEL_FOLDER
+        card = card_of_run(model, self.arguments, facts, self.progress.metrics, folder, curve is not None)
+        return {CARD_FILE: str(card.build())} | ({} if curve is None else {CURVE_FILE: curve})
+
+    def _push(self) -> None:
+        repository = self.arguments.push_to_hub
+        address = upload_folder(self.output_dir / MODEL_FOLDER, repository, f"Step {self.progress.step}")
+        logger.info("Uploaded to the Hub: %s", address)
 
     def _epoch(self) -> float:
         return self.progress.step / self.steps_per_epoch

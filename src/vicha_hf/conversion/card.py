@@ -1,0 +1,35 @@
+"""The card of a converted checkpoint: where the weights come from, and whose figures are whose."""
+
+import hashlib
+from pathlib import Path
+
+from ..models.modeling_vision_text import VisionTextPreTrainedModel
+from ..reporting.model_card import method_name
+from ..reporting.run_card import CARD_FILE, RunCard
+
+
+def write_card(
+    model: VisionTextPreTrainedModel, source: Path, folder: Path, model_id: str, license: str | None
+) -> None:
+    """
+    Writes `README.md` into a converted folder.
+
+    Args:
+        model: what the checkpoint was converted to.
+        source: the checkpoint.
+        folder: where the model was saved.
+        model_id: repository on the Hub, or the folder.
+        license: of the weights, by the Hub's identifier; None where it is not known.
+    """
+    method = method_name(model.config)
+    with source.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    card = RunCard(
+        model=model,
+        model_id=model_id,
+        summary=f"The published {method} checkpoint `{source.name}` for transformers.",
+        license=license,
+        origin=f"`vicha-hf convert` made this folder of `{source.name}` (sha256 `{digest}`). No weight was changed. The figures "
+        "of the paper are the paper's: they were measured with its own code and are not repeated here.",
+    )
+    (folder / CARD_FILE).write_text(str(card.build()), encoding="utf-8")

@@ -26,8 +26,8 @@ def verify_folder(model: VisionTextPreTrainedModel, folder: str | Path, golden: 
     Args:
         model: what the checkpoint was converted to.
         folder: where it was saved.
-        golden: safetensors file with inputs of the bare model and, under the names of `OUTPUTS`, what the published code
-            gave for them: the projections, normalised, and the fused states [2, T, d_t]. None takes fixed inputs and the
+        golden: safetensors file with inputs of the bare model, and with outputs of the published code by the names of
+            `OUTPUTS`. These are normalised projections and fused states [n, T, d_t]. None takes fixed inputs and the
             outputs of `model`.
 
     Returns:

@@ -35,7 +35,7 @@ _NO_RESULT = ("chance", "num_", "text_only")
 @dataclass(frozen=True)
 class RunCard:
     """
-    Facts of one card. Numbers come from here alone: without `metrics` the model is described as not evaluated.
+    Facts of one card. Numbers come from here alone: without `results` the model is described as not evaluated.
 
     Args:
         model: whose card it is.
@@ -47,7 +47,7 @@ class RunCard:
         origin: where the weights come from, if they were not trained by the run.
         data: facts about the data: {name: value}.
         training: facts about the training.
-        metrics: of the last evaluation, in %.
+        results: of the last evaluation, in %.
         dataset_name: what was evaluated on.
         command: that evaluates again.
         curve: file name of the loss curve beside the card.

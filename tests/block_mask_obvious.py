@@ -54,19 +54,17 @@ def obvious_block_mask(
     columns: int,
     max_masked: int,
     min_block: int,
-    max_block: int,
     min_aspect: float,
-    max_aspect: float,
 ) -> list[list[int]]:
     """A mask as rows of 0 and 1."""
     mask = [[0] * columns for _ in range(rows)]
     hidden, failures = 0, 0
     while hidden < max_masked and failures < 10:
         failures += 1
-        allowed = min(max_masked - hidden, max_block)
+        allowed = max_masked - hidden
         draws.begin_attempt()
         area = draws.area(min_block, allowed)
-        aspect = math.exp(draws.log_aspect(math.log(min_aspect), math.log(max_aspect)))
+        aspect = math.exp(draws.log_aspect(math.log(min_aspect), math.log(1 / min_aspect)))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if height >= rows or width >= columns:
             continue

@@ -16,9 +16,9 @@ import torch
 from vicha_hf.models import encoder_recomputation, encoder_text
 from vicha_hf.models.encoder_attention import split_heads
 from vicha_hf.models.encoder_text import CrossAttention, TextEncoder
+from vicha_hf.models.inputs import Texts
 from vicha_hf.models.objective_image_token_reconstruction import ImageTokenReconstruction
-from vicha_hf.models.objective_mlm import MaskedLanguageModelingOutput
-from vicha_hf.models.task_pretraining import PretrainingTask
+from vicha_hf.models.objective_mlm import MaskedLanguageModeling, MaskedLanguageModelingOutput, mask_texts
 from vicha_hf.models.teacher import TrainingState
 
 
@@ -84,34 +84,23 @@ def all_rows(model, optimizer) -> Iterator[None]:
 def all_logits(model, optimizer) -> Iterator[None]:
     """Logits over the vocabulary at every position, of the teacher too, and hence every position's state."""
     with (
-        mock.patch.object(PretrainingTask, "_language_step", _all_words),
+        mock.patch.object(MaskedLanguageModeling, "on_pairs", _all_words),
         mock.patch.object(ImageTokenReconstruction, "predict", _all_visual_tokens),
     ):
         yield
 
 
-def _all_words(self, step, mlm_input_ids, mlm_labels):
-    if mlm_input_ids is None:
-        mlm_input_ids, mlm_labels = self._mask_tokens(step.input_ids, step.attention_mask)
-    states = self.base_model.text_model(
-        mlm_input_ids,
-        step.attention_mask,
-        encoder_key_values=step.key_values,
-        encoder_attention_mask=step.images.attention_mask,
-    ).last_hidden_state
-    logits = self.mlm_head(states)
+def _all_words(self, step, head, masked_ids, labels):
+    if masked_ids is None:
+        masked_ids, labels = mask_texts(step.pairs.texts, step.model.config)
+    texts = Texts(masked_ids, step.pairs.texts.attention_mask)
+    logits = head(step.model.fuse_tokens(step.images, texts, key_values=step.key_values).last_hidden_state)
     with torch.no_grad():
-        teacher = self._teacher()
-        teacher_states = teacher[self.base_model_prefix].text_model(
-            mlm_input_ids,
-            step.attention_mask,
-            encoder_hidden_states=step.teacher_images.hidden_states,
-            encoder_attention_mask=step.teacher_images.attention_mask,
-        )
-        soft_targets = teacher["mlm_head"](teacher_states.last_hidden_state).softmax(dim=-1)
-    hard = torch.nn.functional.cross_entropy(logits.flatten(0, 1), mlm_labels.flatten(), ignore_index=-100)
+        teacher_states = step.teacher_model.fuse_tokens(step.teacher_images, texts).last_hidden_state
+        soft_targets = step.teacher["mlm_head"](teacher_states).softmax(dim=-1)
+    hard = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
     soft = -(logits.log_softmax(dim=-1) * soft_targets).sum(dim=-1)
-    loss = (1 - step.alpha) * hard + step.alpha * soft[mlm_labels != -100].mean()
+    loss = (1 - step.alpha) * hard + step.alpha * soft[labels != -100].mean()
     return MaskedLanguageModelingOutput(loss=loss)
 
 

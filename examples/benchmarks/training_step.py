@@ -18,6 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicha_hf import SimlaForPreTraining, ViChaForPreTraining
+from vicha_hf.models.inputs import Texts
+from vicha_hf.models.objective_mlm import mask_texts
+from vicha_hf.models.pair_step import cache_contrast
 from vicha_hf.training.optimizer import create_optimizer
 
 
@@ -96,7 +99,9 @@ def build_batch(model, batch_size: int) -> dict[str, torch.Tensor]:
     if config.use_concepts:
         concepts = random_texts(torch.full((batch_size,), CONCEPT_TOKENS), vocab_size)
         batch |= {f"concept_{name}": value for name, value in concepts.items()}
-    batch["mlm_input_ids"], batch["mlm_labels"] = model._mask_tokens(batch["input_ids"], batch["attention_mask"])
+    batch["mlm_input_ids"], batch["mlm_labels"] = mask_texts(
+        Texts(batch["input_ids"], batch["attention_mask"]), config
+    )
     if config.model_type == "simla":
         batch["visual_token_ids"] = torch.randint(config.visual_vocab_size, (batch_size, vision.num_patches))
         batch["bool_masked_pos"] = model.mim.draw_masks(batch["pixel_values"])
@@ -146,7 +151,7 @@ class TrainingStep:
             dict(zip(self.batch, values, strict=True))
             for values in zip(*(value.chunk(parts) for value in self.batch.values()), strict=True)
         ]
-        cached = self.model.cache_contrast(batches) if self.option.caching else [None] * parts
+        cached = cache_contrast(self.model, batches) if self.option.caching else [None] * parts
         yield from (batch | {"contrast_part": part} for batch, part in zip(batches, cached, strict=True))
 
     def run(self, variant: Variant) -> dict[str, float]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vicha_hf.models.encoder_text import CrossAttention, TextEncoder
-from vicha_hf.models.task_pretraining import PretrainingTask
+from vicha_hf.models.objective_mlm import MaskedLanguageModeling
 from vicha_hf.models.teacher import TrainingState
 
 
@@ -139,7 +139,7 @@ def test_the_slow_ways_are_slow(jobs, steps):
 def test_what_was_switched_off_is_on_again(benchmark, jobs, steps):
     step = steps("vicha")
     patched = [(TextEncoder, "forward"), (TextEncoder, "project_keys_values"), (TrainingState, "update_teacher")]
-    patched += [(CrossAttention, "project"), (PretrainingTask, "_language_step")]
+    patched += [(CrossAttention, "project"), (MaskedLanguageModeling, "on_pairs")]
     before = [getattr(owner, name) for owner, name in patched]
     with step.doing(jobs.CPU_VARIANTS["published"]):
         assert all(getattr(*place) is not value for place, value in zip(patched, before, strict=True))

@@ -6,7 +6,7 @@ from recording import PublishedNames, Recorder, recording
 from training_steps import compare_gradient_norms
 
 from vicha_hf.conversion import convert_checkpoint
-from vicha_hf.models.task_text_assignment import ImagePairSampler
+from vicha_hf.models.task_text_assignment import SIMILARITY_TEMPERATURE
 
 
 ARGUMENTS = {
@@ -51,7 +51,7 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
         observed["prediction_m"] = recorder.first(f"teacher_{model.CLASSIFIER}").output
     if model.base_model.vision_projection is not None:
         observed["image_feat"] = model.base_model.project_image(observed["image_embeds"])
-        observed["weights"] = ImagePairSampler().weights(observed["image_feat"])
+        observed["weights"] = other_image_weights(observed["image_feat"])
     observed |= named.gradients({name for name in case.expected if name.startswith("grad.")}, "grad.")
     observed |= named.values({name for name in case.expected if name.startswith("after_step.")}, "after_step.")
     with torch.no_grad():
@@ -61,6 +61,12 @@ def compare_head_step(case: GoldenCase, head: str) -> Comparison:
     comparison.tensors(case.expected, observed)
     compare_gradient_norms(comparison, case, named.gradient_norms(case.description["grad_norms_of_all_parameters"]))
     return comparison
+
+
+def other_image_weights(image_embeds: torch.Tensor) -> torch.Tensor:
+    """The proportions in which other images are drawn for each text."""
+    similarity = image_embeds @ image_embeds.T / SIMILARITY_TEMPERATURE
+    return similarity.softmax(dim=1).fill_diagonal_(0.0)
 
 
 def _encodings(recorder: Recorder, has_teacher: bool) -> dict[str, torch.Tensor]:

@@ -105,7 +105,7 @@ def observed_step(recorder: Recorder, model, teacher) -> dict[str, torch.Tensor]
         observed[f"sim_{direction}_m"] = itc.output[f"sim_{direction}_teacher"]
         observed[f"sim_{direction}_targets"] = itc.output[f"targets_{direction}"]
         observed[f"loss_{direction}"] = itc.output[f"loss_{direction}"]
-        observed[f"weights_{direction}"] = recorder.first("negative_sampler").output[f"weights_{direction}"]
+    observed |= _negative_weights(recorder.first("negative_sampler"))
     observed["sim_targets"] = _positives(itc)
     observed["loss_ita_main"] = itc.output.loss
 
@@ -127,6 +127,20 @@ def observed_step(recorder: Recorder, model, teacher) -> dict[str, torch.Tensor]
         observed |= _image_tokens(recorder, model, teacher, mim) if is_simla else _image_modelling(mim)
     observed |= _keywords(recorder.first("psl"))
     return observed
+
+
+def _negative_weights(call: Call) -> dict[str, torch.Tensor]:
+    """The proportions in which hard negatives are drawn: softmaxed similarity, 0 for pairs of the same image."""
+    given = call.arguments
+    columns = torch.arange(given["sim_i2t"].shape[1])
+    same = columns[: len(given["sim_i2t"]), None] + given["own_start"] == columns
+    if given["image_ids"] is not None:
+        candidates = given["image_ids"] if given["candidate_ids"] is None else given["candidate_ids"]
+        same = same | (given["image_ids"][:, None] == candidates[None, :])
+    return {
+        f"weights_{direction}": given[f"sim_{direction}"].softmax(dim=1).masked_fill(same, 0.0)
+        for direction in ("i2t", "t2i")
+    }
 
 
 def _positives(itc: Call) -> torch.Tensor:

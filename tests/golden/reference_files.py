@@ -183,6 +183,7 @@ def block_masks(path: Path) -> Comparison:
     side = round(len(golden["masks"][0]) ** 0.5)
     numbers = r"num_masking_patches (\d+), min_num_patches (\d+), max None.*aspect (\d+\.\d+)\.\.1/(\d+\.\d+)"
     max_masked, min_block, min_aspect, max_aspect = re.search(numbers, golden["description"]).groups()
+    comparison.equal("tallest", min_aspect, max_aspect)
     options = {"max_masked": int(max_masked), "min_block": int(min_block), "min_aspect": float(min_aspect)}
     defaults = inspect.signature(draw_block_masks).parameters
     comparison.equal("constants", options, {name: defaults[name].default for name in options})
@@ -193,8 +194,6 @@ def block_masks(path: Path) -> Comparison:
             PythonDraws(first_seed + index),
             side,
             side,
-            max_block=int(max_masked),
-            max_aspect=1 / float(max_aspect),
             **options,
         )
         comparison.equal(f"mask {index}", expected, "".join(str(hidden) for row in mask for hidden in row))

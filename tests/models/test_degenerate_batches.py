@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from tiny_models import CLS, SEP, fill_queue, gradients, tiny_batch, tiny_pretraining_model, tiny_retrieval_model
+from tiny_models import (
+    CLS,
+    SEP,
+    fill_queue,
+    gradients,
+    tiny_batch,
+    tiny_config,
+    tiny_pretraining_model,
+    tiny_retrieval_model,
+)
+
+from vicha_hf.models.inputs import Texts
+from vicha_hf.models.objective_mlm import mask_texts
 
 
 def one_sample(model):
@@ -89,10 +101,9 @@ def test_a_caption_with_nothing_to_predict_costs_nothing():
 
 
 def test_a_caption_of_special_tokens_may_lose_its_sep_but_never_its_cls():
-    model = tiny_pretraining_model(mlm_probability=0.9)
     ids = torch.tensor([[CLS, SEP]]).expand(50, -1)
     torch.manual_seed(0)
-    masked, labels = model._mask_tokens(ids, torch.ones_like(ids))
+    masked, labels = mask_texts(Texts(ids).masked(), tiny_config(mlm_probability=0.9))
     assert (masked[:, 0] == CLS).all() and (labels[:, 0] == -100).all()
     assert (labels[:, 1] == SEP).any()
 

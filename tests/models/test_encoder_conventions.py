@@ -4,9 +4,11 @@ import pytest
 import torch
 from tiny_models import NUM_PATCHES, tiny_batch, tiny_model, tiny_pretraining_model, tiny_retrieval_model, token_rows
 
+from vicha_hf.models.inputs import Concepts
+
 
 def image_inputs(model, batch):
-    concepts = model.embed_concepts(batch["concept_input_ids"], batch["concept_attention_mask"])
+    concepts = model.embed_concepts(Concepts(batch["concept_input_ids"], batch["concept_attention_mask"]))
     return batch["pixel_values"], concepts, batch["concept_attention_mask"]
 
 

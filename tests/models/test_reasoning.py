@@ -6,7 +6,7 @@ from head_checks import inference_inputs, step_inputs, tiny_head
 from tiny_models import tiny_batch
 
 from vicha_hf import ViChaForVisualReasoning
-from vicha_hf.models.task_text_assignment import ImagePairSampler
+from vicha_hf.models.task_text_assignment import SIMILARITY_TEMPERATURE, ImagePairSampler
 
 
 @torch.no_grad()
@@ -170,7 +170,7 @@ def test_drawn_pairs_mean_what_their_labels_say():
             counts[label] += 1
             others[row, foreign[0]] += 1
     torch.testing.assert_close(counts / counts.sum(), torch.full((3,), 1 / 3), atol=0.02, rtol=0)
-    weights = sampler.weights(embeds, ids)
+    weights = (embeds @ embeds.T / SIMILARITY_TEMPERATURE).softmax(dim=1).masked_fill(ids[:, None] == ids, 0.0)
     torch.testing.assert_close(
         others / others.sum(1, keepdim=True), weights / weights.sum(1, keepdim=True), atol=0.04, rtol=0
     )

@@ -114,7 +114,7 @@ def test_encodings_of_unequal_batches_can_be_joined():
 
 def test_concepts_are_refused():
     model, batch = simla_model(SimlaForRetrieval), simla_batch(2)
-    with pytest.raises(ValueError, match="SimlaModel, which has no visual concepts"):
+    with pytest.raises(TypeError, match="SimlaModel, which has no visual concepts"):
         model.encode_images(batch["pixel_values"], torch.ones(2, 3).long())
 
 

@@ -146,7 +146,7 @@ def test_albef_is_the_model_without_concepts_hierarchy_and_image_modelling():
     output.loss.backward()
     assert [name for name in LOSSES if getattr(output, f"{name}_loss") is not None] == ["itc", "itm", "mlm"]
     assert not any("concept" in name for name, _ in model.named_parameters())
-    with pytest.raises(ValueError, match=r"concept_input_ids.*use_concepts=False"):
+    with pytest.raises(TypeError, match=r"concept_input_ids.*use_concepts=False"):
         model(**tiny_batch(4))
 
 

@@ -1,11 +1,10 @@
 """A batch in parts whose contrasts see the whole: losses, gradients, teacher and queue are those of one forward pass."""
 
 import datetime
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
 import pytest
 import torch
@@ -27,8 +26,7 @@ from tiny_models import (
 from torch.nn.parallel import DistributedDataParallel
 
 from vicha_hf.models.block_mask import draw_kept_patches
-from vicha_hf.models.contrast_parts import RandomState
-from vicha_hf.models.task_contrast_and_match import encoded_inputs
+from vicha_hf.models.pair_step import cache_contrast
 from vicha_hf.training.gradient_caching import require_cacheable
 
 
@@ -36,15 +34,14 @@ BATCH, STEPS, WORLD_SIZE = 8, 2, 2
 ALBEF = {"use_concepts": False, "hierarchical_itc_weight": 0, "mim_weight": 0}
 # An image in two parts and on two processes (2), twice in one part of four (1), and in the queue (1003).
 IMAGE_IDS = (1, 2, 1, 5, 1003, 7, 2, 8)
+# Each part has a hierarchical contrast of its own: it is no part of what must equal the whole.
+VICHA = {"hierarchical_itc_weight": 0}
 BUILDERS = {
-    "vicha": lambda **fields: tiny_pretraining_model(**fields),
-    "vicha, levels of unequal weight": lambda **fields: tiny_pretraining_model(
-        hierarchical_itc_weight=1.0, hierarchical_itc_level_weights=[0.5, 2.0], **fields
-    ),
-    "vicha, half of the patches": lambda **fields: tiny_pretraining_model(patch_dropout=0.5, **fields),
-    "vicha, queue wraps": lambda **fields: tiny_pretraining_model(queue_size=6, **fields),
+    "vicha": lambda **fields: tiny_pretraining_model(**VICHA | fields),
+    "vicha, half of the patches": lambda **fields: tiny_pretraining_model(patch_dropout=0.5, **VICHA, **fields),
+    "vicha, queue wraps": lambda **fields: tiny_pretraining_model(queue_size=6, **VICHA, **fields),
     "vicha, the process's own columns": lambda **fields: tiny_pretraining_model(
-        reference_quirks=["itc_local_columns", "hitc_local_diagonal"], **fields
+        reference_quirks=["itc_local_columns"], **VICHA, **fields
     ),
     "albef": lambda **fields: tiny_pretraining_model(**ALBEF, **fields),
     "simla": lambda **fields: simla_model(SimlaForPreTraining, **fields),
@@ -121,7 +118,7 @@ def train(model, module, steps):
     for number, batches in enumerate(steps):
         module.zero_grad()
         model.update_teacher()
-        cached = model.cache_contrast(batches) if len(batches) > 1 else [None]
+        cached = cache_contrast(model, batches) if len(batches) > 1 else [None]
         losses = accumulate(model, module, batches, cached)
         record |= {f"{number}.{name}": value for name, value in losses.items()}
         record |= {f"{number}.gradient.{name}": value for name, value in gradients(model).items()}
@@ -151,81 +148,10 @@ def test_without_caching_they_differ(name):
     losses = accumulate(model, model, parts, [None, None])
     whole = run(name, 1)
     assert (losses["itc_loss"] - whole["0.itc_loss"]).abs() > 1e-3
-    if name == "vicha":
-        assert (losses["hierarchical_itc_loss"] - whole["0.hierarchical_itc_loss"]).abs() > 1e-3
 
 
-def slow_contrast(model, parts):
-    """Every part's encodings with their graph, all at the same time, and one contrast of all of them."""
-    image_ids = torch.cat([part["image_ids"] for part in parts])
-    with torch.no_grad():
-        teacher = [model._teacher_encodings(**encoded_inputs(part)) for part in parts]
-    encoded = [model._encode_online(**encoded_inputs(part), output_hidden_states=True) for part in parts]
-    images, texts, teacher_images, teacher_texts = (
-        torch.cat([each.embeds for each in encodings])
-        for encodings in (
-            [each[0] for each in encoded],
-            [each[2] for each in encoded],
-            *zip(*teacher, strict=True),
-        )
-    )
-    temperature = model.vicha.temperature
-    queue = model.training_state.queue
-    itc = model.itc(images, texts, teacher_images, teacher_texts, temperature, 0.4, queue=queue, image_ids=image_ids)
-    levels = [model._levels(each[1], each[3]) for each in encoded]
-    image_levels, text_levels = (
-        [torch.cat(parts) for parts in zip(*side, strict=True)] for side in zip(*levels, strict=True)
-    )
-    hierarchical = model.hierarchical_itc(image_levels, text_levels, temperature, image_ids)
-    (itc.loss + model.config.hierarchical_itc_weight * hierarchical.loss).backward()
-    return {"itc_loss": itc.loss.detach(), "hierarchical_itc_loss": hierarchical.loss.detach()} | gradients(model)
-
-
-def fast_contrast(model, parts):
-    losses = accumulate(model, model, parts, model.cache_contrast(parts))
-    return {name: losses[name] for name in ("itc_loss", "hierarchical_itc_loss")} | gradients(model)
-
-
-def with_dropout(contrast):
-    """Of words and of patches; both ways draw the same numbers in the same order."""
-    dropped = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3}
-    only_contrast = {"itm_weight": 0, "mlm_weight": 0, "mim_weight": 0}
-    model = build("vicha", text_config=dropped, patch_dropout=0.5, **only_contrast)
-    parts = [
-        {name: value for name, value in part.items() if not name.startswith(("mlm", "mim", "negative"))}
-        for part in parts_of(whole_batch("vicha", 0), 4)
-    ]
-    # A part that comes without concepts has one that nobody reads, in both passes.
-    del parts[1]["concept_input_ids"], parts[1]["concept_attention_mask"]
-    torch.manual_seed(5)
-    return contrast(model, parts)
-
-
-def test_dropout_is_the_same_in_both_passes():
-    slow = with_dropout(slow_contrast)
-    assert_same(with_dropout(fast_contrast), slow)
-
-    @contextmanager
-    def forgotten(self):
-        yield
-
-    with mock.patch.object(RandomState, "replayed", forgotten), pytest.raises(AssertionError):
-        assert_same(with_dropout(fast_contrast), slow)
-
-
-def test_replayed_numbers_are_not_taken_from_the_others():
-    torch.manual_seed(0)
-    state = RandomState(torch.device("cpu"))
-    first, second = torch.rand(3), torch.rand(3)
-    torch.manual_seed(0)
-    torch.rand(3)
-    with state.replayed():
-        assert torch.equal(torch.rand(3), first)
-    assert torch.equal(torch.rand(3), second)
-
-
-@pytest.mark.parametrize(("name", "passes"), [("albef", 2), ("simla", 2), ("vicha", 4)])
-def test_images_pass_twice_only_for_the_hierarchical_contrast(name, passes):
+@pytest.mark.parametrize("name", ["vicha", "albef", "simla"])
+def test_images_pass_once_for_the_contrast(name):
     model = build(name, **({} if name == "albef" else {"mim_weight": 0}))
     seen = []
     model.base_model.vision_model.register_forward_hook(lambda *_: seen.append(1))
@@ -234,8 +160,17 @@ def test_images_pass_twice_only_for_the_hierarchical_contrast(name, passes):
         {key: value for key, value in part.items() if not key.startswith(drop)}
         for part in parts_of(whole_batch(name, 0), 2)
     ]
-    accumulate(model, model, parts, model.cache_contrast(parts))
-    assert len(seen) == passes
+    accumulate(model, model, parts, cache_contrast(model, parts))
+    assert len(seen) == 2
+
+
+def test_the_hierarchical_contrast_sees_its_part_alone():
+    parts = list(parts_of(whole_batch("vicha", 0), 2))
+    cached = build("vicha", hierarchical_itc_weight=0.1)
+    observed = accumulate(cached, cached, parts, cache_contrast(cached, parts))["hierarchical_itc_loss"]
+    plain = build("vicha", hierarchical_itc_weight=0.1)
+    expected = accumulate(plain, plain, parts, [None, None])["hierarchical_itc_loss"]
+    torch.testing.assert_close(observed, expected)
 
 
 def worker(rank, folder):
@@ -312,9 +247,9 @@ def test_parts_of_different_sizes_are_refused():
     batch = tiny_batch(3)
     parts = [{name: value[rows] for name, value in batch.items()} for rows in (slice(0, 2), slice(2, 3))]
     with pytest.raises(ValueError, match=r"parts of a batch have \[1, 2\] rows"):
-        tiny_retrieval_model().train().cache_contrast(parts)
+        cache_contrast(tiny_retrieval_model().train(), parts)
 
 
 def test_negatives_of_other_processes_are_refused():
     with pytest.raises(ValueError, match="negatives come from the own part"):
-        tiny_retrieval_model(cross_process_negatives=True).cache_contrast([tiny_batch(2)] * 2)
+        cache_contrast(tiny_retrieval_model(cross_process_negatives=True), [tiny_batch(2)] * 2)

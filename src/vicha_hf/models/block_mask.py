@@ -21,10 +21,9 @@ def draw_block_masks(
     *,
     max_masked: int = 75,
     min_block: int = 16,
-    max_block: int | None = None,
     min_aspect: float = 0.3,
-    max_aspect: float | None = None,
     device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """
     Masks rectangles of patches, one after the other, until `max_masked` are hidden or no further rectangle fits.
@@ -35,7 +34,7 @@ def draw_block_masks(
     the defaults on 16 x 16 patches 74.35 in the mean, and exactly 75 in 63 % of the images. As in the published code,
     what is still to be hidden may be less than `min_block`: the area then lies between the two.
 
-    The draws come from torch's global generator on the CPU, whatever `device` is. Their number depends on the draws
+    The draws come from a generator of the CPU, whatever `device` is. Their number depends on the draws
     themselves, so an accelerator would have to be waited for again and again.
 
     Args:
@@ -43,10 +42,9 @@ def draw_block_masks(
         grid_size: patches along a side, or (rows, columns); P = rows * columns.
         max_masked: patches hidden at most (75 of 256 in the paper).
         min_block: smallest area of a rectangle, patches (16).
-        max_block: largest area of a rectangle; None: only `max_masked` limits it (the paper's).
-        min_aspect: smallest height to width of a rectangle (0.3).
-        max_aspect: largest; None takes 1 / `min_aspect`.
+        min_aspect: smallest height to width of a rectangle (0.3); the largest is its inverse.
         device: where the result goes.
+        generator: of the CPU; torch's own by default.
 
     Returns:
         bool [B, P], True = hidden; patches in row-major order.
@@ -60,20 +58,17 @@ def draw_block_masks(
         grid_size,
         max_masked=max_masked,
         min_block=min_block,
-        max_block=max_block,
         min_aspect=min_aspect,
-        max_aspect=max_aspect,
     )
-    max_block = max_masked if max_block is None else max_block
-    log_aspects = math.log(min_aspect), math.log(1 / min_aspect if max_aspect is None else max_aspect)
+    log_aspects = math.log(min_aspect), math.log(1 / min_aspect)
     row, column = torch.arange(rows)[None, :, None], torch.arange(columns)[None, None, :]
     masks = torch.zeros(batch_size, rows, columns, dtype=torch.bool)
     missing = torch.full((batch_size,), max_masked)
     failures = torch.zeros(batch_size, dtype=torch.int64)
     # One placement per image and turn; images that are full drop out.
     while (open_images := ((missing > 0) & (failures < MAX_ATTEMPTS)).nonzero().flatten()).numel():
-        draws = torch.rand(batch_size, 4, dtype=torch.float64)[open_images].unbind(1)
-        allowed = missing[open_images].clamp(max=max_block)
+        draws = torch.rand(batch_size, 4, dtype=torch.float64, generator=generator)[open_images].unbind(1)
+        allowed = missing[open_images]
         area = min_block + (allowed - min_block) * draws[0]
         aspect = (log_aspects[0] + (log_aspects[1] - log_aspects[0]) * draws[1]).exp()
         height, width = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
@@ -96,9 +91,7 @@ def check_block_mask(
     *,
     max_masked: int,
     min_block: int,
-    max_block: int | None = None,
     min_aspect: float = 0.3,
-    max_aspect: float | None = None,
 ) -> tuple[int, int]:
     """
     The grid as (rows, columns), if masks can be drawn with these values (those of [`draw_block_masks`]).
@@ -115,25 +108,20 @@ def check_block_mask(
         )
     if not 1 <= min_block <= max_masked:
         raise ValueError(f"`min_block={min_block}` must lie between 1 and `max_masked={max_masked}`")
-    if max_block is not None and not min_block <= max_block:
-        raise ValueError(f"`max_block={max_block}` must not be smaller than `min_block={min_block}`")
-    largest = 1 / min_aspect if max_aspect is None and min_aspect > 0 else max_aspect
-    if not (min_aspect > 0 and largest >= min_aspect):
-        raise ValueError(
-            f"`min_aspect={min_aspect}` must be positive and at most `max_aspect={max_aspect}` (None: 1 / min_aspect)"
-        )
-    if not _placeable(rows, columns, min_block, min_aspect, largest):
+    if not 0 < min_aspect <= 1:
+        raise ValueError(f"`min_aspect={min_aspect}` is the smaller side over the larger: above 0, at most 1")
+    if not _placeable(rows, columns, min_block, min_aspect):
         raise ValueError(
             f"`min_block={min_block}`: no rectangle of this area leaves a row and a column of the {rows} x {columns} "
-            f"patches free with a height to width between {min_aspect:.2g} and {largest:.2g}; choose a smaller one"
+            f"patches free with a height to width between {min_aspect:.2g} and {1 / min_aspect:.2g}; choose a smaller one"
         )
     return rows, columns
 
 
-def _placeable(rows: int, columns: int, area: int, min_aspect: float, max_aspect: float) -> bool:
+def _placeable(rows: int, columns: int, area: int, min_aspect: float) -> bool:
     """Whether a rectangle of this area and an allowed shape can be smaller than the grid both ways, after rounding."""
     tallest, widest = rows - 0.5, columns - 0.5
-    return max(area / widest**2, min_aspect) < min(tallest**2 / area, max_aspect)
+    return max(area / widest**2, min_aspect) < min(tallest**2 / area, 1 / min_aspect)
 
 
 def num_kept_patches(num_patches: int, dropout: float) -> int:

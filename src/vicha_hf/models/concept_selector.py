@@ -379,7 +379,11 @@ class ConceptIndexMixin:
         """Loads as [`~transformers.PreTrainedModel.from_pretrained`] does, with the folder's concept index."""
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if _find_files(pretrained_model_name_or_path, kwargs) is not None:
+        # Without a folder the weights were given as a state dict.
+        if (
+            pretrained_model_name_or_path is not None
+            and _find_files(pretrained_model_name_or_path, kwargs) is not None
+        ):
             model.concept_index = ConceptIndex.from_pretrained(pretrained_model_name_or_path, **_known(kwargs))
             model._name_encoder(pretrained_model_name_or_path)
         return loaded

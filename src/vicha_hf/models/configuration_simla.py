@@ -1,6 +1,6 @@
 """Configuration of SIMLA (arXiv 2203.14395)."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -61,6 +61,11 @@ class SimlaTextConfig(TextConfig):
     @property
     def first_cross_attention_layer(self) -> int:
         return 0
+
+    @property
+    def fusion_mode(self) -> Literal["fusion", "multimodal"]:
+        """A text is fused anew from its ids."""
+        return "multimodal"
 
     @property
     def special_token_ids(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Configuration of ViCHA (arXiv 2208.13628) and, with concepts, hierarchy and image modelling off, ALBEF (arXiv 2107.07651)."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -58,6 +58,11 @@ class ViChaTextConfig(TextConfig):
     @property
     def first_cross_attention_layer(self) -> int:
         return self.fusion_layer
+
+    @property
+    def fusion_mode(self) -> Literal["fusion", "multimodal"]:
+        """The fusion layers go on from a text's states."""
+        return "fusion"
 
     @property
     def first_doubled_layer(self) -> int:

@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -81,6 +82,49 @@ class CheckedConfig(PreTrainedConfig):
             numbers = value if isinstance(value, list | tuple) else [value]
             finite = all(math.isfinite(number) for number in numbers if isinstance(number, float))
             require(finite, prefix + field.name, value, "it must be finite.")
+
+
+@dataclass(frozen=True)
+class ReferenceQuirks:
+    """
+    Departures of the published code from its papers' maths that a model reproduces; a new model has none, a converted one those of its family.
+
+    Args:
+        itc_local_columns: contrast compares with the own process's batch and the queue alone.
+        hitc_local_diagonal: hierarchical contrast finds its positives on the diagonal on every process.
+        unmasked_concepts: padded concept tokens are attended to.
+        mim_cls_without_position: [CLS] enters masked image modelling without its position.
+        mlm_softmax_over_sequence: the soft targets' log-softmax runs over positions.
+        simla_teacher_online_inputs: the teacher reads the online model's image states and text embeddings.
+        psl_any_position: padding and special tokens may be keywords.
+        vqa_alpha_unused: question answering is not distilled.
+        vqa_first_token_twice: ranking counts the first answer token twice.
+        nlvr_online_teacher: the teacher of reasoning sees images through the online vision encoder.
+        gradcam_all_positions: heat maps average over all text positions.
+        decay_embeddings: weight decay reaches positions, [CLS], mask token and temperature.
+        temperature_unclamped: retrieval leaves the temperature without bounds.
+        no_final_sep: texts end without [SEP].
+    """
+
+    itc_local_columns: bool = False
+    hitc_local_diagonal: bool = False
+    unmasked_concepts: bool = False
+    mim_cls_without_position: bool = False
+    mlm_softmax_over_sequence: bool = False
+    simla_teacher_online_inputs: bool = False
+    psl_any_position: bool = False
+    vqa_alpha_unused: bool = False
+    vqa_first_token_twice: bool = False
+    nlvr_online_teacher: bool = False
+    gradcam_all_positions: bool = False
+    decay_embeddings: bool = False
+    temperature_unclamped: bool = False
+    no_final_sep: bool = False
+
+    @classmethod
+    def named(cls, names: Iterable[str]) -> "ReferenceQuirks":
+        """The departures with these names."""
+        return cls(**dict.fromkeys(names, True))
 
 
 @strict
@@ -180,6 +224,11 @@ class TextConfig(CheckedConfig):
         """The first layer with cross-attention."""
         raise NotImplementedError
 
+    @property
+    def fusion_mode(self) -> Literal["fusion", "multimodal"]:
+        """Mode of fusing a text that is encoded: from its states on (*fusion*), or from its ids (*multimodal*)."""
+        raise NotImplementedError
+
     def validate_architecture(self):
         """Part of `@strict`-powered validation."""
         require_positive(self, (*ENCODER_SIZES, "vocab_size", "max_position_embeddings"), "text_config.")
@@ -277,9 +326,16 @@ class VisionTextConfig(CheckedConfig):
         (made[0] if isinstance(made, tuple) else made).validate()
         return made
 
+    @property
+    def quirks(self) -> ReferenceQuirks:
+        """`reference_quirks` as an object that answers by name."""
+        return ReferenceQuirks.named(self.reference_quirks)
+
     def validate_architecture(self):
         """Part of `@strict`-powered validation. An impossible combination names the field, its value and the remedy."""
         vision, text = self.vision_config, self.text_config
+        unknown = sorted(set(self.reference_quirks) - set(self.known_quirks))
+        require(not unknown, "reference_quirks", unknown, f"known names are {sorted(self.known_quirks)}.")
         require_positive(self, ("projection_dim",))
         for field in self.weight_fields:
             require(getattr(self, field) >= 0, field, getattr(self, field), "weights are positive; 0 switches it off.")
@@ -290,7 +346,7 @@ class VisionTextConfig(CheckedConfig):
             value = getattr(self, field)
             require(0 <= value <= 1, field, value, "it lies between 0 and 1.")
         require(
-            not (self.cross_process_negatives and "itc_local_columns" in self.reference_quirks),
+            not (self.cross_process_negatives and self.quirks.itc_local_columns),
             "cross_process_negatives",
             True,
             "with the quirk `itc_local_columns` no similarity with other processes is known; leave one of them out.",
@@ -318,5 +374,3 @@ class VisionTextConfig(CheckedConfig):
             text.encoder_hidden_size,
             f"cross-attention reads image tokens of vision_config.hidden_size={vision.hidden_size}; leave it unset.",
         )
-        unknown = sorted(set(self.reference_quirks) - set(self.known_quirks))
-        require(not unknown, "reference_quirks", unknown, f"known names are {sorted(self.known_quirks)}.")

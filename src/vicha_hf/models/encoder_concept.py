@@ -41,10 +41,6 @@ class ConceptEncoder(PreTrainedModel):
     ) -> BaseModelOutput:
         """`input_ids` and `attention_mask` (1 = attend) [B, C] -> `last_hidden_state` [B, C, d_t]."""
         hidden_states = self.embeddings(input_ids)
-        if attention_mask is not None:
-            # An image without concepts is a row of padding. Its tokens are masked wherever they are read, but a row
-            # that may attend to nothing is undefined in some attention backends, so it attends to its own padding.
-            attention_mask = attention_mask.bool() | ~attention_mask.bool().any(dim=-1, keepdim=True)
         attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )

@@ -1,5 +1,7 @@
 """Fusing a text with two images: the cross-attending layers alternate between them (ALBEF section 5, NLVR2)."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
@@ -92,6 +94,8 @@ class ImagePairEncoder(nn.Module):
 
 class ImagePairTask:
     """A head that owns an `image_pair_encoder` beside its base model. To be mixed in before a family's base class."""
+
+    head_modules: ClassVar[tuple[str, ...]] = ("image_pair_encoder",)
 
     def _start_missing_weights(self, missing: set[str]) -> None:
         super()._start_missing_weights(missing)

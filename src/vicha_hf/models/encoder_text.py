@@ -337,7 +337,7 @@ class TextEncoder(PreTrainedModel):
         self_attention_mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
-        layers = self._layers_of(mode)
+        layers = self.layers_of(mode)
         if mode == "text":
             encoder_key_values = [None] * len(self.encoder.layer)
         else:
@@ -373,7 +373,8 @@ class TextEncoder(PreTrainedModel):
             )
         return BaseModelOutputWithCrossAttentions(last_hidden_state=hidden_states)
 
-    def _layers_of(self, mode: str) -> range:
+    def layers_of(self, mode: Literal["text", "fusion", "multimodal"]) -> range:
+        """Indices of the layers that a mode runs."""
         if mode == "text":
             return range(self.config.num_text_layers)
         return range(self.config.num_text_layers if mode == "fusion" else 0, self.config.num_hidden_layers)

@@ -1,5 +1,6 @@
 """The vision encoder: a ViT whose sequence is [CLS], patches, concept tokens (ViCHA section 3.2)."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -131,6 +132,13 @@ class VisionLayer(GradientCheckpointingLayer):
         )
 
 
+@dataclass
+class VisionOutput(BaseModelOutput):
+    """`attention_mask` [B, S], 1 = attend: which of the tokens may be attended to; `None` where all may."""
+
+    attention_mask: torch.Tensor | None = None
+
+
 class VisionEncoder(PreTrainedModel):
     """
     ViT over [CLS], patches and, where given, concept tokens. Concept tokens carry no position of the ViT and pass
@@ -187,7 +195,7 @@ class VisionEncoder(PreTrainedModel):
         bool_masked_pos: torch.Tensor | None = None,
         mask_token: torch.Tensor | None = None,
         **kwargs,
-    ) -> BaseModelOutput:
+    ) -> VisionOutput:
         """
         Args:
             pixel_values: [B, 3, H, W]; another size than the configuration's interpolates the positions.
@@ -197,22 +205,22 @@ class VisionEncoder(PreTrainedModel):
             cls_position: whether [CLS] gets its position embedding.
             bool_masked_pos: [B, P], true where `mask_token` [1, 1, d_v] replaces the patch's embedding; none by default.
         Returns:
-            `last_hidden_state` [B, 1 + P + C, d_v], after the final norm.
+            `last_hidden_state` [B, 1 + P + C, d_v], after the final norm; `attention_mask` [B, 1 + P + C].
         """
         hidden_states = self.embeddings(pixel_values, patch_indices, cls_position, bool_masked_pos, mask_token)
-        attention_mask = None
+        token_mask = None
         if concept_embeds is not None:
-            attention_mask = image_attention_mask(hidden_states, concept_attention_mask)
+            token_mask = _image_attention_mask(hidden_states, concept_attention_mask)
             hidden_states = torch.cat([hidden_states, concept_embeds.to(hidden_states.dtype)], dim=1)
         attention_mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=hidden_states, attention_mask=attention_mask
+            config=self.config, inputs_embeds=hidden_states, attention_mask=token_mask
         )
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
-        return BaseModelOutput(last_hidden_state=self.layernorm(hidden_states))
+        return VisionOutput(last_hidden_state=self.layernorm(hidden_states), attention_mask=token_mask)
 
 
-def image_attention_mask(
+def _image_attention_mask(
     image_tokens: torch.Tensor, concept_attention_mask: torch.Tensor | None
 ) -> torch.Tensor | None:
     """

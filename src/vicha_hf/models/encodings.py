@@ -54,26 +54,14 @@ class TextEncoding(ModelOutput):
             joined.input_ids = torch.cat(rows)
         return joined
 
-    def for_fusion(self, index: torch.Tensor | None = None, trim: bool = False) -> dict:
-        """
-        Arguments of the text encoder's forward that fuse these texts: the states go on where they are, single-stream
-        models start from the ids again.
-
-        Args:
-            index: [n], the rows to fuse; all by default.
-            trim: leave out the columns that are padding in every row.
-        """
-        single_stream = self.input_ids is not None
-        texts, mask = self.input_ids if single_stream else self.hidden_states, self.attention_mask
-        if index is not None:
-            texts = texts.index_select(0, index)
-            mask = None if mask is None else mask.index_select(0, index)
-        if trim and mask is not None:
+    def trimmed(self, index: torch.Tensor | None = None) -> "TextEncoding":
+        """The texts `index` [n], all by default, without the columns that are padding in every one of them."""
+        rows = {name: value if index is None else value.index_select(0, index) for name, value in self.items()}
+        mask = rows.get("attention_mask")
+        if mask is not None:
             longest = int(mask.bool().any(dim=0).nonzero().max()) + 1
-            texts, mask = texts[:, :longest], mask[:, :longest]
-        if single_stream:
-            return {"input_ids": texts, "attention_mask": mask, "mode": "multimodal"}
-        return {"inputs_embeds": texts, "attention_mask": mask, "mode": "fusion"}
+            rows |= {name: value[:, :longest] for name, value in rows.items() if name != "embeds"}
+        return TextEncoding(**rows)
 
 
 def _concatenate(encodings) -> dict[str, torch.Tensor | None]:

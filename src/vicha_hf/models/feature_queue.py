@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from .configuration_vision_text import VisionTextConfig
 from .process_group import gather
 
 
@@ -34,6 +35,11 @@ class FeatureQueue(nn.Module):
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
         self.register_buffer("num_filled", torch.zeros(1, dtype=torch.long))
         self.register_buffer("num_batches", torch.zeros(1, dtype=torch.long))
+
+    @classmethod
+    def of(cls, config: VisionTextConfig) -> "FeatureQueue":
+        """The queue that a configuration describes, empty."""
+        return cls(config.queue_size, config.projection_dim, config.queue_warmup_batches)
 
     def usable(self) -> torch.Tensor:
         """[K], true where an entry holds a feature and the warm-up is over."""

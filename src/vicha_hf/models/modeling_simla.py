@@ -5,22 +5,16 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .configuration_simla import SimlaConfig
-from .contrast_parts import ContrastPart
-from .encoder_attention import recorded_attention
-from .input_checks import check_rows
+from .inputs import Pairs
 from .modeling_outputs import KeywordPredictionOutput, PreTrainingOutput
 from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
-from .objective_image_token_reconstruction import (
-    ImageTokenizer,
-    ImageTokenReconstruction,
-    ImageTokenReconstructionOutput,
-    require_fitting_tokenizer,
-)
+from .objective_image_token_reconstruction import ImageTokenizer, ImageTokenReconstruction, require_fitting_tokenizer
 from .objective_itm import MatchingOutput
-from .objective_pseudo_label_keywords import PseudoLabelKeywords, PseudoLabelOutput
+from .objective_pseudo_label_keywords import PseudoLabelKeywords
+from .pair_step import ContrastPart, PairStep
 from .task_classification import VisualEntailmentTask
 from .task_grounding import GroundingTask
-from .task_pretraining import EncodedStep, PretrainingTask
+from .task_pretraining import PretrainingTask
 from .task_question_answering import QuestionAnsweringTask
 from .task_retrieval import RetrievalTask
 from .task_text_assignment import TextAssignmentTask
@@ -58,11 +52,6 @@ class SimlaModel(VisionTextModel, SimlaPreTrainedModel):
             for it, and their encodings have no `embeds`.
     """
 
-    def _encode_texts(self, input_ids, attention_mask=None, token_type_ids=None, **kwargs):
-        encoding, output = super()._encode_texts(input_ids, attention_mask, token_type_ids, **kwargs)
-        encoding.input_ids = input_ids
-        return encoding, output
-
 
 class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
     """
@@ -77,6 +66,8 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
     >>> processor.decode_keywords(words)[0]  # [("dog", 0.91), ("grass", 0.74), ...]
     ```
     """
+
+    head_modules = (*PretrainingTask.head_modules, "mim", "psl")
 
     def __init__(self, config: SimlaConfig):
         super().__init__(config)
@@ -166,87 +157,39 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         Raises:
             ValueError: visual tokens that are missing, or whose grid is not the patches'.
         """
-        check_rows(pixel_values=pixel_values, input_ids=input_ids)
+        pairs = Pairs.given(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            image_ids=image_ids,
+            patch_indices=patch_indices,
+        )
         if self.mim is not None:
             if visual_token_ids is None:
                 visual_token_ids = self._visual_tokens(pixel_values)
             visual_token_ids, bool_masked_pos = self.mim.check_tokens(pixel_values, visual_token_ids, bool_masked_pos)
-        step = self._encode_step(
-            pixel_values,
-            input_ids,
-            attention_mask,
-            image_ids,
-            distillation_alpha,
-            update_teacher,
-            patch_indices=patch_indices,
-            contrast_part=contrast_part,
+        step = PairStep.encode(
+            self,
+            pairs,
+            distillation_alpha=distillation_alpha,
+            update_teacher=update_teacher,
+            part=contrast_part,
+            patch_dropout=self.config.patch_dropout,
         )
-        contrast, match = self._contrast_step(step), MatchingOutput()
+        contrast, match = self.itc.on_pairs(step), MatchingOutput()
         losses = {"itc": contrast.loss}
         if self.itm_head is not None:
-            match = self._match_step(step, contrast, negative_image_indices, negative_text_indices)
+            match = self.itm.on_pairs(
+                step, contrast, self.negative_sampler, self.itm_head, negative_image_indices, negative_text_indices
+            )
             losses["itm"] = match.loss
         if self.mlm_head is not None:
-            losses["mlm"] = self._language_step(step, mlm_input_ids, mlm_labels).loss
+            losses["mlm"] = self.mlm.on_pairs(step, self.mlm_head, mlm_input_ids, mlm_labels).loss
         if self.mim is not None:
-            if bool_masked_pos is None:
-                bool_masked_pos = self.mim.draw_masks(pixel_values)
-            losses["mim"] = self._image_tokens_step(step, pixel_values, visual_token_ids, bool_masked_pos).loss
+            losses["mim"] = self.mim.on_pairs(step, visual_token_ids, bool_masked_pos).loss
         if self.psl is not None:
-            losses["psl"] = self._keywords_step(step).loss
+            losses["psl"] = self.psl.on_pairs(step).loss
         return self._weigh(losses, step, match)
-
-    def _image_tokens_step(
-        self, step: EncodedStep, pixel_values, visual_token_ids, bool_masked_pos
-    ) -> ImageTokenReconstructionOutput:
-        model, teacher = self.simla, self._teacher()
-        text_embeddings = model.text_model.embeddings(step.input_ids)
-        logits = self.mim.predict(
-            model.vision_model, model.text_model, pixel_values, bool_masked_pos, text_embeddings, step.attention_mask
-        )
-        with torch.no_grad():
-            encoders = teacher["simla"]
-            if "simla_teacher_online_inputs" not in self.config.reference_quirks:
-                text_embeddings = encoders.text_model.embeddings(step.input_ids)
-            teacher_logits = teacher["mim"].predict(
-                encoders.vision_model,
-                encoders.text_model,
-                pixel_values,
-                bool_masked_pos,
-                text_embeddings,
-                step.attention_mask,
-            )
-        return self.mim(logits, teacher_logits, visual_token_ids[bool_masked_pos], step.alpha)
-
-    def _keywords_step(self, step: EncodedStep) -> PseudoLabelOutput:
-        teacher = self._teacher()
-        with torch.no_grad():
-            teacher_logits = teacher["psl"].head(step.teacher_images.embeds)
-        return self.psl(
-            step.images.embeds,
-            teacher_logits,
-            self._keyword_attention(teacher["simla"].text_model, step),
-            step.input_ids,
-            step.attention_mask,
-            step.alpha,
-        )
-
-    @torch.no_grad()
-    def _keyword_attention(self, text_model: nn.Module, step: EncodedStep) -> torch.Tensor:
-        """[B, H, T], what [CLS] pays to each token in the last layer of the teacher's fusion with the image."""
-        online_inputs = "simla_teacher_online_inputs" in self.config.reference_quirks
-        images = step.images if online_inputs else step.teacher_images
-        with recorded_attention(text_model.encoder.layer[-1].attention.self) as record:
-            text_model(
-                step.input_ids,
-                step.attention_mask,
-                encoder_hidden_states=images.hidden_states,
-                encoder_attention_mask=images.attention_mask,
-                # Only what [CLS] attends to is read.
-                output_index=step.input_ids.new_zeros(1, 1),
-                mode="multimodal",
-            )
-        return record.probabilities[:, :, 0].detach()
 
     @torch.no_grad()
     def predict_keywords(self, pixel_values: torch.Tensor, top_k: int = 10, **kwargs) -> KeywordPredictionOutput:

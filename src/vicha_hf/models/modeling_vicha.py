@@ -6,19 +6,18 @@ from transformers.utils import can_return_tuple
 
 from .concept_selector import ConceptIndexMixin
 from .configuration_vicha import ViChaConfig
-from .contrast_parts import CachedLoss, ContrastPart, RandomState
 from .encoder_concept import ConceptEncoder
-from .encodings import ImageEncoding
-from .input_checks import check_rows
+from .encoder_vision import VisionEncoder
+from .inputs import Concepts, Pairs
 from .modeling_outputs import PreTrainingOutput
 from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
-from .objective_hierarchical_itc import HierarchicalContrast, HierarchicalContrastiveOutput
+from .objective_hierarchical_itc import HierarchicalContrast
 from .objective_itm import MatchingOutput
-from .objective_mim import MaskedImageModeling
+from .objective_mim import PixelReconstruction
+from .pair_step import ContrastPart, PairStep
 from .task_classification import VisualEntailmentTask
-from .task_contrast_and_match import encoded_inputs
 from .task_grounding import GroundingTask
-from .task_pretraining import EncodedStep, PretrainingTask
+from .task_pretraining import PretrainingTask
 from .task_question_answering import QuestionAnsweringTask
 from .task_retrieval import RetrievalTask
 from .task_text_assignment import TextAssignmentTask
@@ -71,36 +70,33 @@ class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
     @property
     def reads_concept_padding(self) -> bool:
         """Whether padded concept tokens are attended to, so that an encoding depends on how far it is padded."""
-        return "unmasked_concepts" in self.config.reference_quirks
+        return self.config.quirks.unmasked_concepts
 
-    def embed_concepts(
-        self, concept_input_ids: torch.Tensor | None, concept_attention_mask: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        """Concepts [B, C] -> tokens for the vision encoder [B, C, d_v]; `None` without concepts."""
-        if concept_input_ids is None:
-            if concept_attention_mask is not None:
-                raise ValueError("`concept_attention_mask` was given without `concept_input_ids`.")
-            return None
+    def embed_concepts(self, concepts: Concepts) -> torch.Tensor:
+        """
+        Concepts of B images -> tokens for the vision encoder [B, C, d_v].
+
+        Raises:
+            TypeError: a model that reads no concepts.
+        """
         if self.concept_model is None:
-            raise ValueError("`concept_input_ids` was given to a model with `use_concepts=False`; leave it out.")
-        states = self.concept_model(concept_input_ids, concept_attention_mask).last_hidden_state
+            raise TypeError("`concept_input_ids` was given to a model with `use_concepts=False`; leave it out.")
+        states = self.concept_model(concepts.input_ids, concepts.self_attention_mask).last_hidden_state
         return self.concept_projection(states)
 
-    def _concept_tokens(self, pixel_values, concept_input_ids, concept_attention_mask):
-        concepts = self.embed_concepts(concept_input_ids, concept_attention_mask)
-        if concepts is None or self.reads_concept_padding:
-            concept_attention_mask = None
-        if concepts is None and self.concept_model is not None and self.training:
-            concepts, concept_attention_mask = self._unread_concepts(pixel_values)
-        return concepts, concept_attention_mask
-
-    def _unread_concepts(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """
-        One concept token per image that nothing attends to. Data-parallel training waits for the gradient of every
-        parameter on every process, also where a whole batch happens to have no concepts.
-        """
-        ids = torch.zeros(pixel_values.shape[0], 1, dtype=torch.long, device=pixel_values.device)
-        return self.embed_concepts(ids, ids), ids
+    def concept_tokens(
+        self, concepts: Concepts | None, num_images: int
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Tokens [B, C, d_v] that join the patches, and their mask [B, C]; both `None` where there are none."""
+        given = concepts is not None
+        if not given and self.concept_model is not None and self.training:
+            # Data-parallel training waits for the gradient of every parameter on every process, also where a whole
+            # batch happens to have no concepts.
+            concepts = Concepts.none(num_images, self.device)
+        if concepts is None:
+            return None, None
+        read_all = given and self.reads_concept_padding
+        return self.embed_concepts(concepts), None if read_all else concepts.attention_mask
 
 
 class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
@@ -108,6 +104,8 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
     ViCHA with its pretraining objectives: ITC with queue and momentum distillation, hierarchical ITC, ITM with hard
     negatives, MLM with distillation, MIM. Objectives whose weight is 0 have no parameters.
     """
+
+    head_modules = (*PretrainingTask.head_modules, "hierarchical_itc", "mim")
 
     def __init__(self, config: ViChaConfig):
         super().__init__(config)
@@ -119,9 +117,9 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
                 config.projection_dim,
                 config.hierarchical_itc_levels,
                 config.hierarchical_itc_level_weights,
-                local_diagonal="hitc_local_diagonal" in config.reference_quirks,
+                local_diagonal=config.quirks.hitc_local_diagonal,
             )
-        self.mim = MaskedImageModeling(config) if config.mim_weight > 0 else None
+        self.mim = PixelReconstruction(config) if config.mim_weight > 0 else None
         self._freeze_untrained()
         self.post_init()
 
@@ -164,77 +162,39 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             update_teacher: false for all but the first micro-batch of an accumulated step.
             contrast_part: the batch is a part of a larger one; from `cache_contrast`.
         """
-        check_rows(pixel_values=pixel_values, mim_noise=mim_noise)
-        step = self._encode_step(
-            pixel_values,
-            input_ids,
-            attention_mask,
-            image_ids,
-            distillation_alpha,
-            update_teacher,
-            concept_input_ids,
-            concept_attention_mask,
-            patch_indices,
-            contrast_part,
-            **({} if self.hierarchical_itc is None else {"output_hidden_states": True}),
+        pairs = Pairs.given(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            concept_input_ids=concept_input_ids,
+            concept_attention_mask=concept_attention_mask,
+            image_ids=image_ids,
+            patch_indices=patch_indices,
+            mim_noise=mim_noise,
         )
-        contrast, match = self._contrast_step(step), MatchingOutput()
+        step = PairStep.encode(
+            self,
+            pairs,
+            distillation_alpha=distillation_alpha,
+            update_teacher=update_teacher,
+            part=contrast_part,
+            patch_dropout=self.config.patch_dropout,
+            record_layers=self.hierarchical_itc is not None,
+        )
+        contrast, match = self.itc.on_pairs(step), MatchingOutput()
         losses = {"itc": contrast.loss}
         if self.hierarchical_itc is not None:
-            losses["hierarchical_itc"] = self._align_levels(step).loss
+            losses["hierarchical_itc"] = self.hierarchical_itc.on_pairs(step).loss
         if self.itm_head is not None:
-            match = self._match_step(step, contrast, negative_image_indices, negative_text_indices)
+            match = self.itm.on_pairs(
+                step, contrast, self.negative_sampler, self.itm_head, negative_image_indices, negative_text_indices
+            )
             losses["itm"] = match.loss
         if self.mlm_head is not None:
-            losses["mlm"] = self._language_step(step, mlm_input_ids, mlm_labels).loss
+            losses["mlm"] = self.mlm.on_pairs(step, self.mlm_head, mlm_input_ids, mlm_labels).loss
         if self.mim is not None:
-            model = self.vicha
-            losses["mim"] = self.mim(
-                pixel_values,
-                model.vision_model,
-                model.text_model,
-                step.texts.hidden_states,
-                step.attention_mask,
-                mim_noise,
-            ).loss
+            losses["mim"] = self.mim.on_pairs(step, mim_noise).loss
         return self._weigh(losses, step, match)
-
-    def _align_levels(self, step: EncodedStep) -> HierarchicalContrastiveOutput:
-        levels, temperature = self._levels(step.vision_output, step.text_output), self.vicha.temperature
-        if step.part is None:
-            return self.hierarchical_itc(*levels, temperature, step.image_ids)
-        image_embeds, text_embeds = self.hierarchical_itc.embed(*levels)
-        return HierarchicalContrastiveOutput(loss=step.part.levels.through([*image_embeds, *text_embeds, temperature]))
-
-    def _levels(self, vision_output, text_output) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """[CLS] of images [B, d_v] and texts [B, d_t] at each level below the top, the lowest first."""
-        levels = slice(-(self.config.hierarchical_itc_levels + 1), -1)
-        norm = self.vicha.vision_model.layernorm
-        image_levels = [norm(states[:, 0]) for states in vision_output.hidden_states[levels]]
-        return image_levels, [states[:, 0] for states in text_output.hidden_states[levels]]
-
-    def _cache_levels(self, batches, image_ids) -> list[tuple[CachedLoss | None, RandomState | None]]:
-        if self.hierarchical_itc is None:
-            return super()._cache_levels(batches, image_ids)
-        random_states, embeds = [], []
-        for batch in batches:
-            random_states.append(RandomState(batch["pixel_values"].device))
-            _, vision_output, _, text_output = self._encode_online(
-                **encoded_inputs(batch), patch_indices=batch.get("patch_indices"), output_hidden_states=True
-            )
-            images, texts = self.hierarchical_itc.embed(*self._levels(vision_output, text_output))
-            embeds.append([*images, *texts])
-        leaves = [torch.cat(parts).requires_grad_() for parts in zip(*embeds, strict=True)]
-        temperature = self.vicha.temperature.detach().clone().requires_grad_()
-        levels = len(leaves) // 2
-        with torch.enable_grad():
-            loss = self.hierarchical_itc.contrast(leaves[:levels], leaves[levels:], temperature, image_ids).loss
-            *gradients, of_temperature = torch.autograd.grad(loss, [*leaves, temperature])
-        parts = zip(*(gradient.chunk(len(batches)) for gradient in gradients), strict=True)
-        return [
-            (CachedLoss(loss.detach(), [*part, of_temperature / len(batches)], len(batches)), state)
-            for part, state in zip(parts, random_states, strict=True)
-        ]
 
 
 class ViChaForRetrieval(RetrievalTask, ViChaPreTrainedModel):
@@ -295,10 +255,10 @@ class ViChaForVisualReasoning(VisualReasoningTask, ViChaPreTrainedModel):
     image, the second the right one; they share keys and values.
     """
 
-    def _encode_images(self, base, *inputs) -> ImageEncoding:
-        if base is self.vicha or "nlvr_online_teacher" not in self.config.reference_quirks:
-            return super()._encode_images(base, *inputs)
-        return base._encode_images(*inputs, vision_model=self.vicha.vision_model)[0]
+    def vision_model_of(self, base: ViChaModel) -> VisionEncoder:
+        is_teacher = base is not self.vicha
+        online = self.config.quirks.nlvr_online_teacher and is_teacher
+        return self.vicha.vision_model if online else base.vision_model
 
 
 class ViChaForTextAssignment(TextAssignmentTask, ViChaPreTrainedModel):

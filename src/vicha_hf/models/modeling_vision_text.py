@@ -5,20 +5,23 @@ Base models of every family: a vision encoder and a text encoder with a joint sp
 
 import copy
 import re
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig
-from .encoder_text import TextEncoder
-from .encoder_vision import VisionEncoder, image_attention_mask
+from .encoder_text import KeyValues, TextEncoder
+from .encoder_vision import VisionEncoder, VisionOutput
 from .encodings import ImageEncoding, TextEncoding
 from .hub_export import HubExportMixin
 from .input_checks import check_rows
+from .inputs import Concepts, Texts
 from .modeling_outputs import VisionTextOutput
 from .training_state import TRAINING_STATE_PREFIX, TrainingStateMixin
 
@@ -37,15 +40,22 @@ class VisionTextPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedMo
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-    # A folder holds heads and projections that another head has no use for.
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
         # Checkpoints of a run have teacher and queue among the weights.
         rf"^{re.escape(TRAINING_STATE_PREFIX)}",
-        r"^(mim|mlm_head|hierarchical_itc|psl|itm_head|\w+_classifier|assignment_head|image_pair_encoder|answer_decoder)\.",
+        # The base model's parts that some heads leave out.
         r"^(\w+\.)?(vision_projection|text_projection|temperature)\b",
     ]
+    # The modules that a head or a task adds to the base model, by name.
+    head_modules: ClassVar[tuple[str, ...]] = ()
     # The losses are means over all processes already; Trainer must not rescale them.
     accepts_loss_kwargs = False
+
+    def post_init(self) -> None:
+        """Finishes the model. Its folder may hold what any other head adds to the base model, which it has no use for."""
+        super().post_init()
+        names = {name for head in _classes_below(VisionTextPreTrainedModel) for name in head.head_modules}
+        self._keys_to_ignore_on_load_unexpected.update(rf"^{name}\." for name in names)
 
     def _new_base_model(self, add_projections: bool = True) -> "VisionTextModel":
         """The family's bare model."""
@@ -94,16 +104,23 @@ class VisionTextPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedMo
         Names of the parameters that weight decay leaves alone besides biases and norms: temperature, [CLS], positions
         and mask token. The published code decays them (quirk `decay_embeddings`), and then the set is empty.
         """
-        if "decay_embeddings" in self.config.reference_quirks:
+        if self.config.quirks.decay_embeddings:
             return set()
         free = ("temperature", "cls_token", "position_embeddings", "position_embeddings.weight", "mask_token")
         return {name for name, _ in self.named_parameters() if name.endswith(free)}
+
+    @property
+    def clamps_temperature(self) -> bool:
+        """Whether training keeps the temperature within its bounds."""
+        return True
 
     def parameter_bounds(self) -> dict[str, tuple[float, float]]:
         """
         Names of the parameters that stay within bounds. `forward` sees to it in training mode; an optimiser that works on
         parts or copies of its own of the parameters (ZeRO) must do it too.
         """
+        if not self.clamps_temperature:
+            return {}
         return {
             name: TEMPERATURE_RANGE
             for name, parameter in self.named_parameters()
@@ -155,15 +172,12 @@ class VisionTextModel:
     def clamp_temperature(self) -> None:
         self.temperature.clamp_(*TEMPERATURE_RANGE)
 
-    def _concept_tokens(
-        self,
-        pixel_values: torch.Tensor,
-        concept_input_ids: torch.Tensor | None,
-        concept_attention_mask: torch.Tensor | None,
+    def concept_tokens(
+        self, concepts: Concepts | None, num_images: int
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Tokens [B, C, d_v] that join the patches, and their mask [B, C]; none in a model without visual concepts."""
-        if concept_input_ids is not None or concept_attention_mask is not None:
-            raise ValueError(
+        if concepts is not None:
+            raise TypeError(
                 f"`concept_input_ids` was given to {type(self).__name__}, which has no visual concepts; leave it out."
             )
         return None, None
@@ -190,23 +204,36 @@ class VisionTextModel:
         `pixel_values` [N, 3, H, W]; concepts [N, C], mask 1 = attend, optional, for models that have them. An image
         whose mask row is zero is encoded as without concepts.
         """
-        return self._encode_images(pixel_values, concept_input_ids, concept_attention_mask)[0]
+        check_rows(pixel_values=pixel_values, concept_input_ids=concept_input_ids)
+        return self.embed_images(pixel_values, Concepts.given(concept_input_ids, concept_attention_mask))[0]
 
-    def _encode_images(
-        self, pixel_values, concept_input_ids=None, concept_attention_mask=None, vision_model=None, **kwargs
-    ):
-        check_rows(
-            pixel_values=pixel_values,
-            concept_input_ids=concept_input_ids,
-            concept_attention_mask=concept_attention_mask,
-        )
+    def embed_images(
+        self,
+        pixel_values: torch.Tensor,
+        concepts: Concepts | None = None,
+        *,
+        patch_indices: torch.Tensor | None = None,
+        vision_model: VisionEncoder | None = None,
+        **record: bool,
+    ) -> tuple[ImageEncoding, VisionOutput]:
+        """
+        Encodes images, and tells what the encoder recorded on the way.
+
+        Args:
+            pixel_values: [N, 3, H, W].
+            concepts: of the N images.
+            patch_indices: [N, K], the patches that are seen; all by default.
+            vision_model: reads the images; this model's own by default.
+            record: what to record, e.g. `output_hidden_states=True`.
+        """
         vision_model = self.vision_model if vision_model is None else vision_model
-        concepts, concept_mask = self._concept_tokens(pixel_values, concept_input_ids, concept_attention_mask)
-        output = vision_model(pixel_values, concepts, concept_mask, **kwargs)
+        tokens, token_mask = self.concept_tokens(concepts, len(pixel_values))
+        output = vision_model(pixel_values, tokens, token_mask, patch_indices=patch_indices, **record)
         states = output.last_hidden_state
-        num_image_tokens = states.shape[1] - (0 if concepts is None else concepts.shape[1])
-        mask = image_attention_mask(states[:, :num_image_tokens], concept_mask)
-        return ImageEncoding(embeds=self.project_image(states), hidden_states=states, attention_mask=mask), output
+        encoding = ImageEncoding(
+            embeds=self.project_image(states), hidden_states=states, attention_mask=output.attention_mask
+        )
+        return encoding, output
 
     def encode_texts(
         self,
@@ -215,13 +242,91 @@ class VisionTextModel:
         token_type_ids: torch.Tensor | None = None,
     ) -> TextEncoding:
         """`input_ids`, `attention_mask` (1 = attend) [N, T]; without a mask every token is attended to."""
-        return self._encode_texts(input_ids, attention_mask, token_type_ids)[0]
+        return self.embed_texts(Texts(input_ids, attention_mask), token_type_ids)[0]
 
-    def _encode_texts(self, input_ids, attention_mask=None, token_type_ids=None, **kwargs):
-        output = self.text_model(input_ids, attention_mask, token_type_ids, mode="text", **kwargs)
+    def embed_texts(
+        self, texts: Texts, token_type_ids: torch.Tensor | None = None, **record: bool
+    ) -> tuple[TextEncoding, BaseModelOutputWithCrossAttentions]:
+        """
+        Encodes N texts by the text-only layers, and tells what the encoder recorded on the way; `token_type_ids`
+        [N, T], `record` as in [`~VisionTextModel.embed_images`].
+        """
+        output = self.text_model(texts.input_ids, texts.attention_mask, token_type_ids, mode="text", **record)
         states = output.last_hidden_state
-        encoding = TextEncoding(embeds=self.project_text(states), hidden_states=states, attention_mask=attention_mask)
+        fuses_from_ids = self.text_model.config.fusion_mode == "multimodal"
+        encoding = TextEncoding(
+            embeds=self.project_text(states),
+            hidden_states=states,
+            attention_mask=texts.attention_mask,
+            input_ids=texts.input_ids if fuses_from_ids else None,
+        )
         return encoding, output
+
+    def fuse(
+        self,
+        images: ImageEncoding,
+        texts: TextEncoding,
+        *,
+        key_values: Sequence[KeyValues | None] | None = None,
+        image_index: torch.Tensor | None = None,
+        text_index: torch.Tensor | None = None,
+        output_index: torch.Tensor | None = None,
+        **record: bool,
+    ) -> BaseModelOutputWithCrossAttentions:
+        """
+        Fuses n pairs of encoded images and texts: from a text's states on, or from its ids where the family is
+        single-stream.
+
+        Args:
+            images, texts: the encodings.
+            key_values: the images', from [`~TextEncoder.project_keys_values`]; projected here by default.
+            image_index, text_index: [n], the image and the text of each pair; by default those of the same row.
+            output_index: [n, Q] or [1, Q], the text positions whose states are wanted; all by default.
+            record: as in [`~VisionTextModel.embed_images`].
+
+        Returns:
+            `last_hidden_state` [n, T, d_t], or [n, Q, d_t].
+        """
+
+        def chosen(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return tensor if tensor is None or text_index is None else tensor.index_select(0, text_index)
+
+        mode = self.text_model.config.fusion_mode
+        start = {"input_ids": texts.input_ids} if mode == "multimodal" else {"inputs_embeds": texts.hidden_states}
+        return self.text_model(
+            **{name: chosen(tokens) for name, tokens in start.items()},
+            attention_mask=chosen(texts.attention_mask),
+            mode=mode,
+            encoder_hidden_states=images.hidden_states if key_values is None else None,
+            encoder_key_values=key_values,
+            encoder_attention_mask=images.attention_mask,
+            encoder_index=image_index,
+            output_index=output_index,
+            **record,
+        )
+
+    def fuse_tokens(
+        self,
+        images: ImageEncoding,
+        texts: Texts,
+        *,
+        key_values: Sequence[KeyValues | None] | None = None,
+        output_index: torch.Tensor | None = None,
+        **record: bool,
+    ) -> BaseModelOutputWithCrossAttentions:
+        """
+        Fuses B images with B texts that were not encoded before, through all layers; arguments as in
+        [`~VisionTextModel.fuse`].
+        """
+        return self.text_model(
+            texts.input_ids,
+            texts.attention_mask,
+            encoder_hidden_states=images.hidden_states if key_values is None else None,
+            encoder_key_values=key_values,
+            encoder_attention_mask=images.attention_mask,
+            output_index=output_index,
+            **record,
+        )
 
     @can_return_tuple
     def get_image_features(
@@ -284,12 +389,7 @@ class VisionTextModel:
         logits_per_image = images.embeds @ texts.embeds.T / self.temperature
         fused = None
         if len(pixel_values) == len(input_ids):
-            fused = self.text_model(
-                **texts.for_fusion(),
-                encoder_hidden_states=images.hidden_states,
-                encoder_attention_mask=images.attention_mask,
-                **kwargs,
-            )
+            fused = self.fuse(images, texts, **kwargs)
         return VisionTextOutput(
             logits_per_image=logits_per_image,
             logits_per_text=logits_per_image.T,
@@ -302,6 +402,12 @@ class VisionTextModel:
             attentions=None if fused is None else fused.attentions,
             cross_attentions=None if fused is None else fused.cross_attentions,
         )
+
+
+def _classes_below(parent: type) -> Iterator[type]:
+    for child in parent.__subclasses__():
+        yield child
+        yield from _classes_below(child)
 
 
 __all__ = ["VisionTextModel", "VisionTextPreTrainedModel"]

@@ -13,6 +13,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .objective_itc import soft_cross_entropy
+from .pair_step import PairStep
 from .process_group import gather, gather_with_gradient, rank, world_size
 
 
@@ -56,20 +57,13 @@ class HierarchicalContrast(nn.Module):
         self.level_weights = list(level_weights) if level_weights is not None else [1.0] * num_levels
         self.local_diagonal = local_diagonal
 
-    def embed(
-        self, image_levels: Sequence[torch.Tensor], text_levels: Sequence[torch.Tensor]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """[CLS] of image [B, d_v] and text [B, d_t] per level -> L2-normalised embeddings [B, E] per level."""
-        return tuple(
-            [
-                nn.functional.normalize(projection(states), dim=-1)
-                for projection, states in zip(projections, levels, strict=True)
-            ]
-            for projections, levels in (
-                (self.vision_projections, image_levels),
-                (self.text_projections, text_levels),
-            )
-        )
+    def on_pairs(self, step: PairStep) -> HierarchicalContrastiveOutput:
+        """The contrasts of an encoded batch whose layers were recorded. Of a batch in parts, each part has its own."""
+        levels = slice(-(len(self.vision_projections) + 1), -1)
+        norm = step.model.vision_model.layernorm
+        image_levels = [norm(states[:, 0]) for states in step.image_layers[levels]]
+        text_levels = [states[:, 0] for states in step.text_layers[levels]]
+        return self(image_levels, text_levels, step.temperature, step.pairs.image_ids)
 
     def forward(
         self,
@@ -85,16 +79,8 @@ class HierarchicalContrast(nn.Module):
             temperature: shared with the top level.
             image_ids: [B]; other samples of the same image leave the denominator.
         """
-        return self.contrast(*self.embed(image_levels, text_levels), temperature, image_ids)
-
-    def contrast(
-        self,
-        image_embeds: Sequence[torch.Tensor],
-        text_embeds: Sequence[torch.Tensor],
-        temperature: torch.Tensor,
-        image_ids: torch.Tensor | None = None,
-    ) -> HierarchicalContrastiveOutput:
-        """The same from the embeddings [B, E] of [`~HierarchicalContrast.embed`]."""
+        image_embeds = _embed(self.vision_projections, image_levels)
+        text_embeds = _embed(self.text_projections, text_levels)
         batch_size, device = image_embeds[0].shape[0], image_embeds[0].device
         start = 0 if self.local_diagonal else rank() * batch_size
         columns = world_size() * batch_size
@@ -121,3 +107,11 @@ class HierarchicalContrast(nn.Module):
             sim_t2i=tuple(all_t2i),
             targets=tuple([targets] * len(losses)),
         )
+
+
+def _embed(projections: nn.ModuleList, levels: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """States [B, d] per level -> L2-normalised embeddings [B, E] per level."""
+    return [
+        nn.functional.normalize(projection(states), dim=-1)
+        for projection, states in zip(projections, levels, strict=True)
+    ]

@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 from .block_mask import check_block_mask, draw_block_masks
 from .configuration_simla import SimlaConfig
 from .objective_mlm import distilled_cross_entropy, leading_positions
+from .pair_step import PairStep
 from .process_group import mean_over_processes
 
 
@@ -69,10 +70,18 @@ class ImageTokenReconstruction(nn.Module):
     def _check_grid(self, grid: tuple[int, int]) -> None:
         check_block_mask(grid, **self._mask_settings())
 
-    def draw_masks(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Block-wise masks [B, P] for images [B, 3, H, W], true = masked; see [`draw_block_masks`]."""
-        grid = self._grid(pixel_values)
-        return draw_block_masks(len(pixel_values), grid, **self._mask_settings(), device=pixel_values.device)
+    def draw_masks(self, pixel_values: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """
+        Draws block-wise masks [B, P] for images [B, 3, H, W], true = masked; see [`draw_block_masks`]. `generator`: of the
+        CPU, torch's own by default.
+        """
+        return draw_block_masks(
+            len(pixel_values),
+            self._grid(pixel_values),
+            **self._mask_settings(),
+            device=pixel_values.device,
+            generator=generator,
+        )
 
     def check_tokens(
         self, pixel_values: torch.Tensor, visual_token_ids: torch.Tensor | None, bool_masked_pos: torch.Tensor | None
@@ -115,6 +124,38 @@ class ImageTokenReconstruction(nn.Module):
             "patches. Choose a tokenizer whose codes are as large as `vision_config.patch_size`, or resize its input."
         )
 
+    def on_pairs(
+        self, step: PairStep, visual_token_ids: torch.Tensor, bool_masked_pos: torch.Tensor | None = None
+    ) -> ImageTokenReconstructionOutput:
+        """
+        Reconstructs the images of an encoded batch with the help of the texts' embeddings.
+
+        Args:
+            step: the encoded batch; its teacher has an objective like this one as `mim`.
+            visual_token_ids, bool_masked_pos: [B, P], from [`~ImageTokenReconstruction.check_tokens`]; the mask is drawn
+                by default.
+        """
+        pixel_values, texts = step.pairs.pixel_values, step.pairs.texts
+        if bool_masked_pos is None:
+            bool_masked_pos = self.draw_masks(pixel_values, step.generator(torch.device("cpu")))
+        model, teacher = step.model, step.teacher_model
+        text_embeddings = model.text_model.embeddings(texts.input_ids)
+        logits = self.predict(
+            model.vision_model, model.text_model, pixel_values, bool_masked_pos, text_embeddings, texts.attention_mask
+        )
+        with torch.no_grad():
+            if not self.config.quirks.simla_teacher_online_inputs:
+                text_embeddings = teacher.text_model.embeddings(texts.input_ids)
+            teacher_logits = step.teacher["mim"].predict(
+                teacher.vision_model,
+                teacher.text_model,
+                pixel_values,
+                bool_masked_pos,
+                text_embeddings,
+                texts.attention_mask,
+            )
+        return self(logits, teacher_logits, visual_token_ids[bool_masked_pos], step.alpha)
+
     def reconstruct(
         self,
         vision_model: nn.Module,
@@ -148,7 +189,13 @@ class ImageTokenReconstruction(nn.Module):
         ).last_hidden_state
 
     def predict(
-        self, vision_model: nn.Module, text_model: nn.Module, pixel_values, bool_masked_pos, text_embeddings, text_mask
+        self,
+        vision_model: nn.Module,
+        text_model: nn.Module,
+        pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor,
+        text_embeddings: torch.Tensor,
+        text_mask: torch.Tensor | None,
     ) -> torch.Tensor:
         """Logits [M, visual vocabulary] at the masked patches; arguments as in [`~ImageTokenReconstruction.reconstruct`]."""
         position, is_masked = leading_positions(bool_masked_pos)

@@ -13,20 +13,8 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .feature_queue import FeatureQueue
-from .process_group import gather, rank
-
-
-@dataclass
-class ContrastColumns:
-    """
-    Columns that the rows of a process are compared with, besides the queue: the teacher's features [N, E] and image
-    ids [N] of the batch of every process. `start`: the column of the first row's own pair; the others follow.
-    """
-
-    image_features: torch.Tensor
-    text_features: torch.Tensor
-    image_ids: torch.Tensor | None
-    start: int
+from .pair_step import ContrastColumns, PairStep
+from .process_group import gather, rank, require_equal_rows
 
 
 @dataclass
@@ -82,6 +70,23 @@ class ImageTextContrast(nn.Module):
             image_ids=None if image_ids is None else collect(image_ids),
             start=0 if self.local_columns else rank() * len(teacher_image_embeds),
         )
+
+    def on_pairs(self, step: PairStep) -> ContrastiveOutput:
+        """The contrast of an encoded batch, whose teacher features then join the queue."""
+        require_equal_rows(step.images.embeds)
+        contrast = self(
+            step.images.embeds,
+            step.texts.embeds,
+            step.teacher_images.embeds,
+            step.teacher_texts.embeds,
+            step.temperature,
+            step.alpha,
+            queue=step.queue,
+            image_ids=step.pairs.image_ids,
+            columns=None if step.part is None else step.part.columns,
+        )
+        step.enqueue_teacher_features()
+        return contrast
 
     def forward(
         self,

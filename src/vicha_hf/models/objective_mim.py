@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_vicha import ViChaConfig
 from .encoder_vision import VisionLayer
+from .pair_step import PairStep
 from .process_group import mean_over_processes
 
 
@@ -118,7 +119,7 @@ class PatchDecoder(nn.Module):
 
 
 @dataclass
-class MaskedImageModelingOutput(ModelOutput):
+class PixelReconstructionOutput(ModelOutput):
     """
     `predictions`, `target` [B, P, patch pixels]; `branch_losses` and `predictions` hold the cross-modal branch first
     where both run; `loss` is the branches' mean.
@@ -133,7 +134,7 @@ class MaskedImageModelingOutput(ModelOutput):
     decoder_states: torch.Tensor | None = None
 
 
-class MaskedImageModeling(nn.Module):
+class PixelReconstruction(nn.Module):
     """
     Mean squared error on the removed patches against per-patch normalised pixels, averaged over all processes.
 
@@ -163,31 +164,45 @@ class MaskedImageModeling(nn.Module):
         """Initialises tensors that a generic initialisation of layers does not reach."""
         init.zeros_(self.mask_token)
 
+    def on_pairs(self, step: PairStep, noise: torch.Tensor | None = None) -> PixelReconstructionOutput:
+        """Reconstructs the images of an encoded batch; `noise` [B, P] is drawn by default."""
+        pixel_values, num_patches = step.pairs.pixel_values, self.config.vision_config.num_patches
+        if noise is None:
+            generator = step.generator()
+            noise = torch.rand(len(pixel_values), num_patches, device=pixel_values.device, generator=generator)
+        model = step.model
+        return self(
+            pixel_values,
+            model.vision_model,
+            model.text_model,
+            step.texts.hidden_states,
+            step.pairs.texts.attention_mask,
+            noise,
+        )
+
     def forward(
         self,
         pixel_values: torch.Tensor,
         vision_model: nn.Module,
         text_model: nn.Module,
         text_states: torch.Tensor,
-        text_attention_mask: torch.Tensor | None = None,
-        noise: torch.Tensor | None = None,
-    ) -> MaskedImageModelingOutput:
+        text_attention_mask: torch.Tensor | None,
+        noise: torch.Tensor,
+    ) -> PixelReconstructionOutput:
         """
         Args:
             pixel_values: [B, 3, H, W].
             vision_model: encodes the kept patches.
             text_model: its fusion layers reconstruct in the cross-modal branch.
             text_states: [B, T, d_t], *text* mode's output; `text_attention_mask` [B, T], 1 = attend.
-            noise: [B, P]; drawn uniformly when not given.
+            noise: [B, P]; the patches with the smallest values stay.
         """
         vision = self.config.vision_config
-        if noise is None:
-            noise = torch.rand(pixel_values.shape[0], vision.num_patches, device=pixel_values.device)
         mask = draw_patch_mask(noise, self.config.mim_mask_ratio)
         image_tokens = vision_model(
             pixel_values,
             patch_indices=mask.kept_indices,
-            cls_position="mim_cls_without_position" not in self.config.reference_quirks,
+            cls_position=not self.config.quirks.mim_cls_without_position,
         ).last_hidden_state
         predictions, decoder_states = [], None
         if self.crossmodal_prediction is not None:
@@ -203,7 +218,7 @@ class MaskedImageModeling(nn.Module):
             predictions.append(prediction)
         target = normalized_patches(pixel_values, vision.patch_size).to(predictions[0].dtype)
         losses = [self._removed_patches_error(prediction, target, mask.removed) for prediction in predictions]
-        return MaskedImageModelingOutput(
+        return PixelReconstructionOutput(
             loss=sum(losses) / len(losses),
             branch_losses=tuple(losses),
             predictions=tuple(predictions),
@@ -214,6 +229,6 @@ class MaskedImageModeling(nn.Module):
         )
 
     @staticmethod
-    def _removed_patches_error(prediction, target, removed):
+    def _removed_patches_error(prediction: torch.Tensor, target: torch.Tensor, removed: torch.Tensor) -> torch.Tensor:
         error = nn.functional.mse_loss(prediction.float(), target.float(), reduction="none").mean(dim=-1)
         return mean_over_processes((error * removed).sum(), removed.sum())

@@ -13,6 +13,10 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
+from .configuration_vision_text import VisionTextConfig
+from .input_checks import check_together
+from .inputs import Texts
+from .pair_step import PairStep
 from .process_group import mean_over_processes
 
 
@@ -74,20 +78,40 @@ def mask_tokens(
     mask_token_id: int,
     cls_token_id: int,
     vocab_size: int,
+    generator: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
     Chooses each token that is neither padding nor [CLS] with the given probability; of the chosen 80 % become [MASK],
-    10 % a random id, 10 % stay. `input_ids`, `attention_mask` (1 = real) [B, T].
+    10 % a random id, 10 % stay. `input_ids`, `attention_mask` (1 = real) [B, T]; `generator` of the draws, torch's own
+    by default.
 
     Returns the masked ids and the labels, both [B, T]; labels are -100 where nothing is predicted.
     """
-    draws = torch.rand(2, *input_ids.shape, device=input_ids.device)
+    draws = torch.rand(2, *input_ids.shape, device=input_ids.device, generator=generator)
     predicted = (draws[0] < probability) & attention_mask.bool() & (input_ids != cls_token_id)
     labels = input_ids.masked_fill(~predicted, IGNORED)
-    random_ids = torch.randint_like(input_ids, vocab_size)
+    random_ids = torch.randint(
+        vocab_size, input_ids.shape, dtype=input_ids.dtype, device=input_ids.device, generator=generator
+    )
     masked = torch.where(predicted & (draws[1] < 0.8), torch.full_like(input_ids, mask_token_id), input_ids)
     masked = torch.where(predicted & (draws[1] >= 0.9), random_ids, masked)
     return masked, labels
+
+
+def mask_texts(
+    texts: Texts, config: VisionTextConfig, generator: torch.Generator | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[`mask_tokens`] of texts that have a mask, as a model's configuration says."""
+    text = config.text_config
+    return mask_tokens(
+        texts.input_ids,
+        texts.attention_mask,
+        config.mlm_probability,
+        mask_token_id=text.mask_token_id,
+        cls_token_id=text.cls_token_id,
+        vocab_size=text.vocab_size,
+        generator=generator,
+    )
 
 
 def leading_positions(predicted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,6 +136,38 @@ class MaskedLanguageModelingOutput(ModelOutput):
 
 class MaskedLanguageModeling(nn.Module):
     """(1 - alpha) * cross-entropy + alpha * soft cross-entropy against the teacher, on the predicted positions only."""
+
+    def on_pairs(
+        self,
+        step: PairStep,
+        head: nn.Module,
+        masked_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> MaskedLanguageModelingOutput:
+        """
+        Predicts words of an encoded batch's texts with the help of the images.
+
+        Args:
+            step: the encoded batch.
+            head: turns states [n, d_t] into logits; the teacher's is its `mlm_head`.
+            masked_ids, labels: [B, T], -100 where nothing is predicted; drawn by default.
+        """
+        check_together(mlm_input_ids=masked_ids, mlm_labels=labels)
+        if masked_ids is None:
+            masked_ids, labels = mask_texts(step.pairs.texts, step.model.config, step.generator())
+        texts, predicted = Texts(masked_ids, step.pairs.texts.attention_mask), labels != IGNORED
+        # Only these positions are read: as many columns as the text with the most of them needs.
+        position, is_read = leading_positions(predicted)
+        over_sequence = step.model.config.quirks.mlm_softmax_over_sequence
+        if over_sequence:
+            position, is_read = None, predicted
+        states = step.model.fuse_tokens(step.images, texts, key_values=step.key_values, output_index=position)
+        states = states.last_hidden_state
+        with torch.no_grad():
+            teacher_states = step.teacher_model.fuse_tokens(step.teacher_images, texts, output_index=position)
+            teacher_logits = step.teacher["mlm_head"](teacher_states.last_hidden_state[is_read])
+        soft = head(states).log_softmax(dim=1)[predicted] if over_sequence else None
+        return self(head(states[is_read]), teacher_logits, labels[predicted], step.alpha, soft)
 
     def forward(
         self,

@@ -12,6 +12,8 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from .configuration_simla import SimlaConfig
+from .encoder_attention import recorded_attention
+from .pair_step import PairStep
 from .process_group import mean_over_processes
 
 
@@ -90,12 +92,29 @@ class PseudoLabelKeywords(nn.Module):
         self.config = config
         self.head = nn.Linear(config.projection_dim, config.text_config.vocab_size)
 
+    def on_pairs(self, step: PairStep) -> PseudoLabelOutput:
+        """Predicts the keywords of an encoded batch's texts from its images; the step's teacher has a head like this one."""
+        texts = step.pairs.texts
+        with torch.no_grad():
+            teacher_logits = step.teacher["psl"].head(step.teacher_images.embeds)
+            attention = self._attention(step)
+        return self(step.images.embeds, teacher_logits, attention, texts.input_ids, texts.attention_mask, step.alpha)
+
+    def _attention(self, step: PairStep) -> torch.Tensor:
+        """[B, H, T], what [CLS] pays to each token in the last layer of the teacher's fusion with the image."""
+        model, texts = step.teacher_model, step.pairs.texts
+        images = step.images if self.config.quirks.simla_teacher_online_inputs else step.teacher_images
+        with recorded_attention(model.text_model.encoder.layer[-1].attention.self) as record:
+            # Only what [CLS] attends to is read.
+            model.fuse_tokens(images, texts, output_index=texts.input_ids.new_zeros(1, 1))
+        return record.probabilities[:, :, 0].detach()
+
     def select(
         self, attention: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> Keywords:
         """The keywords of texts [B, T] by the teacher's attention [B, H, T]; mask 1 = a token."""
         config = self.config
-        if "psl_any_position" not in config.reference_quirks:
+        if not config.quirks.psl_any_position:
             candidates = word_positions(input_ids, attention_mask, config.text_config.special_token_ids)
             return select_keywords(attention, candidates, config.psl_votes_per_head, config.psl_num_keywords)
         anything = torch.ones_like(input_ids, dtype=torch.bool)

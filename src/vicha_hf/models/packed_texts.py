@@ -37,8 +37,8 @@ class PackedTexts:
     def __init__(self, text_model: TextEncoder, texts: TextEncoding | Sequence[TextEncoding]):
         self.text_model = text_model
         batches = [texts] if isinstance(texts, TextEncoding) else texts
-        mode = batches[0].for_fusion()["mode"]
-        self.layers = [text_model.encoder.layer[index] for index in text_model._layers_of(mode)]
+        mode = text_model.config.fusion_mode
+        self.layers = [text_model.encoder.layer[index] for index in text_model.layers_of(mode)]
         tokens, lengths = zip(*(packed for batch in batches for packed in self._pack(batch)), strict=True)
         self.lengths, tokens = torch.cat(lengths), torch.cat(tokens)
         # By length, so that the texts of one length can be attended to as a batch, wherever they come from.
@@ -54,13 +54,12 @@ class PackedTexts:
 
     def _pack(self, texts: TextEncoding) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The real tokens of some texts [tokens, d_t] and the texts' lengths."""
-        arguments = texts.for_fusion()
-        mask = arguments["attention_mask"]
-        given = arguments.get("inputs_embeds", arguments.get("input_ids"))
+        mask, from_ids = texts.attention_mask, texts.input_ids is not None
+        given = texts.input_ids if from_ids else texts.hidden_states
         # In parts: the padded states of a whole corpus are much larger than what is kept of them.
         for start in range(0, len(given), TOKENS_PER_BATCH):
             states = given[start : start + TOKENS_PER_BATCH]
-            if "input_ids" in arguments:
+            if from_ids:
                 states = self.text_model.embeddings(states)
             if mask is None:
                 allowed = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)

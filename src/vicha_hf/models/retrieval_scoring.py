@@ -99,12 +99,10 @@ class RetrievalScoring:
         meets.
         """
         self._check_matching_head()
-        text_model = self.base_model.text_model
-        fused = text_model(
-            **texts.for_fusion(text_index, trim=True),
-            encoder_key_values=text_model.project_keys_values(images.hidden_states),
-            encoder_attention_mask=images.attention_mask,
-            encoder_index=image_index,
+        fused = self.base_model.fuse(
+            images,
+            texts.trimmed(text_index),
+            image_index=image_index,
             output_index=torch.zeros(1, 1, dtype=torch.long, device=images.hidden_states.device),
         ).last_hidden_state
         return self.itm_head(fused[:, 0])[:, MATCH]

@@ -1,13 +1,22 @@
 """Classifying fused images and text with a momentum teacher's soft labels: what entailment and reasoning share."""
 
+from collections.abc import Mapping
+from typing import ClassVar, Generic, TypeVar
+
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from .input_checks import check_labels, check_rows
+from .configuration_vision_text import VisionTextConfig
+from .input_checks import check_labels
+from .inputs import Pairs
 from .modeling_outputs import ClassificationOutput
 from .objective_mlm import distilled_cross_entropy
 from .process_group import mean_over_processes
+
+
+# Images and texts as a task encodes them; they have `pixel_values` with a row for each text.
+Inputs = TypeVar("Inputs")
 
 
 class ClassificationHead(nn.Module):
@@ -22,15 +31,15 @@ class ClassificationHead(nn.Module):
         return self.output(self.dense(hidden_states).relu())
 
 
-class ClassificationTask:
+class ClassificationTask(Generic[Inputs]):
     """
     A head that owns a classifier over the first token of the fused text, and says how to fuse. To be mixed in before
     a family's `PreTrainedModel`.
     """
 
-    CLASSES: tuple[str, ...]
+    CLASSES: ClassVar[tuple[str, ...]]
     # The classifier's name, another for every task: a head that starts from another task's folder needs one of its own.
-    CLASSIFIER: str
+    CLASSIFIER: ClassVar[str]
 
     def _add_classifier(self) -> None:
         setattr(self, self.CLASSIFIER, ClassificationHead(self.config.text_config.hidden_size, len(self.CLASSES)))
@@ -38,57 +47,55 @@ class ClassificationTask:
     def _online_modules(self) -> dict[str, nn.Module]:
         return {self.base_model_prefix: self.base_model, self.CLASSIFIER: getattr(self, self.CLASSIFIER)}
 
-    def _fuse(self, modules: dict[str, nn.Module], **inputs) -> torch.Tensor:
+    def fuse_by(self, modules: Mapping[str, nn.Module], inputs: Inputs) -> torch.Tensor:
         """The fused text [B, T, d_t], by the online modules or by the teacher's."""
         raise NotImplementedError
 
-    def _classify(self, inputs: dict, labels, distillation_alpha, update_teacher) -> ClassificationOutput:
+    def classify(
+        self, inputs: Inputs, labels: torch.Tensor | None, distillation_alpha: float | None, update_teacher: bool
+    ) -> ClassificationOutput:
+        """Predicts the classes of B fused texts, and learns from their labels [B] where they are given."""
         if labels is not None:
-            check_labels(labels, len(inputs["input_ids"]), self.CLASSES)
+            check_labels(labels, len(inputs.pixel_values), self.CLASSES)
         elif self.training:
             raise ValueError("Training needs `labels` [B]; call `model.eval()` to predict.")
-        self._begin_training_step(update_teacher)
+        self.begin_training_step(update_teacher)
         online = self._online_modules()
-        states = self._fuse(online, **inputs)
+        states = self.fuse_by(online, inputs)
         output = ClassificationOutput(logits=online[self.CLASSIFIER](states[:, 0]), last_hidden_state=states)
         if labels is not None:
             teacher_logits = None
             if self.training:
-                output.distillation_alpha = self._distillation_alpha(distillation_alpha)
+                output.distillation_alpha = self.alpha_of(distillation_alpha)
                 teacher_logits = self._teacher_logits(inputs)
             losses = distilled_cross_entropy(output.logits, teacher_logits, labels, output.distillation_alpha)
             output.loss = mean_over_processes(losses.sum(), torch.tensor(len(labels), device=losses.device))
         return output
 
     @torch.no_grad()
-    def _teacher_logits(self, inputs: dict) -> torch.Tensor:
-        teacher = self._teacher()
-        return teacher[self.CLASSIFIER](self._fuse(teacher, **inputs)[:, 0])
+    def _teacher_logits(self, inputs: Inputs) -> torch.Tensor:
+        teacher = self.teacher_modules()
+        return teacher[self.CLASSIFIER](self.fuse_by(teacher, inputs)[:, 0])
 
 
-class VisualEntailmentTask(ClassificationTask):
+class VisualEntailmentTask(ClassificationTask[Pairs]):
     """Does the image entail the sentence? (ALBEF section 5, SNLI-VE)."""
 
     CLASSES = ("contradiction", "neutral", "entailment")
     CLASSIFIER = "entailment_classifier"
 
-    def __init__(self, config):
+    head_modules: ClassVar[tuple[str, ...]] = (CLASSIFIER,)
+
+    def __init__(self, config: VisionTextConfig):
         super().__init__(config)
         self._add_base_model(add_projections=False)
         self._add_classifier()
         self.post_init()
 
-    def _fuse(
-        self, modules, pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
-    ) -> torch.Tensor:
+    def fuse_by(self, modules: Mapping[str, nn.Module], inputs: Pairs) -> torch.Tensor:
         base = modules[self.base_model_prefix]
-        images = base.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
-        return base.text_model(
-            input_ids,
-            attention_mask,
-            encoder_hidden_states=images.hidden_states,
-            encoder_attention_mask=images.attention_mask,
-        ).last_hidden_state
+        images, _ = base.embed_images(inputs.pixel_values, inputs.concepts)
+        return base.fuse_tokens(images, inputs.texts).last_hidden_state
 
     @can_return_tuple
     def forward(
@@ -116,12 +123,11 @@ class VisualEntailmentTask(ClassificationTask):
         Raises:
             ValueError: images, sentences and labels that do not belong together.
         """
-        check_rows(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
-        inputs = {
-            "pixel_values": pixel_values,
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "concept_input_ids": concept_input_ids,
-            "concept_attention_mask": concept_attention_mask,
-        }
-        return self._classify(inputs, labels, distillation_alpha, update_teacher)
+        pairs = Pairs.given(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            concept_input_ids=concept_input_ids,
+            concept_attention_mask=concept_attention_mask,
+        )
+        return self.classify(pairs, labels, distillation_alpha, update_teacher)

@@ -14,7 +14,7 @@ from torch import nn
 
 from .configuration_vision_text import GROUNDING_METHODS
 from .encoder_attention import recorded_attention
-from .input_checks import check_rows
+from .inputs import Pairs, Texts
 from .modeling_outputs import BoxRankingOutput, GroundingOutput
 from .objective_itm import MATCH
 
@@ -123,32 +123,30 @@ class GroundingTask:
         method = self.config.grounding_method if method is None else method
         if method not in GROUNDING_METHODS:
             raise ValueError(f"`method={method!r}` is not known; choose one of {GROUNDING_METHODS}.")
-        check_rows(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
-        images = (pixel_values, concept_input_ids, concept_attention_mask)
+        pairs = Pairs.given(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            concept_input_ids=concept_input_ids,
+            concept_attention_mask=concept_attention_mask,
+        )
         with _gradients_enabled():
-            images, texts = _usable(images), _usable((input_ids, attention_mask))
-            if method == "itm":
-                return self._match_heatmaps(images, texts, layer)
-            return self._similarity_heatmaps(images, texts, layer)
+            pairs = pairs.map(_usable)
+            return self._match_heatmaps(pairs, layer) if method == "itm" else self._similarity_heatmaps(pairs, layer)
 
-    def _match_heatmaps(self, images, texts, layer) -> GroundingOutput:
-        base, (input_ids, attention_mask) = self.base_model, texts
+    def _match_heatmaps(self, pairs: Pairs, layer: int | None) -> GroundingOutput:
+        base = self.base_model
         config = base.text_model.config
         first, end = config.first_cross_attention_layer, config.num_hidden_layers
         layer = _resolve_layer(layer, max(first, end * 2 // 3), first, end, "itm")
         with torch.no_grad():
-            encoded = base.encode_images(*images)
+            images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
         with recorded_attention(base.text_model.encoder.layer[layer].crossattention.self) as record:
-            states = base.text_model(
-                input_ids,
-                attention_mask,
-                encoder_hidden_states=encoded.hidden_states,
-                encoder_attention_mask=encoded.attention_mask,
-            ).last_hidden_state
+            states = base.fuse_tokens(images, pairs.texts).last_hidden_state
         logits = self.itm_head(states[:, 0])
         (gradient,) = torch.autograd.grad(logits[:, MATCH].sum(), record.probabilities)
-        grid = self._grid(images[0])
-        counted, number = self._counted_positions(input_ids, attention_mask)
+        grid = self._grid(pairs.pixel_values)
+        counted, number = self._counted_positions(pairs.texts)
         counted = counted[:, None, :, None, None]
         attention = _on_grid(record.probabilities, grid) * counted
         gradient = _on_grid(gradient, grid).clamp(min=0) * counted
@@ -161,17 +159,17 @@ class GroundingTask:
             attention_gradient=gradient,
         )
 
-    def _similarity_heatmaps(self, images, texts, layer) -> GroundingOutput:
+    def _similarity_heatmaps(self, pairs: Pairs, layer: int | None) -> GroundingOutput:
         base = self.base_model
         depth = len(base.vision_model.layers)
         layer = _resolve_layer(layer, depth * 2 // 3, 0, depth, "itc")
         with torch.no_grad():
-            text_embeds = base.encode_texts(*texts).embeds
+            texts, _ = base.embed_texts(pairs.texts)
         with recorded_attention(base.vision_model.layers[layer].attention) as record:
-            image_embeds = base.encode_images(*images).embeds
-        similarity = image_embeds @ text_embeds.T / base.temperature
+            images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
+        similarity = images.embeds @ texts.embeds.T / base.temperature
         (gradient,) = torch.autograd.grad(similarity.diagonal().sum(), record.probabilities)
-        grid = self._grid(images[0])
+        grid = self._grid(pairs.pixel_values)
         attention = _on_grid(record.probabilities[:, :, 0], grid)
         gradient = _on_grid(gradient[:, :, 0], grid).clamp(min=0)
         return GroundingOutput(
@@ -181,14 +179,14 @@ class GroundingTask:
             attention_gradient=gradient,
         )
 
-    def _grid(self, pixel_values) -> tuple[int, int]:
+    def _grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         patch = self.config.vision_config.patch_size
         return pixel_values.shape[-2] // patch, pixel_values.shape[-1] // patch
 
-    def _counted_positions(self, input_ids, attention_mask) -> tuple[torch.Tensor, torch.Tensor]:
+    def _counted_positions(self, texts: Texts) -> tuple[torch.Tensor, torch.Tensor]:
         """Marks the text positions that make the map [B, T], and counts them [B] for the average: words by default."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if "gradcam_all_positions" in self.config.reference_quirks:
+        input_ids, mask = texts.input_ids, texts.masked().attention_mask
+        if self.config.quirks.gradcam_all_positions:
             return mask, torch.full_like(mask[:, 0], mask.shape[1])
         text = self.config.text_config
         words = mask.bool() & (input_ids != text.cls_token_id)
@@ -205,11 +203,9 @@ def _gradients_enabled() -> Iterator[None]:
         yield
 
 
-def _usable(tensors):
-    """Tensors made in inference mode cannot take part in a gradient; their copies can."""
-    return tuple(
-        tensor.clone() if isinstance(tensor, torch.Tensor) and tensor.is_inference() else tensor for tensor in tensors
-    )
+def _usable(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that can take part in a gradient; one made in inference mode cannot, its copy can."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _resolve_layer(layer: int | None, default: int, first: int, end: int, method: str) -> int:

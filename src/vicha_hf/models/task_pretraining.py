@@ -1,67 +1,37 @@
 """Base of every family's pretraining head: contrast, matching and masked language modelling (ALBEF section 3)."""
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from .block_mask import draw_kept_patches
-from .contrast_parts import ContrastPart
-from .encoder_text import KeyValues
-from .encodings import ImageEncoding, TextEncoding
-from .input_checks import check_rows, check_together
+from .configuration_vision_text import VisionTextConfig
+from .feature_queue import FeatureQueue
 from .modeling_outputs import PreTrainingOutput
-from .objective_itc import ContrastiveOutput, ImageTextContrast
+from .objective_itc import ImageTextContrast
 from .objective_itm import HardNegativeSampler, ImageTextMatching, MatchingOutput
-from .objective_mlm import (
-    IGNORED,
-    LanguageModelingHead,
-    MaskedLanguageModeling,
-    MaskedLanguageModelingOutput,
-    leading_positions,
-    mask_tokens,
-)
+from .objective_mlm import LanguageModelingHead, MaskedLanguageModeling
+from .pair_step import PairStep
 from .pretrained_encoders import load_text_weights, load_vision_weights, text_config_from, vision_config_from
-from .task_contrast_and_match import ContrastAndMatch
+from .retrieval_scoring import RetrievalScoring
 
 
-@dataclass
-class EncodedStep:
+class PretrainingTask(RetrievalScoring):
     """
-    A batch of pairs on its way through a training step. It holds encodings by the model and by its teacher, keys and
-    values of the images for every text layer, and what the encoders recorded. It also knows the batch that it is a
-    part of.
+    Modules of the objectives that all families share. To be mixed in before a family's `PreTrainedModel`; the family adds
+    its own objectives and writes `forward`.
     """
 
-    images: ImageEncoding
-    texts: TextEncoding
-    teacher_images: ImageEncoding
-    teacher_texts: TextEncoding
-    key_values: list[KeyValues | None]
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    image_ids: torch.Tensor | None
-    alpha: float
-    vision_output: object
-    text_output: object
-    part: ContrastPart | None
+    head_modules: ClassVar[tuple[str, ...]] = ("itm_head", "mlm_head")
 
-
-class PretrainingTask(ContrastAndMatch):
-    """
-    Builds the modules of the objectives that all families share, and runs them on an encoded step. To be mixed in before
-    a family's `PreTrainedModel`; the family adds its own objectives and writes `forward`.
-    """
-
-    def __init__(self, config):
+    def __init__(self, config: VisionTextConfig):
         super().__init__(config)
-        text, quirks = config.text_config, config.reference_quirks
+        text = config.text_config
         self._add_base_model()
         self.itm_head = nn.Linear(text.hidden_size, 2) if config.itm_weight > 0 else None
-        self.itc = ImageTextContrast("excluded", local_columns="itc_local_columns" in quirks)
+        self.itc = ImageTextContrast("excluded", local_columns=config.quirks.itc_local_columns)
         self.negative_sampler = HardNegativeSampler()
-        self.itm = ImageTextMatching()
+        self.itm = ImageTextMatching(config.cross_process_negatives)
         self.mlm_head = LanguageModelingHead(text) if config.mlm_weight > 0 else None
         word_embeddings = f"{self.base_model_prefix}.text_model.embeddings.word_embeddings.weight"
         self._tied_weights_keys = {} if self.mlm_head is None else {"mlm_head.decoder.weight": word_embeddings}
@@ -108,139 +78,23 @@ class PretrainingTask(ContrastAndMatch):
             online["mlm_head"] = self.mlm_head
         return online
 
-    def _encode_step(
-        self,
-        pixel_values,
-        input_ids,
-        attention_mask,
-        image_ids,
-        distillation_alpha,
-        update_teacher,
-        concept_input_ids=None,
-        concept_attention_mask=None,
-        patch_indices=None,
-        contrast_part=None,
-        **record,
-    ) -> EncodedStep:
-        """Updates the teacher and encodes the batch; `record` goes to the online encoders."""
-        check_rows(pixel_values=pixel_values, input_ids=input_ids, image_ids=image_ids, patch_indices=patch_indices)
-        model = self.base_model
-        alpha = self._distillation_alpha(distillation_alpha)
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        if self.training:
-            model.clamp_temperature()
-        self._begin_training_step(update_teacher and contrast_part is None)
-        inputs = (pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask)
-        state = None if contrast_part is None else contrast_part.random_state
-        with nullcontext() if state is None else state.replayed():
-            images, vision_output, texts, text_output = self._encode_online(*inputs, patch_indices, **record)
-        if contrast_part is None:
-            teacher_images, teacher_texts = self._teacher_encodings(*inputs)
-        else:
-            teacher_images, teacher_texts = contrast_part.teacher_images, contrast_part.teacher_texts
-        return EncodedStep(
-            images=images,
-            texts=texts,
-            teacher_images=teacher_images,
-            teacher_texts=teacher_texts,
-            key_values=model.text_model.project_keys_values(images.hidden_states),
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            image_ids=image_ids,
-            alpha=alpha,
-            vision_output=vision_output,
-            text_output=text_output,
-            part=contrast_part,
-        )
+    def _new_queue(self) -> FeatureQueue:
+        return FeatureQueue.of(self.config)
 
-    def _encode_online(
-        self,
-        pixel_values,
-        input_ids,
-        attention_mask,
-        concept_input_ids=None,
-        concept_attention_mask=None,
-        patch_indices=None,
-        **record,
-    ):
-        """The encodings of images and texts, each followed by what its encoder recorded."""
-        if patch_indices is None:
-            patch_indices = self._draw_kept_patches(pixel_values)
-        images, vision_output = self.base_model._encode_images(
-            pixel_values, concept_input_ids, concept_attention_mask, patch_indices=patch_indices, **record
-        )
-        texts, text_output = self.base_model._encode_texts(input_ids, attention_mask, **record)
-        return images, vision_output, texts, text_output
+    def _freeze_untrained(self) -> None:
+        """
+        Freezes what only fusion runs, where no objective fuses; data-parallel training would wait for its gradient.
+        """
+        fuses = self.itm_head is not None or self.mlm_head is not None
+        mim = getattr(self, "mim", None)
+        if fuses or (mim is not None and mim.fuses):
+            return
+        for index, layer in enumerate(self.base_model.text_model.encoder.layer):
+            idle = layer if index >= self.config.text_config.num_text_layers else layer.crossattention
+            if idle is not None:
+                idle.requires_grad_(False)
 
-    def _draw_kept_patches(self, pixel_values: torch.Tensor) -> torch.Tensor | None:
-        """[B, K], or `None` where every patch stays."""
-        dropout, patch = self.config.patch_dropout, self.config.vision_config.patch_size
-        if dropout == 0 or not self.training:
-            return None
-        num_patches = (pixel_values.shape[-2] // patch) * (pixel_values.shape[-1] // patch)
-        return draw_kept_patches(len(pixel_values), num_patches, dropout, pixel_values.device)
-
-    def _contrast_step(self, step: EncodedStep) -> ContrastiveOutput:
-        return self._contrast(
-            step.images, step.texts, step.teacher_images, step.teacher_texts, step.alpha, step.image_ids, step.part
-        )
-
-    def _match_step(
-        self, step: EncodedStep, contrast: ContrastiveOutput, negative_image_indices, negative_text_indices
-    ) -> MatchingOutput:
-        return self._match(
-            step.images,
-            step.key_values,
-            step.texts,
-            contrast,
-            step.image_ids,
-            negative_image_indices,
-            negative_text_indices,
-        )
-
-    def _language_step(self, step: EncodedStep, mlm_input_ids, mlm_labels) -> MaskedLanguageModelingOutput:
-        """Masked language modelling with the given masked ids and labels [B, T], or with drawn ones."""
-        check_together(mlm_input_ids=mlm_input_ids, mlm_labels=mlm_labels)
-        if mlm_input_ids is None:
-            mlm_input_ids, mlm_labels = self._mask_tokens(step.input_ids, step.attention_mask)
-        predicted = mlm_labels != IGNORED
-        # Only these positions are read: as many columns as the text with the most of them needs.
-        position, is_read = leading_positions(predicted)
-        over_sequence = "mlm_softmax_over_sequence" in self.config.reference_quirks
-        if over_sequence:
-            position, is_read = None, predicted
-        states = self.base_model.text_model(
-            mlm_input_ids,
-            step.attention_mask,
-            encoder_key_values=step.key_values,
-            encoder_attention_mask=step.images.attention_mask,
-            output_index=position,
-        ).last_hidden_state
-        with torch.no_grad():
-            teacher = self._teacher()
-            teacher_states = teacher[self.base_model_prefix].text_model(
-                mlm_input_ids,
-                step.attention_mask,
-                encoder_hidden_states=step.teacher_images.hidden_states,
-                encoder_attention_mask=step.teacher_images.attention_mask,
-                output_index=position,
-            )
-            teacher_logits = teacher["mlm_head"](teacher_states.last_hidden_state[is_read])
-        soft = self.mlm_head(states).log_softmax(dim=1)[predicted] if over_sequence else None
-        return self.mlm(self.mlm_head(states[is_read]), teacher_logits, mlm_labels[predicted], step.alpha, soft)
-
-    def _mask_tokens(self, input_ids, attention_mask):
-        text = self.config.text_config
-        return mask_tokens(
-            input_ids,
-            attention_mask,
-            self.config.mlm_probability,
-            mask_token_id=text.mask_token_id,
-            cls_token_id=text.cls_token_id,
-            vocab_size=text.vocab_size,
-        )
-
-    def _weigh(self, losses: dict[str, torch.Tensor], step: EncodedStep, match: MatchingOutput) -> PreTrainingOutput:
+    def _weigh(self, losses: dict[str, torch.Tensor], step: PairStep, match: MatchingOutput) -> PreTrainingOutput:
         """The weighted sum of the losses by objective, and each of them as a field."""
         weights = {name: getattr(self.config, f"{name}_weight") for name in losses}
         return PreTrainingOutput(
@@ -248,7 +102,6 @@ class PretrainingTask(ContrastAndMatch):
             loss=sum(weights[name] * loss for name, loss in losses.items()),
             **{f"{name}_loss": loss for name, loss in losses.items() if weights[name] > 0},
             itm_logits=match.logits,
-            # FSDP2 takes the weights' storage back after the step.
-            temperature=self.base_model.temperature.detach().clone(),
+            temperature=step.used_temperature(),
             distillation_alpha=step.alpha,
         )

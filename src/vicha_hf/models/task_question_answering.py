@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from itertools import chain
+from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple, logging
 
 from .answer_ranking import AnswerTree, PrefixLikelihoods
+from .configuration_vision_text import VisionTextConfig
 from .decoder_answer import AnswerDecoder, QuestionEncoding
-from .input_checks import check_rows
+from .inputs import Pairs
 from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
 from .objective_mlm import LanguageModelingHead, distilled_cross_entropy
 from .process_group import mean_over_processes
@@ -28,7 +30,9 @@ class QuestionAnsweringTask:
         "mlm_head.decoder.weight": "answer_decoder.embeddings.word_embeddings.weight"
     }
 
-    def __init__(self, config):
+    head_modules: ClassVar[tuple[str, ...]] = ("answer_decoder", "mlm_head")
+
+    def __init__(self, config: VisionTextConfig):
         super().__init__(config)
         text = config.text_config
         self._add_base_model(add_projections=False)
@@ -76,18 +80,11 @@ class QuestionAnsweringTask:
                 + (f", except {unmatched}, which are new." if unmatched else ".")
             )
 
-    def _encode_questions(
-        self, modules, pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
-    ) -> QuestionEncoding:
+    def _encode_questions(self, modules: Mapping[str, nn.Module], pairs: Pairs) -> QuestionEncoding:
         base = modules[self.base_model_prefix]
-        images = base.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
-        states = base.text_model(
-            input_ids,
-            attention_mask,
-            encoder_hidden_states=images.hidden_states,
-            encoder_attention_mask=images.attention_mask,
-        ).last_hidden_state
-        return modules["answer_decoder"].project_question(states, attention_mask)
+        images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
+        states = base.fuse_tokens(images, pairs.texts).last_hidden_state
+        return modules["answer_decoder"].project_question(states, pairs.texts.attention_mask)
 
     def encode_questions(
         self,
@@ -98,10 +95,14 @@ class QuestionAnsweringTask:
         concept_attention_mask: torch.Tensor | None = None,
     ) -> QuestionEncoding:
         """Images [B, 3, H, W] and questions [B, T], with or without concepts [B, C] -> [`QuestionEncoding`]."""
-        check_rows(pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids)
-        return self._encode_questions(
-            self._online_modules(), pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
+        pairs = Pairs.given(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            concept_input_ids=concept_input_ids,
+            concept_attention_mask=concept_attention_mask,
         )
+        return self._encode_questions(self._online_modules(), pairs)
 
     @can_return_tuple
     def forward(
@@ -142,20 +143,26 @@ class QuestionAnsweringTask:
         question_index, weights = self._assign_answers(len(input_ids), answer_input_ids, answer_counts, answer_weights)
         if answer_attention_mask is None:
             answer_attention_mask = (answer_input_ids != self.config.text_config.pad_token_id).long()
-        questions = (pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask)
+        questions = Pairs.given(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            concept_input_ids=concept_input_ids,
+            concept_attention_mask=concept_attention_mask,
+        )
         answers = (answer_input_ids[:, :-1], answer_attention_mask[:, :-1])
         predicted = answer_attention_mask[:, 1:].bool()
         labels = answer_input_ids[:, 1:][predicted]
-        self._begin_training_step(update_teacher)
+        self.begin_training_step(update_teacher)
 
-        question = self.encode_questions(*questions)
+        question = self._encode_questions(self._online_modules(), questions)
         states = self.answer_decoder(*answers, question=question, question_index=question_index).last_hidden_state
         logits = self.mlm_head(states[predicted])
         alpha, teacher_logits = None, None
         if self.training:
-            alpha = self._distillation_alpha(distillation_alpha)
+            alpha = self.alpha_of(distillation_alpha)
             teacher_logits = self._teacher_logits(questions, answers, question_index, predicted)
-        effective = 0.0 if "vqa_alpha_unused" in self.config.reference_quirks else alpha
+        effective = 0.0 if self.config.quirks.vqa_alpha_unused else alpha
         losses = distilled_cross_entropy(logits, teacher_logits, labels, effective)
         answer_of_token = predicted.nonzero()[:, 0]
         answer_losses = losses.new_zeros(len(predicted)).index_add(0, answer_of_token, losses)
@@ -168,14 +175,25 @@ class QuestionAnsweringTask:
         )
 
     @torch.no_grad()
-    def _teacher_logits(self, questions, answers, question_index, predicted) -> torch.Tensor:
-        teacher = self._teacher()
-        question = self._encode_questions(teacher, *questions)
+    def _teacher_logits(
+        self,
+        questions: Pairs,
+        answers: tuple[torch.Tensor, torch.Tensor],
+        question_index: torch.Tensor,
+        predicted: torch.Tensor,
+    ) -> torch.Tensor:
+        teacher = self.teacher_modules()
+        question = self._encode_questions(teacher, questions)
         states = teacher["answer_decoder"](*answers, question=question, question_index=question_index)
         return teacher["mlm_head"](states.last_hidden_state[predicted])
 
     @staticmethod
-    def _assign_answers(num_questions, answer_input_ids, answer_counts, answer_weights):
+    def _assign_answers(
+        num_questions: int,
+        answer_input_ids: torch.Tensor,
+        answer_counts: torch.Tensor | None,
+        answer_weights: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Each answer's question [n] and weight [n]."""
         num_answers, device = len(answer_input_ids), answer_input_ids.device
         if answer_counts is None:
@@ -231,7 +249,7 @@ class QuestionAnsweringTask:
             pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
         )
         likelihoods = PrefixLikelihoods(self.answer_decoder, self.mlm_head, question, tree)
-        first_counts = 2 if "vqa_first_token_twice" in self.config.reference_quirks else 1
+        first_counts = 2 if self.config.quirks.vqa_first_token_twice else 1
         if exact:
             likelihoods.decode_best(k, first_counts)
             scores, candidates = likelihoods.scores(first_counts)[:, tree.answers].sort(

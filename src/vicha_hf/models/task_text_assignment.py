@@ -1,13 +1,16 @@
 """Pretraining for visual reasoning: assigning a text to one of two images or to neither (ALBEF section 5)."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers.utils import ModelOutput, can_return_tuple
 
+from .configuration_vision_text import VisionTextConfig
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
-from .input_checks import check_labels, check_rows
+from .input_checks import check_labels
+from .inputs import Pairs
 from .modeling_outputs import TextAssignmentOutput
 from .objective_mlm import distilled_cross_entropy
 from .process_group import mean_over_processes
@@ -40,26 +43,29 @@ class ImagePairSampler(nn.Module):
     """
 
     @torch.no_grad()
-    def weights(self, image_embeds: torch.Tensor, image_ids: torch.Tensor | None = None) -> torch.Tensor:
-        """L2-normalised [B, E], ids [B] -> sampling weights [B, B], 0 for images that are not to be drawn."""
-        similarity = image_embeds.float() @ image_embeds.float().T / SIMILARITY_TEMPERATURE
-        return similarity.softmax(dim=1).masked_fill(_same_image(image_embeds, image_ids), 0.0)
-
-    @torch.no_grad()
-    def forward(self, image_embeds: torch.Tensor, image_ids: torch.Tensor | None = None) -> ImagePairs:
-        """`image_embeds` [B, E], L2-normalised; `image_ids` [B], equal for the same image."""
+    def forward(
+        self,
+        image_embeds: torch.Tensor,
+        image_ids: torch.Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> ImagePairs:
+        """
+        `image_embeds` [B, E], L2-normalised; `image_ids` [B], equal for the same image; `generator` of the draws, torch's
+        own by default.
+        """
         batch_size, device = len(image_embeds), image_embeds.device
         same = _same_image(image_embeds, image_ids)
         similarity = image_embeds.float() @ image_embeds.float().T / SIMILARITY_TEMPERATURE
         # Adding Gumbel noise and taking the largest draws without replacement in proportion to the softmax, for all
         # rows at once and without underflow.
-        noise = -torch.empty_like(similarity).exponential_().log()
+        noise = -torch.empty_like(similarity).exponential_(generator=generator).log()
         others = (similarity + noise).masked_fill(same, -torch.inf).topk(min(2, batch_size), dim=1).indices
         num_others = (~same).sum(dim=1)
         own = torch.arange(batch_size, device=device)
         first_other = torch.where(num_others > 0, others[:, 0], own)
-        labels = torch.randint(3, (batch_size,), device=device)
-        labels = torch.where(num_others > 1, labels, torch.randint(2, (batch_size,), device=device))
+        labels = torch.randint(3, (batch_size,), device=device, generator=generator)
+        without_neither = torch.randint(2, (batch_size,), device=device, generator=generator)
+        labels = torch.where(num_others > 1, labels, without_neither)
         indices = torch.stack(
             [torch.where(labels == FIRST, own, first_other), torch.where(labels == SECOND, own, first_other)], dim=1
         )
@@ -67,7 +73,7 @@ class ImagePairSampler(nn.Module):
         return ImagePairs(indices=indices, labels=labels, exists=num_others > 0)
 
 
-def _same_image(image_embeds, image_ids):
+def _same_image(image_embeds: torch.Tensor, image_ids: torch.Tensor | None) -> torch.Tensor:
     same = torch.eye(len(image_embeds), dtype=torch.bool, device=image_embeds.device)
     return same if image_ids is None else same | (image_ids[:, None] == image_ids[None, :])
 
@@ -80,7 +86,9 @@ class TextAssignmentTask(ImagePairTask):
 
     CLASSES = ("first", "second", "neither")
 
-    def __init__(self, config):
+    head_modules: ClassVar[tuple[str, ...]] = (*ImagePairTask.head_modules, "assignment_head")
+
+    def __init__(self, config: VisionTextConfig):
         super().__init__(config)
         text = config.text_config
         self._add_base_model()
@@ -98,9 +106,16 @@ class TextAssignmentTask(ImagePairTask):
     def _online_modules(self) -> dict[str, nn.Module]:
         return {}
 
-    def _pairs(self, image_embeds, image_ids, pair_indices, labels) -> ImagePairs:
+    def _image_pairs(
+        self,
+        pairs: Pairs,
+        image_embeds: torch.Tensor,
+        pair_indices: torch.Tensor | None,
+        labels: torch.Tensor | None,
+    ) -> ImagePairs:
         if pair_indices is None and labels is None:
-            return ImagePairSampler()(image_embeds, image_ids)
+            generator = None if self.training else pairs.generator()
+            return ImagePairSampler()(image_embeds, pairs.image_ids, generator)
         batch_size = len(image_embeds)
         if pair_indices is None or labels is None:
             raise ValueError("Give both `pair_indices` [B, 2] and `labels` [B], or neither to have them drawn.")
@@ -144,13 +159,18 @@ class TextAssignmentTask(ImagePairTask):
         Raises:
             ValueError: rows that do not belong together, or pairs without labels.
         """
-        check_rows(
-            pixel_values=pixel_values, input_ids=input_ids, concept_input_ids=concept_input_ids, image_ids=image_ids
+        given = Pairs.given(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            concept_input_ids=concept_input_ids,
+            concept_attention_mask=concept_attention_mask,
+            image_ids=image_ids,
         )
-        base = self.base_model
-        images = base.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
-        pairs = self._pairs(images.embeds, image_ids, pair_indices, labels)
-        states = self.image_pair_encoder(base.text_model, input_ids, attention_mask, images, pairs.indices)
+        base, texts = self.base_model, given.texts
+        images, _ = base.embed_images(given.pixel_values, given.concepts)
+        pairs = self._image_pairs(given, images.embeds, pair_indices, labels)
+        states = self.image_pair_encoder(base.text_model, texts.input_ids, texts.attention_mask, images, pairs.indices)
         logits = self.assignment_head(states[:, 0])
         losses = distilled_cross_entropy(logits, None, pairs.labels, 0.0)
         # A batch of one image has nothing to assign: its rows do not count.

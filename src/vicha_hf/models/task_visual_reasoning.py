@@ -1,20 +1,37 @@
 """Is a statement about two images true? (NLVR2; ALBEF section 5)."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from .configuration_vision_text import VisionTextConfig
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
+from .encoder_vision import VisionEncoder
 from .encodings import ImageEncoding
 from .input_checks import check_rows
+from .inputs import Concepts, Texts
 from .modeling_outputs import ClassificationOutput
+from .modeling_vision_text import VisionTextModel
 from .task_classification import ClassificationTask
 
 
 PairOfTensors = torch.Tensor | tuple[torch.Tensor | None, torch.Tensor | None] | list[torch.Tensor | None]
 
 
-class VisualReasoningTask(ImagePairTask, ClassificationTask):
+@dataclass(frozen=True)
+class ImagePairs:
+    """B texts about two images each: `pixel_values` [B, 2, 3, H, W]; `concepts` of the left and of the right images."""
+
+    pixel_values: torch.Tensor
+    texts: Texts
+    concepts: tuple[Concepts | None, Concepts | None]
+
+
+class VisualReasoningTask(ImagePairTask, ClassificationTask[ImagePairs]):
     """
     Mixin for visual reasoning, before a family's `PreTrainedModel`. From the family's first doubled layer on, every
     text layer has a twin: the first of a pair reads one image, the second the other; they share keys and values.
@@ -22,8 +39,9 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask):
 
     CLASSES = ("False", "True")
     CLASSIFIER = "reasoning_classifier"
+    head_modules: ClassVar[tuple[str, ...]] = (*ImagePairTask.head_modules, CLASSIFIER)
 
-    def __init__(self, config):
+    def __init__(self, config: VisionTextConfig):
         super().__init__(config)
         text = config.text_config
         self._add_base_model(add_projections=False)
@@ -34,29 +52,29 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask):
     def _online_modules(self) -> dict[str, nn.Module]:
         return super()._online_modules() | {"image_pair_encoder": self.image_pair_encoder}
 
-    def _encode_images(self, base: nn.Module, *inputs) -> ImageEncoding:
-        """Images encoded by the online base model or the teacher's."""
-        return base.encode_images(*inputs)
+    def vision_model_of(self, base: VisionTextModel) -> VisionEncoder:
+        """The vision encoder that reads the images for the online base model or for the teacher's."""
+        return base.vision_model
 
-    def _encode_both(self, base, pixel_values, concept_input_ids, concept_attention_mask) -> ImageEncoding:
+    def _encode_both(self, base: VisionTextModel, inputs: ImagePairs) -> ImageEncoding:
         """The left images, then the right ones: [2B, ...]."""
-        images = pixel_values.unbind(1)
-        ids, masks = _pair(concept_input_ids), _pair(concept_attention_mask)
+        sides, vision_model = inputs.pixel_values.unbind(1), self.vision_model_of(base)
         if base.reads_concept_padding:
             # Each side keeps its own.
-            sides = zip(images, ids, masks, strict=True)
-            return ImageEncoding.concatenate([self._encode_images(base, *side) for side in sides])
+            both = zip(sides, inputs.concepts, strict=True)
+            return ImageEncoding.concatenate([base.embed_images(*side, vision_model=vision_model)[0] for side in both])
         # One pass, whatever the lengths: processes that share the weights must run the encoder equally often.
-        return self._encode_images(base, torch.cat(images), *_one_batch(ids, masks))
+        return base.embed_images(torch.cat(sides), Concepts.join(inputs.concepts), vision_model=vision_model)[0]
 
-    def _fuse(
-        self, modules, pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
-    ) -> torch.Tensor:
+    def fuse_by(self, modules: Mapping[str, nn.Module], inputs: ImagePairs) -> torch.Tensor:
         base = modules[self.base_model_prefix]
-        images = self._encode_both(base, pixel_values, concept_input_ids, concept_attention_mask)
-        rows = torch.arange(len(pixel_values), device=pixel_values.device)
+        images = self._encode_both(base, inputs)
+        rows = torch.arange(len(inputs.pixel_values), device=inputs.pixel_values.device)
         image_index = torch.stack([rows, rows + len(rows)], dim=1)
-        return modules["image_pair_encoder"](base.text_model, input_ids, attention_mask, images, image_index)
+        texts = inputs.texts
+        return modules["image_pair_encoder"](
+            base.text_model, texts.input_ids, texts.attention_mask, images, image_index
+        )
 
     @can_return_tuple
     def forward(
@@ -99,23 +117,11 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask):
             first_concept_input_ids=ids[0],
             second_concept_input_ids=ids[1],
         )
-        for ids_of_one, mask_of_one in zip(ids, masks, strict=True):
-            if mask_of_one is not None and (ids_of_one is None or ids_of_one.shape != mask_of_one.shape):
-                raise ValueError(
-                    "`concept_attention_mask` must have the shapes of `concept_input_ids`; got "
-                    f"{tuple(mask_of_one.shape)} for {None if ids_of_one is None else tuple(ids_of_one.shape)}."
-                )
-        inputs = {
-            "pixel_values": pixel_values,
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "concept_input_ids": concept_input_ids,
-            "concept_attention_mask": concept_attention_mask,
-        }
-        return self._classify(inputs, labels, distillation_alpha, update_teacher)
+        inputs = ImagePairs(pixel_values, Texts(input_ids, attention_mask), tuple(map(Concepts.given, ids, masks)))
+        return self.classify(inputs, labels, distillation_alpha, update_teacher)
 
 
-def _pair(concepts: PairOfTensors | None, name: str = "concepts") -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def _pair(concepts: PairOfTensors | None, name: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """[B, 2, C] or a pair of tensors -> ([B, C1], [B, C2])."""
     if concepts is None:
         return None, None
@@ -128,22 +134,3 @@ def _pair(concepts: PairOfTensors | None, name: str = "concepts") -> tuple[torch
     if len(concepts) != 2:
         raise ValueError(f"`{name}` holds {len(concepts)} tensors; expected one for each of the two images.")
     return tuple(concepts)
-
-
-def _one_batch(
-    ids: tuple[torch.Tensor | None, torch.Tensor | None], masks: tuple[torch.Tensor | None, torch.Tensor | None]
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """([B, C1], [B, C2]), either of them possibly `None`, and their masks -> [2B, C] and its mask, 0 where padded."""
-    given = [side for side in ids if side is not None]
-    if not given:
-        return None, None
-    longest = max(side.shape[1] for side in given)
-    padded = []
-    for side, mask in zip(ids, masks, strict=True):
-        if side is None:
-            side, mask = torch.zeros_like(given[0]), torch.zeros_like(given[0])
-        elif mask is None:
-            mask = torch.ones_like(side)
-        missing = (0, longest - side.shape[1])
-        padded.append((nn.functional.pad(side, missing), nn.functional.pad(mask, missing)))
-    return tuple(map(torch.cat, zip(*padded, strict=True)))

@@ -1,5 +1,6 @@
 """State that only training needs (teacher and queue): adding, loading, saving it and leaving it behind."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -67,8 +68,8 @@ class TrainingStateMixin:
     def peft_config(self) -> None:
         self.__dict__.pop("_peft_config", None)
 
-    def _teacher(self) -> dict[str, nn.Module]:
-        """The teacher's modules; outside training a model without training state is its own teacher."""
+    def teacher_modules(self) -> Mapping[str, nn.Module]:
+        """The teacher's modules by name; outside training a model without training state is its own teacher."""
         return self._online_modules() if self.training_state is None else self.training_state.teacher
 
     def update_teacher(self) -> None:
@@ -79,7 +80,11 @@ class TrainingStateMixin:
         if self.training_state is not None:
             self.training_state.update_teacher(self._online_modules(), self.config.momentum)
 
-    def _begin_training_step(self, update_teacher: bool) -> None:
+    def begin_training_step(self, update_teacher: bool) -> None:
+        """
+        Gives a head in training mode the teacher that it needs, and moves it if `update_teacher` says so. In evaluation
+        mode nothing happens.
+        """
         if not self.training or not self._online_modules():
             return
         if self.training_state is None:
@@ -96,7 +101,7 @@ class TrainingStateMixin:
                 )
             self.update_teacher()
 
-    def _distillation_alpha(self, distillation_alpha: float | None) -> float:
+    def alpha_of(self, distillation_alpha: float | None) -> float:
         """Alpha that a step was given, else the configuration's."""
         return self.config.distillation_alpha if distillation_alpha is None else float(distillation_alpha)
 

@@ -20,12 +20,11 @@ from ..arguments import require
 from .arguments import TrainingArguments
 
 
-def create_accelerator(arguments: TrainingArguments, find_unused_parameters: bool = False) -> Accelerator:
+def create_accelerator(arguments: TrainingArguments) -> Accelerator:
     """An `Accelerator` as the loop wants it; devices and processes come from `accelerate launch`.
 
     Args:
         arguments: of the run.
-        find_unused_parameters: needed only by a model that leaves trainable parameters out of some steps; costs time.
 
     Raises:
         ValueError: trackers that are not installed, or fp16 on a CPU. Accelerate goes on without them, and without a word.
@@ -33,7 +32,7 @@ def create_accelerator(arguments: TrainingArguments, find_unused_parameters: boo
     _require_trackers(arguments.trackers)
     handlers = [
         # The queues are equal on every process by construction: they hold what was gathered from all.
-        DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
+        DistributedDataParallelKwargs(broadcast_buffers=False)
     ]
     only_cpu = not torch.accelerator.is_available()
     uses_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"

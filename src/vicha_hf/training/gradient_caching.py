@@ -4,6 +4,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from ..arguments import require
+from ..models.objective_itc import ImageTextContrast
 from .sharding import require_whole_weights
 
 
@@ -17,7 +18,7 @@ def require_cacheable(model: nn.Module, accelerator: Accelerator) -> None:
     # It encodes a batch outside the forward pass for which split weights are gathered.
     require_whole_weights(accelerator, "gradient_caching", True)
     require(
-        hasattr(model, "cache_contrast"),
+        isinstance(getattr(model, "itc", None), ImageTextContrast),
         "gradient_caching",
         True,
         f"{type(model).__name__} has no contrast between the samples of a batch, so that plain accumulation is exact.",

@@ -33,8 +33,8 @@ from ..evaluation.beside_chance import describe_figures
 from ..families import EVALUATED_TASKS, MODEL_FOLDER, task_of
 from ..folder_lock import locked_folder
 from ..hub_upload import prepare_repository, upload_folder
-from ..models.contrast_parts import ContrastPart
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
+from ..models.pair_step import ContrastPart, cache_contrast
 from ..reporting.run_card import CARD_FILE, CURVE_FILE
 from ..whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 from .adapters import has_adapters, merged_weights
@@ -489,7 +489,7 @@ class TrainingLoop:
         all_samples, batches = zip(*moved, strict=True)
         # Gradients flow to what is computed here, so it must be computed as in the forward pass.
         with self.accelerator.autocast():
-            parts = self.unwrapped_model.cache_contrast(batches)
+            parts = cache_contrast(self.unwrapped_model, batches)
         yield from zip(all_samples, batches, parts, strict=True)
 
     def _moved(self, batch: Batch) -> Batch:

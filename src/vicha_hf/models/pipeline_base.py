@@ -179,12 +179,9 @@ def _opened(image):
 
 def _exchanged(model, pipeline: str, task: str, required: str):
     """The model itself, or in its place the head that its folder names for the task."""
-    named = (getattr(model.config, "custom_pipelines", None) or {}).get(task, {})
-    if "pt" in named:
-        # transformers has put classes where config.json has their names; no configuration with them can be written.
-        named["pt"] = [getattr(one, "__name__", one) for one in named["pt"]]
     if hasattr(model, required):
         return model
+    named = (getattr(model.config, "custom_pipelines", None) or {}).get(task, {})
     if "head" not in named:
         raise ValueError(f"{pipeline} cannot use a {type(model).__name__}, which has no `{required}`.")
     head_class = get_class_from_dynamic_module(named["head"], model.name_or_path)

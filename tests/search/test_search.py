@@ -120,6 +120,32 @@ def test_both_families_and_folders_without_captions(root, tmp_path):
         index.search(QUERY, target="texts")
 
 
+def test_concepts_are_found_where_they_are_asked_for(root, tmp_path):
+    shutil.copytree(root / "vicha", tmp_path / "model")
+    (tmp_path / "words.txt").write_text("dog\ncat\ngrass\nsnow\n")
+    assert (
+        main(["concepts", "index", str(tmp_path / "model"), "--vocabulary", str(tmp_path / "words.txt"), "--k", "2"])
+        == 0
+    )
+    for concepts in ("auto", "none"):
+        build_index(root / "images", tmp_path / "model", tmp_path / concepts, concepts=concepts, progress=False)
+    found, without = ImageIndex(tmp_path / "auto"), ImageIndex(tmp_path / "none")
+    model, processor = (
+        load_finetuned("retrieval", str(tmp_path / "model")),
+        AutoProcessor.from_pretrained(tmp_path / "model"),
+    )
+    for row, image in enumerate(found.images):
+        inputs = processor(images=image.path, concepts="auto", return_tensors="pt")
+        expected = model.encode_images(**inputs).embeds[0]
+        torch.testing.assert_close(found.image_embeds[row], expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(found.image_embeds, without.image_embeds, atol=1e-3)
+    # A query is embedded as the index was.
+    assert found.search(root / "images/0.png", top=1)[0].similarity == pytest.approx(1.0, abs=1e-5)
+    assert len(found.search(QUERY)) == 5
+    with pytest.raises(OSError, match="concept"):
+        build_index(root / "images", root / "vicha", tmp_path / "new", concepts="auto", progress=False)
+
+
 def test_an_index_grows_shrinks_and_is_mended(root, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(root / "images", images, ignore=shutil.ignore_patterns("*.json"))
@@ -190,8 +216,8 @@ def test_an_index_knows_its_model(root, index_folder, tmp_path):
         ImageIndex(index_folder, model=str(root / "other")).search(QUERY)
     with pytest.raises(SearchIndexError, match="is not the model that"):
         build_index(root / "images", root / "other", index_folder, progress=False)
-    with pytest.raises(SearchIndexError, match="was made with visual concepts"):
-        build_index(root / "images", root / "vicha", index_folder, use_concepts=False, progress=False)
+    with pytest.raises(SearchIndexError, match="made with concepts='given', not 'none'"):
+        build_index(root / "images", root / "vicha", index_folder, concepts="none", progress=False)
     # The same model elsewhere is the same model.
     shutil.copytree(root / "vicha", tmp_path / "moved")
     assert ImageIndex(index_folder, model=str(tmp_path / "moved")).search(QUERY, top=1)

@@ -4,7 +4,7 @@ import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,7 @@ from .index_files import (
 
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+Concepts = Literal["given", "auto", "none"]
 # Images whose embeddings are written at once: what a run that is stopped at any moment does again at most.
 SHARD_SIZE = 1024
 
@@ -63,7 +64,7 @@ def build_index(
     batch_size: int = 32,
     num_workers: int = 0,
     device: str | None = None,
-    use_concepts: bool = True,
+    concepts: Concepts = "given",
     on_bad_image: Literal["skip", "raise"] = "skip",
     shard_size: int = SHARD_SIZE,
     progress: bool = True,
@@ -81,7 +82,8 @@ def build_index(
         batch_size: images at a time.
         num_workers: processes that load images.
         device: where the model runs; by default on a GPU where there is one.
-        use_concepts: whether images are embedded with the concepts of the annotation file.
+        concepts: "given" embeds images with the concepts of the annotation file, "auto" with those that the model's
+            concept index finds, "none" without any.
         on_bad_image: "skip" leaves out an image that cannot be read, and reports it; "raise" ends.
         shard_size: images per file.
         progress: whether to show a progress bar.
@@ -95,15 +97,15 @@ def build_index(
         AnnotationError, OSError, ValueError: no images, no model, or a folder that cannot be written to.
     """
     folder = Path(output).expanduser()
-    wanted = list_images(Path(images).expanduser(), image_root, use_concepts)
+    wanted = list_images(Path(images).expanduser(), image_root)
     require_writable(folder)
-    embedder = Embedder(model, device)
+    embedder = Embedder(model, device, find_concepts=concepts == "auto")
     if not embedder.reads_concepts:
-        use_concepts = False
-    if not use_concepts:
-        wanted = [_without_concepts(image) for image in wanted]
+        concepts = "none"
+    if concepts != "given":
+        wanted = [replace(image, concepts=()) for image in wanted]
     with _only_writer(folder):
-        manifest = _manifest(folder, embedder, use_concepts)
+        manifest = _manifest(folder, embedder, concepts)
         known = [image for shard in read_shards(folder, manifest.dim) for image in shard.images]
         rows = live_rows(known, manifest.removed)
         current = {known[row].identity for row in rows.values()}
@@ -133,7 +135,7 @@ def build_index(
     return report
 
 
-def list_images(images: Path, image_root: str | None, use_concepts: bool = True) -> list[IndexedImage]:
+def list_images(images: Path, image_root: str | None) -> list[IndexedImage]:
     """
     The images of a folder, sorted by path, or of an annotation file, in order.
 
@@ -156,7 +158,7 @@ def list_images(images: Path, image_root: str | None, use_concepts: bool = True)
         path = str(Path(record.image).resolve())
         before = by_path.get(path)
         captions = (*(before.captions if before else ()), *record.captions)
-        concepts = (*(before.concepts if before else ()), *record.concepts) if use_concepts else ()
+        concepts = (*(before.concepts if before else ()), *record.concepts)
         by_path[path] = _indexed(path, source, captions, tuple(dict.fromkeys(concepts)))
     return list(by_path.values())
 
@@ -166,11 +168,7 @@ def _indexed(path: str, source: str, captions: tuple[str, ...] = (), concepts: t
     return IndexedImage(path, source, state.st_size, state.st_mtime_ns, tuple(captions), concepts)
 
 
-def _without_concepts(image: IndexedImage) -> IndexedImage:
-    return IndexedImage(image.path, image.source, image.size, image.modified, image.captions)
-
-
-def _manifest(folder: Path, embedder: Embedder, use_concepts: bool) -> Manifest:
+def _manifest(folder: Path, embedder: Embedder, concepts: Concepts) -> Manifest:
     """The index's own, checked, or a new one."""
     fingerprint = embedder.fingerprint()
     if not (folder / MANIFEST_FILE).is_file():
@@ -179,15 +177,15 @@ def _manifest(folder: Path, embedder: Embedder, use_concepts: bool) -> Manifest:
             raise SearchIndexError(
                 f"{folder} is no index and not empty ({sorted(others)[0]} is there): choose a new folder."
             )
-        manifest = Manifest(embedder.name, fingerprint, embedder.dim, use_concepts)
+        manifest = Manifest(embedder.name, fingerprint, embedder.dim, concepts)
         manifest.write(folder)
         return manifest
     manifest = Manifest.read(folder)
     manifest.require_same_model(fingerprint, embedder.name, folder)
-    if manifest.use_concepts != use_concepts:
-        made = "with" if manifest.use_concepts else "without"
+    if manifest.concepts != concepts:
         raise SearchIndexError(
-            f"{folder} was made {made} visual concepts: go on in the same way, or choose a new folder."
+            f"{folder} was made with concepts={manifest.concepts!r}, not {concepts!r}: go on in the same way, or choose a "
+            "new folder."
         )
     return manifest
 
@@ -231,11 +229,12 @@ class _Builder:
 
     def _embed(self, images: Sequence[IndexedImage], report: IndexReport, bar: tqdm) -> Shard | None:
         done, embeds = [], []
-        for read, left_out, prepared in self._batches(images):
+        for read, left_out, opened in self._batches(images):
             if left_out and self.on_bad_image == "raise":
                 raise ImageReadError(left_out[0][1])
             report.left_out += left_out
             if read:
+                prepared = opened if isinstance(opened, dict) else self.embedder.prepare_images(opened)
                 embeds.append(self._finite(self.embedder.encode_images(prepared).embeds, read))
                 done += read
             bar.update(len(read) + len(left_out))
@@ -257,14 +256,19 @@ class _Builder:
         )
         yield from loader
 
-    def _prepare(self, opened: Sequence[tuple]) -> tuple[list[IndexedImage], list[tuple[str, str]], dict | None]:
+    def _prepare(
+        self, opened: Sequence[tuple]
+    ) -> tuple[list[IndexedImage], list[tuple[str, str]], dict | list | None]:
         left_out = [(image.path, content) for image, content in opened if isinstance(content, str)]
         usable = [(image, content) for image, content in opened if not isinstance(content, str)]
         if not usable:
             return [], left_out, None
-        concepts = [image.concepts for image, _ in usable] if self.embedder.reads_concepts else None
-        prepared = self.embedder.prepare_images([content for _, content in usable], concepts)
-        return [image for image, _ in usable], left_out, prepared
+        images, pixels = map(list, zip(*usable, strict=True))
+        if self.embedder.concept_selector is not None:
+            # Finding concepts runs a model, which is no work for the processes that load images.
+            return images, left_out, pixels
+        concepts = [image.concepts for image in images] if self.embedder.reads_concepts else None
+        return images, left_out, self.embedder.prepare_images(pixels, concepts)
 
     @staticmethod
     def _finite(embeds: torch.Tensor, images: Sequence[IndexedImage]) -> torch.Tensor:

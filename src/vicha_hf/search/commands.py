@@ -31,7 +31,13 @@ def _add_index(commands: Commands) -> None:
     parser.add_argument("--image-root", metavar="DIR", help="folder that the paths of an annotation file start from")
     parser.add_argument("--batch-size", type=_positive, default=32, help="default: %(default)s")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that load images (default: %(default)s)")
-    parser.add_argument("--no-concepts", action="store_true", help="leave an annotation file's visual concepts out")
+    parser.add_argument(
+        "--concepts",
+        choices=("given", "auto", "none"),
+        default="given",
+        help="visual concepts of the images: the annotation file's, those that the model's concept index finds, or none "
+        "(default: %(default)s)",
+    )
     parser.add_argument(
         "--on-bad-image",
         choices=("skip", "raise"),
@@ -52,7 +58,7 @@ def _index(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
         device=arguments.device,
-        use_concepts=not arguments.no_concepts,
+        concepts=arguments.concepts,
         on_bad_image=arguments.on_bad_image,
     )
     for path, cause in report.left_out:

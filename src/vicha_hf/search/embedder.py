@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from ..families import find_model_folder, load_finetuned
+from ..models.concept_selector import ConceptSelector
 from ..models.encodings import ImageEncoding, TextEncoding
 
 
@@ -22,18 +23,20 @@ class Embedder:
     Args:
         model: folder or Hub id of a model that was pretrained, or fine-tuned for retrieval.
         device: where it runs; by default on a GPU where there is one.
+        find_concepts: whether images without given concepts get those that the model's concept index finds.
 
     Raises:
-        ValueError, OSError: no such model.
+        ValueError, OSError: no such model, or none with a concept index where one is needed.
     """
 
-    def __init__(self, model: str, device: str | torch.device | None = None):
+    def __init__(self, model: str, device: str | torch.device | None = None, find_concepts: bool = False):
         self.name = find_model_folder(model)
         if Path(self.name).is_dir():
             self.name = str(Path(self.name).resolve())
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = load_finetuned("retrieval", self.name).to(self.device)
         self.processor = AutoProcessor.from_pretrained(self.name)
+        self.concept_selector = ConceptSelector.from_pretrained(self.name) if find_concepts else None
 
     @property
     def dim(self) -> int:
@@ -52,6 +55,8 @@ class Embedder:
 
     def prepare_images(self, images: Sequence, concepts: Sequence[Sequence[str]] | None = None) -> dict:
         """The model's inputs for some images, opened or by path."""
+        if self.concept_selector is not None:
+            concepts = self.concept_selector.words(images)
         named = {"concepts": [list(row) for row in concepts]} if concepts is not None and any(concepts) else {}
         return dict(self.processor(images=list(images), **named, padding=True, return_tensors="pt"))
 

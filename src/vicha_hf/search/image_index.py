@@ -98,7 +98,7 @@ class ImageIndex:
     @cached_property
     def embedder(self) -> Embedder:
         """The model, loaded when it is needed and checked against the index."""
-        embedder = Embedder(self._model, self._device)
+        embedder = Embedder(self._model, self._device, find_concepts=self.manifest.concepts == "auto")
         self.manifest.require_same_model(embedder.fingerprint(), embedder.name, self.folder)
         return embedder
 

@@ -14,7 +14,7 @@ from ..whole_files import write_whole_file
 
 
 MANIFEST_FILE = "index.json"
-FORMAT = 1
+FORMAT = 2
 # Of two embeddings of one thing by one model, on different machines.
 FINGERPRINT_TOLERANCE = 1e-3
 
@@ -58,14 +58,14 @@ class Manifest:
         model: folder or Hub id of the model that embedded.
         fingerprint: what this model makes of a fixed image and a fixed text.
         dim: width of the embeddings.
-        use_concepts: whether images were embedded with their visual concepts.
+        concepts: where the visual concepts came from that images were embedded with: "given", "auto" or "none".
         removed: paths of images that are gone since.
     """
 
     model: str
     fingerprint: list[float]
     dim: int
-    use_concepts: bool
+    concepts: str
     removed: list[str] = field(default_factory=list)
     format: int = FORMAT
 

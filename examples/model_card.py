@@ -3,7 +3,7 @@
     python examples/model_card.py --config examples/configs/vicha/base.yaml --model_id org/vicha-base \\
         --summary "ViCHA as published." --output model_cards/vicha-base.md
 
-The card of a trained model is written by the script that trains it, from what it measured (examples/demo.py).
+The card of a trained model is written by the script that trains it, from what it measured.
 """
 
 import argparse
@@ -17,15 +17,11 @@ from vicha_hf.families import head_class
 from vicha_hf.reporting.model_card import architecture_facts, build_model_card
 
 
-ROOT = Path(__file__).parents[1]
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="YAML of examples/pretrain.py")
     parser.add_argument("--model_id", required=True, help="repository on the Hub, organisation/name")
     parser.add_argument("--summary", required=True, help="what the model is, one paragraph")
-    parser.add_argument("--template", type=Path, default=ROOT / "model_cards/template.md")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
 
@@ -39,11 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     architecture = architecture_facts(config, num_parameters)
     architecture["parameters"] += ", heads of pretraining included"
     card = build_model_card(
-        arguments.template,
         model_id=arguments.model_id,
         summary=arguments.summary,
         architecture=architecture,
         family=config.model_type,
+        license="apache-2.0",
+        language="en",
     )
     card.save(arguments.output)
 

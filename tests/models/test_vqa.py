@@ -295,3 +295,17 @@ def test_impossible_answers(change, message):
 def test_impossible_lists(answers, top_k, message):
     with pytest.raises(ValueError, match=message):
         tiny_head("vqa").rank_answers(**inference_inputs("vqa"), answers=answers, top_k=top_k)
+
+
+def test_the_answer_list_goes_where_the_model_goes(tmp_path):
+    head = tiny_head("vqa")
+    head.save_pretrained(tmp_path / "first")
+    (tmp_path / "first/answer_list.json").write_text('["red", "two"]')
+    loaded = type(head).from_pretrained(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second/answer_list.json").read_text() == '["red", "two"]'
+    (tmp_path / "second/answer_list.json").write_text('["mine"]')
+    loaded.save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second/answer_list.json").read_text() == '["mine"]'
+    head.save_pretrained(tmp_path / "third")
+    assert not (tmp_path / "third/answer_list.json").exists()

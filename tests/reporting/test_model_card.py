@@ -14,7 +14,6 @@ from vicha_hf.reporting.result import Result
 
 
 ROOT = Path(__file__).parents[2]
-TEMPLATE = ROOT / "model_cards" / "template.md"
 
 
 @pytest.fixture
@@ -27,7 +26,6 @@ def metrics():
 def test_results_are_in_the_metadata_and_in_the_table(metrics, tmp_path):
     other = {name: value / 2 for name, value in metrics.items()}
     card = build_model_card(
-        TEMPLATE,
         model_id="org/vicha-tiny",
         summary="A summary.",
         architecture={"parameters": 123},
@@ -54,7 +52,7 @@ def test_results_are_in_the_metadata_and_in_the_table(metrics, tmp_path):
 
 
 def test_a_card_without_weights_says_so_and_has_no_numbers():
-    card = build_model_card(TEMPLATE, model_id="org/vicha-base", summary="Base.", architecture={"layers": 12})
+    card = build_model_card(model_id="org/vicha-base", summary="Base.", architecture={"layers": 12})
     assert "No weights of this configuration have been trained" in card.text
     assert "Not evaluated" in card.text
     assert card.data.eval_results is None
@@ -64,7 +62,6 @@ def test_a_card_without_weights_says_so_and_has_no_numbers():
 def test_results_of_nothing_are_an_error(metrics):
     with pytest.raises(ValueError, match="training"):
         build_model_card(
-            TEMPLATE,
             model_id="org/x",
             summary="",
             architecture={},
@@ -99,6 +96,15 @@ def test_a_configuration_is_called_what_papers_call_it(config, method):
 
 def test_albefs_card_cites_albef_and_gives_no_concepts():
     options = {"architecture": {}, "training": {"steps": 1}, "family": "albef"}
-    card = build_model_card(TEMPLATE, model_id="org/albef-tiny", summary="A summary.", **options)
+    card = build_model_card(model_id="org/albef-tiny", summary="A summary.", **options)
     assert "arXiv:2107.07651" in card.text and "albef" in card.data.tags
     assert "concepts" not in card.text and "2208.13628" not in card.text and "2203.14395" not in card.text
+
+
+def test_licence_and_language_are_open_unless_given_and_numbers_are_round():
+    card = build_model_card(
+        model_id="a/b", summary="s", architecture={}, training={"seconds": 492.926579787003}, license="cc-by-4.0"
+    )
+    assert card.data.license == "cc-by-4.0" and card.data.language is None
+    assert "| seconds | 492.9 |" in card.text
+    assert build_model_card(model_id="a/b", summary="s", architecture={}).data.license is None

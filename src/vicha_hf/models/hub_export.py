@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 
 logger = logging.get_logger(__name__)
@@ -47,7 +47,12 @@ class HubExportMixin:
 
     transformers on its own writes only the class that was saved, so a folder saved from one head could not be loaded
     by `AutoModel`. To be mixed in before `PreTrainedModel`.
+
+    Attributes:
+        companion_files: names of files beside the weights that inference needs too.
     """
+
+    companion_files: tuple[str, ...] = ()
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
         """
@@ -59,11 +64,34 @@ class HubExportMixin:
             self.config.auto_map = export_code(self.config.model_type, save_directory)
             self.config.custom_pipelines = export_pipelines(self.config.model_type, save_directory)
             mark_code(self.config.auto_map, self.config.custom_pipelines, save_directory)
+            self._copy_companions(save_directory)
         try:
             return super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         finally:
             # They belong into the folder: in memory they would have transformers ask for trust in code that runs already.
             vars(self.config).pop("custom_pipelines", None)
+
+    def _copy_companions(self, save_directory) -> None:
+        """Takes small files along that inference needs, from where the model was loaded; those that are there stay."""
+        for name in self.companion_files:
+            source = find_companion(self.name_or_path, name)
+            target = Path(save_directory) / name
+            if source is not None and not target.exists():
+                target.write_bytes(source.read_bytes())
+
+
+def find_companion(folder: str, name: str) -> Path | None:
+    """A file beside a model in its folder, or in the cache of its Hub id; None without."""
+    if not folder:
+        return None
+    if Path(folder).is_dir():
+        return Path(folder) / name if (Path(folder) / name).is_file() else None
+    try:
+        found = cached_file(folder, name, local_files_only=True, _raise_exceptions_for_missing_entries=False)
+    except OSError:
+        # The folder that the model came from is gone.
+        return None
+    return found and Path(found)
 
 
 def export_code(model_type: str, save_directory) -> dict[str, str]:

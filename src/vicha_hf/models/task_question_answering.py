@@ -26,6 +26,8 @@ class QuestionAnsweringTask:
     head it starts from. To be mixed in before a family's `PreTrainedModel`.
     """
 
+    # What the model chooses from; see `rank_answers`.
+    companion_files = ("answer_list.json",)
     _tied_weights_keys = {  # noqa: RUF012
         "mlm_head.decoder.weight": "answer_decoder.embeddings.word_embeddings.weight"
     }

@@ -1,7 +1,7 @@
 """Model cards: metadata that the Hub reads, and a page that says what was trained, on what, and how well it does."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -12,7 +12,6 @@ from .result import Result
 
 
 def build_model_card(
-    template: str | Path,
     *,
     model_id: str,
     summary: str,
@@ -23,6 +22,8 @@ def build_model_card(
     dataset_name: str | None = None,
     results: Sequence[Result] = (),
     family: str = "vicha",
+    license: str | None = None,
+    language: str | Sequence[str] | None = None,
 ) -> ModelCard:
     """Fills in a card's template.
 
@@ -30,7 +31,6 @@ def build_model_card(
     as not evaluated.
 
     Args:
-        template: the Jinja template, `model_cards/template.md` of the repository.
         model_id: repository on the Hub, such as "org/vicha-tiny".
         summary: what the model is, one paragraph.
         architecture: facts about the model: {name: value}.
@@ -40,6 +40,8 @@ def build_model_card(
         dataset_name: its name for readers.
         results: evaluations; each becomes a block of the table and entries of the metadata.
         family: "vicha", "albef" or "simla": which paper the card cites and how it says the model is used.
+        license: of the weights, by the Hub's identifier. It depends on the data, so None leaves it open.
+        language: of the texts, such as "en"; None leaves it open.
 
     Raises:
         ValueError: results without a dataset, or of a model that was not trained.
@@ -47,8 +49,8 @@ def build_model_card(
     if results and (training is None or dataset_type is None or dataset_name is None):
         raise ValueError("results need `training`, `dataset_type` and `dataset_name`: say what was trained and tested")
     card_data = ModelCardData(
-        language="en",
-        license="apache-2.0",
+        language=language,
+        license=license,
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=[family, "vision-language", "image-text-retrieval", "custom_code"],
@@ -58,13 +60,13 @@ def build_model_card(
     )
     return ModelCard.from_template(
         card_data,
-        template_path=str(template),
+        template_path=str(resources.files(__package__).joinpath("model_card.md")),
         model_id=model_id,
         model_name=card_data.model_name,
         summary=summary,
-        architecture=architecture,
+        architecture=_rounded(architecture),
         data=data,
-        training=training,
+        training=None if training is None else _rounded(training),
         dataset_name=dataset_name,
         results=results,
         cutoffs=CUTOFFS,
@@ -128,6 +130,11 @@ def architecture_facts(config: VisionTextConfig, num_parameters: int | None = No
     elif config.mim_weight:
         facts["masked image modelling"] = f"{config.mim_mode}, {config.mim_mask_ratio:.0%} masked"
     return facts
+
+
+def _rounded(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The same facts as a reader wants them: `492.926579787003` as `492.9`."""
+    return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in facts.items()}
 
 
 def _eval_results(result: Result, dataset_type: str, dataset_name: str) -> list[EvalResult]:

@@ -34,10 +34,14 @@ import yaml
 from transformers import AutoProcessor, PreTrainedModel
 
 from vicha_hf.arguments import parse_arguments as parse_training_arguments
+from vicha_hf.concepts import ConceptCorpus, ConceptSelector
 from vicha_hf.data.annotations import Annotations, read_image_text_records
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform
 from vicha_hf.demo_corpus import DemoCorpus, build_demo_corpus
+from vicha_hf.demo_corpus.builder import SPLITS
+from vicha_hf.demo_corpus.found_concepts import concept_quality, nouns_shown, own_selector, write_found_concepts
+from vicha_hf.evaluation.found_concepts import find_concepts
 from vicha_hf.evaluation.recall_table import format_recall_table
 from vicha_hf.evaluation.retrieval import RetrievalScores, score_retrieval
 from vicha_hf.families import PROCESSORS, head_class, load_finetuned
@@ -61,7 +65,12 @@ QUERIES_SHOWN, CANDIDATES_SHOWN, CAPTIONS_ATTENDED = 6, 5, 3
 # Of a visual tokenizer fitted to the corpus, unless the recipe's configuration says `visual_vocab_size`.
 VISUAL_CODES = 256
 GALLERIES = {"test": "Held-out images", "test_compositional": "Unseen compositions"}
-CONDITIONS = {True: "with visual concepts", False: "without concepts"}
+# What the model reads besides the image, and how the metrics call it.
+CONDITIONS = {
+    "given": ("", "with visual concepts"),
+    "found": ("_found_concepts", "with concepts that it finds itself"),
+    "none": ("_without_concepts", "without concepts"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -72,26 +81,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("== 1. Demo corpus", flush=True)
     corpus = build_demo_corpus(arguments.corpus_dir, **corpus_parameters(arguments.corpus))
     print("== 2. Pretraining", flush=True)
-    run = pretrain(arguments, corpus)
+    annotations = {split: corpus.annotations(split) for split in SPLITS}
+    if arguments.bootstrap_steps:
+        annotations = bootstrap_concepts(arguments, corpus)
+    run = pretrain(arguments, corpus, annotations)
     print("== 3. Retrieval on held-out images", flush=True)
     model = load_finetuned("retrieval", str(run / "model"))
     processor = AutoProcessor.from_pretrained(run / "model")
     # What the model reads at its best comes first.
-    conditions = (True, False) if model.config.use_concepts else (False,)
+    conditions = tuple(CONDITIONS) if model.config.use_concepts else ("none",)
     best = ("test", conditions[0])
     settings = yaml.safe_load((run / "config.yaml").read_text())
-    galleries = {split: Gallery(corpus, split, processor, model.config.use_concepts) for split in GALLERIES}
+    selector = own_selector(read_image_text_records(annotations["train"]), model, processor)
+    if model.config.use_concepts:
+        # The model's folder carries it: `processor(images=..., concepts="auto")`.
+        model.concept_index = selector.index
+    galleries = {
+        split: Gallery(annotations[split], split, processor, model.config.use_concepts, selector)
+        for split in GALLERIES
+    }
     k = settings["data"]["rerank_k"]
     scores, results = {}, {}
-    for split, with_concepts in itertools.product(GALLERIES, conditions):
-        gallery, key = galleries[split], (split, with_concepts)
-        print(f"{gallery.title}, {CONDITIONS[with_concepts]}", flush=True)
-        scores[key] = score_retrieval(model, processor, gallery.dataset, k=k, with_concepts=with_concepts)
-        results[key] = gallery.result(scores[key], with_concepts)
+    for split, condition in itertools.product(GALLERIES, conditions):
+        gallery, key = galleries[split], (split, condition)
+        print(f"{gallery.title}, {CONDITIONS[condition][1]}", flush=True)
+        dataset = gallery.found_dataset if condition == "found" else gallery.dataset
+        scores[key] = score_retrieval(model, processor, dataset, k=k, with_concepts=condition != "none")
+        results[key] = gallery.result(scores[key], condition)
     facts = facts_of_run(model, settings, corpus, run)
     print("== 4. Model folder, metrics and report", flush=True)
+    quality = concept_facts(galleries["test"], corpus, selector)
+    facts["Concepts that the model finds by itself (test)"] = quality
     metrics = {
         **results[best].metrics,
+        "concept_precision_at_5": quality["precision of 5"],
+        "concept_recall_at_15": quality["recall of 15"],
         "train_seconds": facts["Training"]["seconds"],
         "train_steps": facts["Training"]["steps"],
         "train_processes": facts["Training"]["processes"],
@@ -145,6 +169,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--corpus", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of build_demo_corpus"
     )
+    parser.add_argument(
+        "--bootstrap_steps",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="first train ALBEF so many steps, and let it find the concepts in the images (default: the corpus's own)",
+    )
     arguments = parser.parse_args(own)
     arguments.pretraining = pretraining
     return arguments
@@ -160,11 +191,33 @@ def corpus_parameters(assignments: Sequence[str]) -> dict[str, object]:
     return {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in assignments)}
 
 
-def pretrain(arguments: argparse.Namespace, corpus: DemoCorpus) -> Path:
+def bootstrap_concepts(arguments: argparse.Namespace, corpus: DemoCorpus) -> dict[str, Path]:
+    """
+    Has a briefly trained ALBEF find the concepts of every split, as a lab without CLIP would.
+
+    Returns:
+        The annotation file of each split.
+    """
+    first = argparse.Namespace(**vars(arguments) | {"config": ROOT / "examples/configs/vicha/albef_tiny.yaml"})
+    first.pretraining = [*arguments.pretraining, "--max_steps", str(arguments.bootstrap_steps)]
+    first.pretraining += ["--evaluation_steps", "null"]
+    given = {split: corpus.annotations(split) for split in SPLITS}
+    run = pretrain(first, corpus, given, "bootstrap")
+    model = load_finetuned("retrieval", str(run / "model"))
+    processor = AutoProcessor.from_pretrained(run / "model")
+    selector = own_selector(read_image_text_records(given["train"]), model, processor)
+    print(f"Concepts out of {len(selector.index.concepts)} nouns of the captions", flush=True)
+    folder = arguments.output_dir / "concepts"
+    return {split: write_found_concepts(file, folder / f"{split}.jsonl", selector) for split, file in given.items()}
+
+
+def pretrain(
+    arguments: argparse.Namespace, corpus: DemoCorpus, annotations: Mapping[str, Path], name: str = "pretraining"
+) -> Path:
     """Runs `accelerate launch examples/pretrain.py` to its end, its progress on this terminal; returns its folder."""
-    run = arguments.output_dir / "pretraining"
+    run = arguments.output_dir / name
     hardware, num_processes, num_threads = launch_topology(arguments.num_processes)
-    options = pretraining_options(arguments, corpus, run, num_processes)
+    options = pretraining_options(arguments, corpus, annotations, run, num_processes)
     settings, _ = parse_training_arguments(PretrainingArguments, options)
     if settings.data.visual_tokenizer == str(corpus.visual_tokenizer) and not corpus.visual_tokenizer.exists():
         fit_visual_tokenizer(settings, corpus)
@@ -199,7 +252,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def pretraining_options(arguments: argparse.Namespace, corpus: DemoCorpus, run: Path, num_processes: int) -> list[str]:
+def pretraining_options(
+    arguments: argparse.Namespace,
+    corpus: DemoCorpus,
+    annotations: Mapping[str, Path],
+    run: Path,
+    num_processes: int,
+) -> list[str]:
     """The command line of examples/pretrain.py."""
     recipe = read_yaml_mapping(arguments.config)
     batch_size = recipe["per_device_batch_size"]
@@ -213,8 +272,8 @@ def pretraining_options(arguments: argparse.Namespace, corpus: DemoCorpus, run: 
         "output_dir": run,
         # The recipe's batch is that of all processes.
         "per_device_batch_size": batch_size // num_processes,
-        "data.train": corpus.annotations("train"),
-        "data.validation": corpus.annotations("validation"),
+        "data.train": annotations["train"],
+        "data.validation": annotations["validation"],
         "data.tokenizer": corpus.tokenizer,
     }
     if recipe["model"].get("family") == "simla":
@@ -242,23 +301,34 @@ def fit_visual_tokenizer(settings: PretrainingArguments, corpus: DemoCorpus) -> 
 class Gallery:
     """One split of the corpus: the dataset that is scored, and the images and words that a reader sees."""
 
-    def __init__(self, corpus: DemoCorpus, split: str, processor: VisionTextProcessor, use_concepts: bool):
+    def __init__(
+        self,
+        annotation_file: Path,
+        split: str,
+        processor: VisionTextProcessor,
+        use_concepts: bool,
+        selector: ConceptSelector,
+    ):
         self.split, self.title = split, GALLERIES[split]
         self.use_concepts = use_concepts
-        self.records: Annotations = read_image_text_records(corpus.annotations(split))
+        self.records: Annotations = read_image_text_records(annotation_file)
         transform = EvaluationTransform.from_image_processor(processor.image_processor)
         self.dataset = RetrievalDataset(self.records, transform, use_concepts=use_concepts)
-        described = json.loads(corpus.annotations(split).read_text(encoding="utf-8"))
+        found = find_concepts(self.records, selector, progress=False)
+        self.given_concepts = [record.concepts for record in self.records]
+        self.found_concepts = [record.concepts for record in found]
+        self.found_dataset = RetrievalDataset(found, transform, use_concepts=use_concepts)
+        described = [record.fields for record in ConceptCorpus(str(annotation_file)).records]
         # For each image what it shows, such as ["red car", "tree"], whatever its captions and concepts name.
         self.shown = [
             sorted({" ".join(filter(None, (item["colour"], item["noun"]))) for item in record["objects"]})
             for record in described
         ]
 
-    def result(self, scores: RetrievalScores, with_concepts: bool) -> Result:
+    def result(self, scores: RetrievalScores, condition: str) -> Result:
         metrics = scores.metrics(self.dataset.captions_of_image, self.dataset.image_of_caption)
-        name = self.split if with_concepts else f"{self.split}_without_concepts"
-        return Result(name, self.title, CONDITIONS[with_concepts], metrics)
+        suffix, remark = CONDITIONS[condition]
+        return Result(f"{self.split}{suffix}", self.title, remark, metrics)
 
     def caption_queries(self, scores: RetrievalScores, k: int) -> list[CaptionQuery]:
         queries = []
@@ -282,6 +352,24 @@ class Gallery:
     def concepts(self, image: int) -> list[str] | None:
         """The visual concepts that the model reads with an image; None for a model that reads none."""
         return list(self.records[image].concepts) if self.use_concepts else None
+
+
+def concept_facts(gallery: Gallery, corpus: DemoCorpus, selector: ConceptSelector) -> dict[str, object]:
+    """Quality, in percent, of the concepts that the model finds in a gallery's images, beside chance."""
+    shown = nouns_shown(corpus.annotations(gallery.split))
+    quality = concept_quality(gallery.found_concepts, shown)
+    number, words = len(selector.index.concepts), set(selector.index.concepts)
+    in_vocabulary = sum(len(nouns & words) for nouns in shown)
+    return {
+        "vocabulary": f"{number} nouns of the training captions",
+        "precision of 5": quality["concept_precision_at_5"],
+        "precision of 5, by chance": 100 * in_vocabulary / (number * len(shown)),
+        "recall of 15": quality["concept_recall_at_15"],
+        "recall of 15, by chance": 100 * min(1, 15 / number) * in_vocabulary / sum(map(len, shown)),
+        "recall of the concepts that it was given": concept_quality(gallery.given_concepts, shown)[
+            "concept_recall_at_15"
+        ],
+    }
 
 
 def model_sections(folder: Path, processor: VisionTextProcessor, gallery: Gallery) -> list[str]:

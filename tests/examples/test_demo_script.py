@@ -12,7 +12,8 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoProcessor
 
-import vicha_hf  # noqa: F401 - registers the Auto classes
+from vicha_hf.concepts import ConceptSelector
+from vicha_hf.demo_corpus.found_concepts import nouns_shown
 
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,11 @@ def run_demo(tmp_path_factory):
     """Runs the demo on one corpus; returns the folder that it wrote, and what it printed."""
     folder = tmp_path_factory.mktemp("demo")
 
-    def run(config: str, num_processes: int, pretraining: str = "") -> tuple[Path, str]:
-        output = folder / config.replace("/", "_")
+    def run(config: str, num_processes: int, pretraining: str = "", *options: str) -> tuple[Path, str]:
+        output = folder / (config.replace("/", "_") + "".join(options))
         command = [sys.executable, ROOT / "examples/demo.py", "--config", ROOT / f"examples/configs/{config}.yaml"]
         command += ["--output_dir", output, "--corpus_dir", folder / "corpus", "--num_processes", str(num_processes)]
-        command += ["--corpus", *(f"{name}={value}" for name, value in CORPUS.items())]
+        command += [*options, "--corpus", *(f"{name}={value}" for name, value in CORPUS.items())]
         command += ["--", *PRETRAINING.split(), *pretraining.split()]
         process = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
         assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-4000:]
@@ -73,9 +74,8 @@ def test_the_metrics_are_complete(demo):
     assert metrics["chance_r1"] == pytest.approx(100 / CORPUS["num_test"])
     assert metrics["train_steps"] == 2
     conditions = metrics["conditions"]
-    assert set(conditions) == {
-        *("test", "test_without_concepts", "test_compositional", "test_compositional_without_concepts")
-    }
+    suffixes = ("", "_found_concepts", "_without_concepts")
+    assert set(conditions) == {f"{split}{suffix}" for split in ("test", "test_compositional") for suffix in suffixes}
     assert conditions["test"]["r1_i2t"] == metrics["r1_i2t"]
     assert conditions["test_compositional"]["num_images"] == CORPUS["num_compositional_test"]
 
@@ -89,6 +89,36 @@ def test_the_model_folder_is_for_inference(demo):
     assert type(model).__name__ == "ViChaModel" and not report["missing_keys"]
     assert model.training_state is None
     assert type(AutoProcessor.from_pretrained(folder)).__name__ == "ViChaProcessor"
+
+
+def test_the_concepts_that_the_model_finds_are_measured(demo):
+    metrics = json.loads((demo[0] / "metrics.json").read_text())
+    shown = nouns_shown(demo[0].parent / "corpus" / "test.json")
+    records = json.loads((demo[0].parent / "corpus" / "test.json").read_text())
+    images = [demo[0].parent / "corpus" / record["image"] for record in records]
+    # By the folder alone, in this process.
+    found = ConceptSelector.from_pretrained(demo[0] / "model", device="cpu").words(images)
+    right = [set(words) & nouns for words, nouns in zip(found, shown, strict=True)]
+    in_five = [set(words[:5]) & nouns for words, nouns in zip(found, shown, strict=True)]
+    assert metrics["concept_recall_at_15"] == pytest.approx(100 * sum(map(len, right)) / sum(map(len, shown)))
+    assert metrics["concept_precision_at_5"] == pytest.approx(100 * sum(map(len, in_five)) / (5 * len(shown)))
+    assert "Concepts that the model finds by itself" in (demo[0] / "report.html").read_text()
+
+
+def test_concepts_can_be_bootstrapped(run_demo):
+    """ViCHA reads what a briefly trained ALBEF found, in training and in the evaluation."""
+    folder, _ = run_demo("vicha/tiny", 1, "", "--bootstrap_steps=1")
+    selector = ConceptSelector.from_pretrained(folder / "model", device="cpu")
+    for split in ("train", "validation", "test", "test_compositional"):
+        selected = [json.loads(line) for line in (folder / f"concepts/{split}.jsonl").read_text().splitlines()]
+        original = json.loads((folder.parent / f"corpus/{split}.json").read_text())
+        assert [record["caption"] for record in selected] == [record["caption"] for record in original]
+        assert all(set(record["concepts"]) <= set(selector.index.concepts) for record in selected)
+        assert [record["concepts"] for record in selected] != [record["concepts"] for record in original]
+    config = yaml.safe_load((folder / "pretraining/config.yaml").read_text())
+    assert config["data"]["train"] == str(folder / "concepts/train.jsonl")
+    assert json.loads((folder / "bootstrap/metrics.json").read_text())["step"] == 1
+    assert "test_found_concepts" in json.loads((folder / "metrics.json").read_text())["conditions"]
 
 
 def test_the_card_has_the_measured_numbers(demo):
@@ -159,9 +189,10 @@ def test_the_batch_of_the_recipe_is_that_of_all_processes(tmp_path):
     arguments = demo.parse_arguments(["--config", str(ROOT / "examples/configs/simla/tiny.yaml"), "--", "--seed", "7"])
     recipe = yaml.safe_load(arguments.config.read_text())
     corpus = demo.DemoCorpus(tmp_path / "corpus", {})
+    annotations = {split: corpus.annotations(split) for split in ("train", "validation")}
 
     def options_for(num_processes):
-        return demo.pretraining_options(arguments, corpus, tmp_path / "run", num_processes)
+        return demo.pretraining_options(arguments, corpus, annotations, tmp_path / "run", num_processes)
 
     options = options_for(2)
     assert options[options.index("--per_device_batch_size") + 1] == str(recipe["per_device_batch_size"] // 2)

@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -189,6 +190,15 @@ def test_questions_are_answered_from_the_list_beside_the_model(load, folders, im
     assert len(load("vqa", "simla")(images[0], TEXTS[0])) == 1
 
 
+@pytest.mark.parametrize("content", ['["red",', '{"red": 1}', "[]", '["red", 1]'])
+def test_a_broken_list_of_answers_is_named(folders, images, tmp_path, content):
+    shutil.copytree(folders / "vicha-vqa", tmp_path / "model")
+    (tmp_path / "model/answer_list.json").write_text(content)
+    ask = pipeline("visual-question-answering", model=str(tmp_path / "model"), device="cpu")
+    with pytest.raises(ValueError, match=r"answer_list\.json (cannot be read|is no list of answers)"):
+        ask(images[0], TEXTS[0])
+
+
 def test_concepts_reach_the_model(load, images):
     judge = load("entailment")
     without = judge(images[0], TEXTS[0])
@@ -289,6 +299,12 @@ def test_what_cannot_be_asked_is_refused_by_name(load, images, folders):
         pipeline("image-text-retrieval", model=ask.model, processor=ask.processor)
     with pytest.raises(ValueError, match="not fine-tuned for vqa"):
         pipeline("visual-question-answering", model=str(folders / "vicha-entailment"))
+    with pytest.raises(ValueError, match="'question' is empty"):
+        ask(images[0], "  ")
+    with pytest.raises(ValueError, match="a candidate text is empty"):
+        retrieve(images[0], ["a dog", ""])
+    with pytest.raises(ValueError, match="lone surrogate"):
+        judge(images[0], "a dog \udcff")
     with pytest.raises(OSError, match="cannot identify image"):
         judge(b"no image", TEXTS[0])
 

@@ -225,6 +225,19 @@ def test_an_index_knows_its_model(root, index_folder, tmp_path):
         build_index(root / "images", root / "vicha", root / "images", progress=False)
 
 
+def test_an_image_that_is_gone_is_left_out_with_a_warning(root, tmp_path, caplog):
+    shutil.copytree(root / "images", tmp_path / "images")
+    build_index(tmp_path / "images", root / "vicha", tmp_path / "index", progress=False)
+    (tmp_path / "images/0.png").unlink()
+    index = ImageIndex(tmp_path / "index")
+    hits = index.search(QUERY)
+    assert sorted(names(hits)) == ["1.png", "2.png", "3.png", "4.png"] and all(hit.score is not None for hit in hits)
+    assert "images gone since they were indexed: 1, such as" in caplog.text and "0.png" in caplog.text
+    shutil.rmtree(tmp_path / "images")
+    with pytest.raises(FileNotFoundError, match="since they were indexed: 5"):
+        index.search(QUERY)
+
+
 def test_two_writers_are_refused(root, index_folder):
     with building._only_writer(index_folder), pytest.raises(SearchIndexError, match="written by another process"):
         build_index(root / "images", root / "vicha", index_folder, progress=False)

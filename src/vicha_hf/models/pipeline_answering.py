@@ -104,7 +104,15 @@ class VisualQuestionAnsweringPipeline(VisionTextPipeline):
         """The answers beside the model; None where there are none."""
         folder = self.model.name_or_path
         path = folder and cached_file(folder, ANSWER_LIST_FILE, _raise_exceptions_for_missing_entries=False)
-        return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+        if not path:
+            return None
+        try:
+            answers = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); write a JSON list of answers.") from error
+        if not isinstance(answers, list) or not answers or any(not isinstance(answer, str) for answer in answers):
+            raise ValueError(f"{path} is no list of answers; write a JSON list of texts, or ask for written answers.")
+        return answers
 
     def save_pretrained(self, save_directory, **options) -> None:
         """Saves the model, its processor, and the answers beside it."""

@@ -126,6 +126,8 @@ class VisionTextPipeline(Pipeline):
         text = self._field(query, self.text_field, self.text_aliases)
         if not isinstance(text, str):
             raise ValueError(f"{type(self).__name__}: {self.text_field!r} must be a text, got {type(text).__name__}.")
+        if not text.strip():
+            raise ValueError(f"{type(self).__name__}: {self.text_field!r} is empty; write something.")
         return text
 
     def _encode_images(self, images: Sequence, concepts: Sequence) -> dict[str, torch.Tensor]:

@@ -105,6 +105,8 @@ class ImageTextRetrievalPipeline(VisionTextPipeline):
                 raise ValueError(
                     f"{type(self).__name__}: a query is about one image or one text; make it several queries."
                 )
+            if any(not isinstance(one, str) or not one.strip() for one in texts):
+                raise ValueError(f"{type(self).__name__}: a candidate text is empty, or no text: {texts}.")
             if not images or not texts:
                 raise ValueError(f"{type(self).__name__}: a query needs at least one candidate.")
             given = query.get("concepts", concepts)

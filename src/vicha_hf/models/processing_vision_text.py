@@ -250,7 +250,7 @@ def is_list(value) -> bool:
 
 def _as_texts(owner: str, text) -> list[str]:
     if isinstance(text, str):
-        return [text]
+        text = [text]
     if not is_list(text):
         raise TypeError(f"{owner}: text must be a str or a list of str, got {type(text).__name__}")
     if not text:
@@ -258,6 +258,8 @@ def _as_texts(owner: str, text) -> list[str]:
     for index, entry in enumerate(text):
         if not isinstance(entry, str):
             raise TypeError(f"{owner}: text {index} must be a str, got {type(entry).__name__}: {entry!r}")
+        if not entry.isascii() and entry != entry.encode(errors="ignore").decode():
+            raise ValueError(f"{owner}: text {index} holds half a character (a lone surrogate): {entry[:40]!r}")
     return list(text)
 
 

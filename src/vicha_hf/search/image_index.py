@@ -1,5 +1,6 @@
 """Queries of an index: the nearest embeddings first, then the matching head on the best of them."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..data.image_files import open_image
 from .approximate import ApproximateSearch
 from .embedder import Embedder
 from .index_files import IndexedImage, Manifest, SearchIndexError, live_rows, read_shards
 
 
+logger = logging.getLogger(__name__)
 Target = Literal["images", "texts"]
 
 # Candidates that the matching head scores.
@@ -144,6 +147,8 @@ class ImageIndex:
         crosses = is_image == (target == "texts")
         reranked = rerank if crosses and embedder.reranks else 0
         indices, similarities = self.nearest(encoded.embeds[0].float().cpu(), max(top, reranked), target)
+        if target == "images" and reranked:
+            indices, similarities = self._still_there(indices, similarities, reranked)
         scores: list[float | None] = [None] * len(indices)
         if reranked:
             candidates = indices[:reranked]
@@ -191,14 +196,27 @@ class ImageIndex:
 
         return of
 
+    def _still_there(
+        self, indices: list[int], similarities: list[float], number: int
+    ) -> tuple[list[int], list[float]]:
+        """Without the images that are gone, of the first so many: those are opened."""
+        gone = {place for place, index in enumerate(indices[:number]) if not Path(self.images[index].path).is_file()}
+        if not gone:
+            return indices, similarities
+        example = self.images[indices[min(gone)]].path
+        message = (
+            f"{len(gone)} images are gone since they were indexed, such as {example}: run `vicha-hf index` again."
+        )
+        if len(gone) == len(indices):
+            raise FileNotFoundError(message)
+        logger.warning(message)
+        kept = [place for place in range(len(indices)) if place not in gone]
+        return [indices[place] for place in kept], [similarities[place] for place in kept]
+
     def _encode_again(self, rows: Sequence[int]):
         """Encodings of indexed images: only their embeddings are kept on the disk."""
         images = [self.images[row] for row in rows]
-        opened = []
-        for image in images:
-            if not Path(image.path).is_file():
-                raise FileNotFoundError(f"{image.path} is gone since it was indexed: run `vicha-hf index` again.")
-            opened.append(image.path)
+        opened = [open_image(image.path, image.source) for image in images]
         concepts = [image.concepts for image in images] if self.embedder.reads_concepts else None
         return self.embedder.encode_images(self.embedder.prepare_images(opened, concepts))
 

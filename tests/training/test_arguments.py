@@ -158,7 +158,7 @@ def test_every_field_is_documented_in_the_help(capsys):
             assert f"        {field.name}: " in arguments_class.__doc__
 
 
-@pytest.mark.parametrize("name", ["albef_base", "albef_tiny", "base", "small", "tiny"])
+@pytest.mark.parametrize("name", ["albef_base", "albef_tiny", "base", "own_small", "small", "tiny"])
 def test_every_pretraining_config_is_possible(name):
     arguments, _ = parse_config(f"{name}.yaml")
     vicha_config(arguments.model)

@@ -170,6 +170,28 @@ def test_the_best_evaluation_is_kept(tmp_path):
     assert_equal_weights(load_file(tmp_path / "model/model.safetensors"), seen[2])
 
 
+def test_validation_ends_a_run_that_learns_nothing_more(tmp_path):
+    def scripted(scores):
+        return lambda model, accelerator: {"r_mean": next(scores)}
+
+    arguments = stand_in_arguments(tmp_path / "run", num_epochs=5, early_stopping_evaluations=2)
+    loop = stand_in_loop(arguments, evaluate=scripted(iter([1.0, 3.0, 2.0, 3.0, 9.0])), primary_metric="r_mean")
+    steps = loop.steps_per_epoch
+    result = loop.run()
+    # An equal one is no better one.
+    assert (result.step, result.best_step, result.interrupted) == (4 * steps, 2 * steps, False)
+    assert (tmp_path / "run/model/model.safetensors").is_file()
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert (metrics["step"], metrics["best_step"]) == (4 * steps, 2 * steps)
+    again = stand_in_arguments(
+        tmp_path / "run", num_epochs=5, early_stopping_evaluations=2, resume_from_checkpoint="latest"
+    )
+    resumed = stand_in_loop(again, evaluate=scripted(iter([])), primary_metric="r_mean").run()
+    assert (resumed.step, resumed.interrupted) == (4 * steps, False)
+    with pytest.raises(ValueError, match="early_stopping_evaluations=2"):
+        stand_in_loop(stand_in_arguments(tmp_path / "other", early_stopping_evaluations=2))
+
+
 def test_a_missing_primary_metric_is_an_error(tmp_path):
     loop = stand_in_loop(stand_in_arguments(tmp_path), evaluate=lambda *_: {"r1": 1.0}, primary_metric="r_mean")
     with pytest.raises(KeyError, match="r_mean"):

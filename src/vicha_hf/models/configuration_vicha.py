@@ -95,6 +95,8 @@ class ViChaConfig(VisionTextConfig):
         use_concepts (`bool`, defaults to `True`): whether visual concepts join the patches (ViCHA section 3.2).
         num_concept_layers (`int`, defaults to 2): transformer layers of the concept encoder; 0 = embeddings only.
         itc_weight, itm_weight, mlm_weight (`float`, default 1): image-text contrast, matching, masked language modelling.
+        share_word_embeddings (`bool`, defaults to `False`): whether captions and concepts have one table of word
+            embeddings. From random weights and few images, what a caption teaches about a word then helps to read concepts.
         hierarchical_itc_weight (`float`, defaults to 0.1): contrast between intermediate levels (ViCHA section 3.1).
         hierarchical_itc_levels (`int`, defaults to 5): how many levels below the top are aligned.
         hierarchical_itc_level_weights (`list[float]`, *optional*): one weight per level, lowest first; all 1 by default.
@@ -126,6 +128,7 @@ class ViChaConfig(VisionTextConfig):
     text_config: dict | ViChaTextConfig | None = None
     use_concepts: bool = True
     num_concept_layers: int = 2
+    share_word_embeddings: bool = False
     hierarchical_itc_weight: float | int = 0.1
     hierarchical_itc_levels: int = 5
     hierarchical_itc_level_weights: list[float | int] | tuple[float | int, ...] | None = None

@@ -37,7 +37,9 @@ class ViChaPreTrainedModel(ConceptIndexMixin, VisionTextPreTrainedModel):
         """Resizes the text encoder's and the concept encoder's word embeddings together: they share the tokenizer."""
         embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         concept_model = self.base_model.concept_model
-        if concept_model is not None:
+        if concept_model is not None and self.config.share_word_embeddings:
+            concept_model.set_input_embeddings(embeddings)
+        elif concept_model is not None:
             # Its configuration is the text encoder's, which knows the new size already.
             size = embeddings.num_embeddings
             resized = self._get_resized_embeddings(concept_model.get_input_embeddings(), size, None, mean_resizing)
@@ -66,6 +68,10 @@ class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
         config, vision, text = self.config, self.config.vision_config, self.config.text_config
         self.concept_model = ConceptEncoder(text, config.num_concept_layers) if config.use_concepts else None
         self.concept_projection = nn.Linear(text.hidden_size, vision.hidden_size) if config.use_concepts else None
+        if config.use_concepts and config.share_word_embeddings:
+            self.concept_model.set_input_embeddings(self.text_model.get_input_embeddings())
+            words = "embeddings.word_embeddings.weight"
+            self._tied_weights_keys = {f"concept_model.{words}": f"text_model.{words}"}
 
     @property
     def reads_concept_padding(self) -> bool:

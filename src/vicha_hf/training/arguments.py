@@ -44,6 +44,7 @@ class TrainingArguments:
         num_workers: Processes that load data, per training process; the samples do not depend on it.
         logging_steps: Optimiser steps between two records of the log, each the mean since the last one.
         evaluation_steps: Optimiser steps between two evaluations; null evaluates after every epoch. The end of training is always evaluated.
+        early_stopping_evaluations: End the run after so many evaluations in a row without a better primary metric; null trains to the end.
         checkpoint_steps: Optimiser steps between two checkpoints; null saves after every epoch. The end of training is always saved.
         keep_last_checkpoints: How many checkpoints to keep; older ones are deleted.
         resume_from_checkpoint: "latest" or the folder of a checkpoint. With "latest" a run that has none yet starts anew.
@@ -81,6 +82,7 @@ class TrainingArguments:
     num_workers: int = 4
     logging_steps: int = 50
     evaluation_steps: int | None = None
+    early_stopping_evaluations: int | None = None
     checkpoint_steps: int | None = None
     keep_last_checkpoints: int = 2
     resume_from_checkpoint: str | None = None
@@ -108,7 +110,7 @@ class TrainingArguments:
             self.gradient_caching,
             "one forward pass contrasts all its samples anyway; set gradient_accumulation_steps to 2 or more.",
         )
-        for name in ("max_steps", "evaluation_steps", "checkpoint_steps"):
+        for name in ("max_steps", "evaluation_steps", "early_stopping_evaluations", "checkpoint_steps"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "it must be at least 1, or null.")
         for name in ("seed", "warmup_steps", "num_workers", "weight_decay"):

@@ -51,6 +51,8 @@ class Progress:
         metrics: of the last evaluation.
         skipped_steps: steps whose gradient was thrown away because it or a loss was not finite.
         consecutive_skips: how many of them were the last ones.
+        evaluations_since_best: how many in a row were no better than the best.
+        stopped_early: whether validation said that more training is of no use.
         stream_places: of the readers of each process, where the run trains on a stream.
     """
 
@@ -64,6 +66,8 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
     skipped_steps: int = 0
     consecutive_skips: int = 0
+    evaluations_since_best: int = 0
+    stopped_early: bool = False
     stream_places: list[list[dict]] = field(default_factory=list)
 
 

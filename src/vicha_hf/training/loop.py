@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..arguments import require
 from ..data.corpus_summary import summarize_corpus
 from ..data.loader_processes import ignore_sigterm
 from ..data.read_report import REJECTS_FILE, RejectsFile
@@ -155,6 +156,12 @@ class TrainingLoop:
     ):
         if (evaluate is None) != (primary_metric is None):
             raise ValueError("evaluate and primary_metric belong together: give both or neither.")
+        require(
+            evaluate is not None or arguments.early_stopping_evaluations is None,
+            "early_stopping_evaluations",
+            arguments.early_stopping_evaluations,
+            "there is no evaluation to tell when to stop; give data.validation.",
+        )
         self.arguments = arguments
         self.accelerator = accelerator
         self.train_dataset = train_dataset
@@ -254,7 +261,7 @@ class TrainingLoop:
         with self._sigterm, self._progress_bar() as bar:
             while not self._is_over():
                 self._train_epoch(bar)
-        interrupted = self.progress.step < self.total_steps
+        interrupted = self.progress.step < self.total_steps and not self.progress.stopped_early
         if interrupted:
             logger.warning(
                 "Stopped by SIGTERM after step %d of %d, with a checkpoint: continue with --resume_from_checkpoint latest.",
@@ -400,7 +407,7 @@ class TrainingLoop:
             )
 
     def _is_over(self) -> bool:
-        return self._stop or self.progress.step >= self.total_steps
+        return self._stop or self.progress.stopped_early or self.progress.step >= self.total_steps
 
     def _train_epoch(self, bar: tqdm) -> None:
         epoch, first_step = divmod(self.progress.step, self.steps_per_epoch)
@@ -582,7 +589,7 @@ class TrainingLoop:
         pause = time.perf_counter()
         if self.evaluate is not None and (last or self._is_due(arguments.evaluation_steps)):
             self._evaluate()
-        if last or self._stop or self._is_due(arguments.checkpoint_steps):
+        if last or self._stop or progress.stopped_early or self._is_due(arguments.checkpoint_steps):
             progress.train_seconds = self._train_seconds()
             self._guard.require_finite_weights(f"Step {progress.step} was not saved")
             if self._is_stream:
@@ -659,9 +666,20 @@ class TrainingLoop:
         )
         value = metrics[self.primary_metric]
         if math.isfinite(value) and (progress.best_metric is None or value > progress.best_metric):
-            progress.best_metric, progress.best_step = value, progress.step
+            progress.best_metric, progress.best_step, progress.evaluations_since_best = value, progress.step, 0
             note = {"primary_metric": self.primary_metric, "best_metric": value, "step": progress.step, **metrics}
             self.save_model(self.output_dir / BEST_MODEL_FOLDER, {BEST_EVALUATION_FILE: note})
+            return
+        progress.evaluations_since_best += 1
+        if progress.evaluations_since_best == self.arguments.early_stopping_evaluations:
+            progress.stopped_early = True
+            logger.info(
+                "No better %s in %d evaluations: the run ends at step %d; the best model is that of step %s.",
+                self.primary_metric,
+                progress.evaluations_since_best,
+                progress.step,
+                progress.best_step,
+            )
 
     def _finish(self) -> None:
         self.save_model(self.output_dir / MODEL_FOLDER, self._card())

@@ -204,9 +204,7 @@ class ImageIndex:
         if not gone:
             return indices, similarities
         example = self.images[indices[min(gone)]].path
-        message = (
-            f"{len(gone)} images are gone since they were indexed, such as {example}: run `vicha-hf index` again."
-        )
+        message = f"images gone since they were indexed: {len(gone)}, such as {example}; run `vicha-hf index` again."
         if len(gone) == len(indices):
             raise FileNotFoundError(message)
         logger.warning(message)

@@ -291,6 +291,7 @@ def _add_index_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _index(arguments: argparse.Namespace) -> None:
+    from ..families import find_model_folder
     from ..models.concept_selector import CONCEPT_INDEX_FOLDER, ConceptIndex, DualEncoder
     from .vocabulary import read_vocabulary
 
@@ -298,7 +299,9 @@ def _index(arguments: argparse.Namespace) -> None:
     if not (arguments.model / "config.json").is_file():
         raise FileNotFoundError(f"{arguments.model} is no model folder: it has no config.json")
     own = arguments.encoder is None
-    encoder = DualEncoder.from_pretrained(arguments.encoder or str(arguments.model), revision=arguments.revision)
+    encoder = DualEncoder.from_pretrained(
+        str(arguments.model) if own else find_model_folder(arguments.encoder), revision=arguments.revision
+    )
     folder = arguments.model / CONCEPT_INDEX_FOLDER
     ConceptIndex.build(words, encoder, _prompts(arguments), arguments.k, own=own).save_pretrained(folder)
     print(f"{len(words)} concepts embedded by {'the model itself' if own else arguments.encoder}: {folder}")
@@ -431,9 +434,11 @@ def _read_corpus(arguments: argparse.Namespace, sources: list[str]):
 
 
 def _load_encoder(arguments: argparse.Namespace, accelerator):
+    from ..families import find_model_folder
     from ..models.concept_selector import DualEncoder
 
-    return DualEncoder.from_pretrained(arguments.encoder, revision=arguments.revision, device=str(accelerator.device))
+    encoder = find_model_folder(arguments.encoder)
+    return DualEncoder.from_pretrained(encoder, revision=arguments.revision, device=str(accelerator.device))
 
 
 def _written(path: Path, was_there: bool) -> str:

@@ -3,6 +3,7 @@
 from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
 from transformers.configuration_utils import PreTrainedConfig
 
+from ..families import find_model_folder
 from .codebook import CodebookVisualTokenizer
 from .patches import PatchVisualTokenizer
 from .tokenizer import VisualTokenizer
@@ -23,8 +24,10 @@ def load_visual_tokenizer(source: str, patch_size: int | None = None, **hub_opti
 
     Raises:
         ValueError: the source holds another kind of model, or a tokenizer with another `patch_size`.
+        FileNotFoundError: a folder that is not there, or that holds no model.
         OSError: there is nothing to load.
     """
+    source = find_model_folder(source)
     model_type = PreTrainedConfig.get_config_dict(source, **hub_options)[0].get("model_type")
     if model_type == FlavaImageCodebookConfig.model_type:
         codebook = FlavaImageCodebook.from_pretrained(source, **hub_options)

@@ -1,0 +1,50 @@
+"""Every command of `vicha-hf`: it explains itself, and it names a folder that is not there."""
+
+import pytest
+from tiny_model_folder import write_gallery
+
+from vicha_hf.cli import build_parser, main
+
+
+MISSING = "nowhere/at/all"
+
+
+def commands(parser, prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Every subcommand, those below others included."""
+    found = []
+    for action in parser._actions:
+        if isinstance(getattr(action, "choices", None), dict):
+            for name, below in action.choices.items():
+                found += [(*prefix, name), *commands(below, (*prefix, name))]
+    return found
+
+
+@pytest.mark.parametrize("command", commands(build_parser()), ids=" ".join)
+def test_every_command_explains_itself(command, capfd):
+    try:
+        status = main([*command, "--help"])
+    except SystemExit as stop:
+        status = stop.code
+    assert not status
+    assert "usage:" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", MISSING, "ANNOTATIONS"],
+        ["report", MISSING],
+        ["index", "FOLDER", MISSING, "--output", "index"],
+        ["ask", MISSING, "IMAGE", "how many"],
+        ["ground", MISSING, "IMAGE", "a dog", "--output", "out.png"],
+        ["concepts", "build", "ANNOTATIONS", "--encoder", MISSING, "--output", "concepts"],
+        ["visual-tokens", "--tokenizer", MISSING, "--data", "ANNOTATIONS", "--output", "tokens.safetensors"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_model_that_is_not_there_is_named_in_one_line(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    places = {"ANNOTATIONS": str(write_gallery(tmp_path)), "FOLDER": str(tmp_path), "IMAGE": str(tmp_path / "0.png")}
+    assert main([places.get(word, word) for word in command]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vicha-hf")]
+    assert f"{MISSING} is not there" in line

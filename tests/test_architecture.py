@@ -31,6 +31,7 @@ LAYERS = (
     "reporting",
     "training",
     "conversion",
+    "export",
     "mistakes",
     "cli",
 )

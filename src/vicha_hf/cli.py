@@ -11,6 +11,7 @@ from .data import commands as data_commands
 from .demo_corpus import commands as demo_commands
 from .demo_page import commands as page_commands
 from .evaluation import commands as evaluation_commands
+from .export import commands as export_commands
 from .mistakes import run_command
 from .reporting import commands as reporting_commands
 from .search import commands as search_commands
@@ -21,6 +22,7 @@ from .visual_tokens import commands as visual_token_commands
 # In the order of `vicha-hf --help`. Each registers its subcommands with `register(commands)`.
 COMMAND_FILES = (
     conversion_commands,
+    export_commands,
     evaluation_commands,
     data_commands,
     reporting_commands,

@@ -1,0 +1,1 @@
+"""Models for other runtimes: image encoder, text encoder and pair scorer as ONNX files."""

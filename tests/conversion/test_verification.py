@@ -43,7 +43,7 @@ def test_outputs_of_the_published_code(converted, tmp_path):
         base = getattr(model, model.config.model_type)
         texts = base.encode_texts(inputs["input_ids"], inputs["attention_mask"])
         images = base.encode_images(inputs["pixel_values"])
-        expected = base.text_model(**texts.for_fusion(), encoder_hidden_states=images.hidden_states).last_hidden_state
+        expected = base.fuse(images, texts).last_hidden_state
     save_file(inputs | {"last_hidden_state": expected.contiguous()}, tmp_path / "right.safetensors")
     save_file(inputs | {"last_hidden_state": expected + 0.01}, tmp_path / "wrong.safetensors")
     save_file(inputs, tmp_path / "nothing.safetensors")

@@ -81,9 +81,7 @@ def _outputs(model: VisionTextPreTrainedModel, inputs: dict[str, Tensor], golden
         inputs["pixel_values"], inputs.get("concept_input_ids"), inputs.get("concept_attention_mask")
     )
     texts = base.encode_texts(inputs["input_ids"], inputs["attention_mask"])
-    fused = base.text_model(
-        **texts.for_fusion(), encoder_hidden_states=images.hidden_states, encoder_attention_mask=images.attention_mask
-    )
+    fused = base.fuse(images, texts)
     # Heads that were trained for a task alone have no projections.
     outputs = {
         "image_embeds": images.embeds,

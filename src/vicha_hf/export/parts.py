@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..models.encoder_vision import image_attention_mask
+from ..models.inputs import Concepts
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.objective_itm import MATCH
 
@@ -30,14 +30,13 @@ class ImageEncoderPart(nn.Module):
         concept_input_ids: Tensor | None = None,
         concept_attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        concepts = mask = None
-        if self.reads_concepts:
-            concepts, mask = self.base._concept_tokens(pixel_values, concept_input_ids, concept_attention_mask)
-        states = self.base.vision_model(pixel_values, concepts, mask).last_hidden_state
+        concepts = Concepts(concept_input_ids, concept_attention_mask) if self.reads_concepts else None
+        # How many images there are matters in training alone.
+        tokens, mask = self.base.concept_tokens(concepts, num_images=0)
+        output = self.base.vision_model(pixel_values, tokens, mask)
+        states, mask = output.last_hidden_state, output.attention_mask
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.int64)
-        else:
-            mask = image_attention_mask(states[:, : states.shape[1] - concepts.shape[1]], mask)
         return self.base.project_image(states), states, mask
 
 
@@ -68,7 +67,7 @@ class PairScorerPart(nn.Module):
     def __init__(self, model: VisionTextPreTrainedModel):
         super().__init__()
         self.text_model, self.itm_head = model.base_model.text_model, model.itm_head
-        self.single_stream = model.config.model_type == "simla"
+        self.single_stream = self.text_model.config.fusion_mode == "multimodal"
         text = "input_ids" if self.single_stream else "text_hidden_states"
         self.inputs = ("image_hidden_states", "image_attention_mask", text, "attention_mask")
 

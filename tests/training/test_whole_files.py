@@ -58,10 +58,10 @@ def run_until_full(folder, monkeypatch, cause):
     loop = stand_in_loop(arguments)
     save = checkpoints.save_checkpoint
 
-    def save_on_full_disk(accelerator, output_dir, progress, *others):
+    def save_on_full_disk(accelerator, model, output_dir, progress, *others):
         if progress.step == 4:
             cause(accelerator)
-        return save(accelerator, output_dir, progress, *others)
+        return save(accelerator, model, output_dir, progress, *others)
 
     monkeypatch.setattr("vicha_hf.training.loop.save_checkpoint", save_on_full_disk)
     with pytest.raises(OutputFolderError) as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from collections import UserDict
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,15 @@ from .read_report import RejectedRecord, RejectsFile
 # Draws of another item before a corpus counts as broken altogether.
 MAX_REPLACEMENTS = 100
 _REPLACEMENT_DRAWS = 1
-
-
 # Records that a fingerprint looks at, about.
 FINGERPRINT_RECORDS = 100_000
+
+
+class Item(UserDict):
+    """
+    A training example by field. It is no `dict`: from those transformers' Trainer takes whatever the model's forward does not
+    name, before the collator has made tensors of it.
+    """
 
 
 class SeededDataset(Dataset):
@@ -78,7 +84,7 @@ class SeededDataset(Dataset):
         """
         position, rng = self.draw(index)
         try:
-            return self.make_item(position, rng)
+            return Item(self.make_item(position, rng))
         except ImageReadError as error:
             if self.on_bad_record != "skip":
                 raise
@@ -88,7 +94,7 @@ class SeededDataset(Dataset):
         for _ in range(MAX_REPLACEMENTS):
             self._reject(problem)
             try:
-                return self.make_item(int(rng.integers(len(self))), rng)
+                return Item(self.make_item(int(rng.integers(len(self))), rng))
             except ImageReadError as error:
                 problem = error
         raise problem

@@ -88,5 +88,5 @@ def _shard_on_cpu(accelerator: Accelerator) -> None:
     if accelerator.mixed_precision != "no":
         plugin.set_mixed_precision(accelerator.mixed_precision)
     accelerator.state.fsdp_plugin = plugin
-    for state in (accelerator.state._shared_state, PartialState._shared_state):
-        state["distributed_type"] = DistributedType.FSDP
+    for state in (accelerator.state, PartialState()):
+        state.distributed_type = DistributedType.FSDP

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, load, set_seed
+from torch import nn
 
 from ..whole_files import complete_folder, delete_folder, free_bytes, readable_size, size_of, write_whole_file
 from .checkpoint_manifest import DamagedCheckpointError, find_damage, require_whole, write_manifest
@@ -101,6 +102,7 @@ def sharding_of(accelerator: Accelerator) -> str:
 
 def save_checkpoint(
     accelerator: Accelerator,
+    model: nn.Module,
     output_dir: Path,
     progress: Progress,
     course: Course,
@@ -111,6 +113,7 @@ def save_checkpoint(
 
     Args:
         accelerator: holds model and optimiser.
+        model: the same, unwrapped; it tells how much will be written.
         output_dir: the run's folder.
         progress: where the run stands.
         course: that the run follows.
@@ -121,7 +124,7 @@ def save_checkpoint(
         OutputFolderError: it could not be written; earlier checkpoints are intact.
     """
     folder = output_dir / f"checkpoint-{progress.step:08d}"
-    needed = checkpoint_size(accelerator, output_dir) if accelerator.is_main_process else 0
+    needed = checkpoint_size(model, output_dir) if accelerator.is_main_process else 0
     with complete_folder(folder, accelerator, needed) as unfinished:
         with _silence_about_tied_weights():
             accelerator.save_state(str(unfinished))
@@ -139,30 +142,22 @@ def save_checkpoint(
     return folder
 
 
-def checkpoint_size(accelerator: Accelerator, output_dir: Path) -> int:
+def checkpoint_size(model: nn.Module, output_dir: Path) -> int:
     """Bytes that the next checkpoint will take: as the last one, or estimated from the weights and AdamW's two moments."""
     if existing := list_checkpoints(output_dir):
         return size_of(existing[-1])
-    models = [accelerator.unwrap_model(model) for model in accelerator._models]
-    weights = sum(
-        tensor.numel() * tensor.element_size()
-        for model in models
-        for tensor in [*model.parameters(), *model.buffers()]
-    )
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
     trained = sum(
-        parameter.numel() * parameter.element_size()
-        for model in models
-        for parameter in model.parameters()
-        if parameter.requires_grad
+        parameter.numel() * parameter.element_size() for parameter in model.parameters() if parameter.requires_grad
     )
     return weights + 2 * trained
 
 
-def warn_of_little_space(accelerator: Accelerator, output_dir: Path, keep_last: int) -> None:
+def warn_of_little_space(model: nn.Module, output_dir: Path, keep_last: int) -> None:
     """Say at the beginning that the disk will not hold what the run is going to save."""
     # An old checkpoint goes when the new one is whole. The weights of the end and of the best evaluation come on top.
     missing = max(1, keep_last + 1 - len(list_checkpoints(output_dir)))
-    needed, free = missing * checkpoint_size(accelerator, output_dir), free_bytes(output_dir)
+    needed, free = missing * checkpoint_size(model, output_dir), free_bytes(output_dir)
     if free < needed:
         logger.warning(
             "%s has %s free; %d more checkpoints will need about %s.",

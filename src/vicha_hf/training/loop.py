@@ -312,7 +312,7 @@ class TrainingLoop:
         if self.accelerator.is_main_process:
             if self.arguments.push_to_hub is not None:
                 prepare_repository(self.arguments.push_to_hub, self.arguments.hub_private)
-            warn_of_little_space(self.accelerator, self.output_dir, self.arguments.keep_last_checkpoints)
+            warn_of_little_space(self.unwrapped_model, self.output_dir, self.arguments.keep_last_checkpoints)
             if self.resolved_config is not None:
                 write_whole_file(self.output_dir / "config.yaml", self.resolved_config)
         self._keep_rejects(is_new=checkpoint is None)
@@ -596,6 +596,7 @@ class TrainingLoop:
                 progress.stream_places = gather_object([self.train_dataset.states])
             save_checkpoint(
                 self.accelerator,
+                self.unwrapped_model,
                 self.output_dir,
                 progress,
                 self._course,

@@ -53,8 +53,8 @@ class PretrainingCollator(_Collator):
 
     Returns (from calling it with B items):
         `pixel_values` [B, 3, H, W]; `input_ids`, `attention_mask` [B, T]; `concept_input_ids`, `concept_attention_mask`
-        [B, C]; `image_ids` [B], int64; with stored tokens `visual_token_ids` [B, P], int64. Masks: 1 =
-        attend.
+        [B, C]; `image_ids` [B], int64; with stored tokens `visual_token_ids` [B, P], int64; `return_loss`, true.
+        Masks: 1 = attend.
     """
 
     def __call__(self, items: Sequence[PretrainingItem]) -> dict[str, torch.Tensor]:
@@ -62,6 +62,8 @@ class PretrainingCollator(_Collator):
             **self._shared(items, "caption"),
             **self._concepts([item["concepts"] for item in items]),
             "image_ids": torch.tensor([item["image_id"] for item in items], dtype=torch.int64),
+            # In evaluation mode grounding answers with heat maps otherwise.
+            "return_loss": True,
         }
         if "visual_token_ids" in items[0]:
             batch["visual_token_ids"] = torch.stack([item["visual_token_ids"] for item in items])

@@ -282,6 +282,11 @@ class VisionTextConfig(CheckedConfig):
     weight_fields: ClassVar[tuple[str, ...]] = ("itc_weight", "itm_weight", "mlm_weight")
     share_fields: ClassVar[tuple[str, ...]] = ("mlm_probability",)
     known_quirks: ClassVar[tuple[str, ...]] = ()
+    # Outputs that transformers' Trainer does not gather: they are no numbers per sample, or large.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        *("temperature", "distillation_alpha", "last_hidden_state", "question_hidden_states"),
+        *("hidden_states", "attentions", "cross_attentions"),
+    ]
 
     vision_config: dict | VisionConfig | None = None
     text_config: dict | TextConfig | None = None

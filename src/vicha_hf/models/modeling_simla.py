@@ -7,7 +7,7 @@ from transformers.utils import can_return_tuple
 from .configuration_simla import SimlaConfig
 from .inputs import Pairs
 from .modeling_outputs import KeywordPredictionOutput, PreTrainingOutput
-from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
+from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel, draws_its_labels
 from .objective_image_token_reconstruction import ImageTokenizer, ImageTokenReconstruction, require_fitting_tokenizer
 from .objective_itm import MatchingOutput
 from .objective_pseudo_label_keywords import PseudoLabelKeywords
@@ -115,6 +115,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         heads = {"mim": self.mim, "psl": self.psl}
         return super()._online_modules() | {name: head for name, head in heads.items() if head is not None}
 
+    @draws_its_labels
     @can_return_tuple
     def forward(
         self,
@@ -132,6 +133,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
         contrast_part: ContrastPart | None = None,
+        return_loss: bool = True,
         **kwargs,
     ) -> PreTrainingOutput:
         """
@@ -153,6 +155,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
             contrast_part: the batch is a part of a larger one; from `cache_contrast`.
+            return_loss: tells transformers' Trainer that the loss needs no labels; there is always one.
 
         Raises:
             ValueError: visual tokens that are missing, or whose grid is not the patches'.

@@ -10,7 +10,7 @@ from .encoder_concept import ConceptEncoder
 from .encoder_vision import VisionEncoder
 from .inputs import Concepts, Pairs
 from .modeling_outputs import PreTrainingOutput
-from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
+from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel, draws_its_labels
 from .objective_hierarchical_itc import HierarchicalContrast
 from .objective_itm import MatchingOutput
 from .objective_mim import PixelReconstruction
@@ -129,6 +129,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         self._freeze_untrained()
         self.post_init()
 
+    @draws_its_labels
     @can_return_tuple
     def forward(
         self,
@@ -147,6 +148,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
         contrast_part: ContrastPart | None = None,
+        return_loss: bool = True,
         **kwargs,
     ) -> PreTrainingOutput:
         """
@@ -167,6 +169,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
             contrast_part: the batch is a part of a larger one; from `cache_contrast`.
+            return_loss: tells transformers' Trainer that the loss needs no labels; there is always one.
         """
         pairs = Pairs.given(
             pixel_values=pixel_values,

@@ -4,8 +4,9 @@ Base models of every family: a vision encoder and a text encoder with a joint sp
 """
 
 import copy
+import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 import torch
@@ -27,6 +28,17 @@ from .training_state import TRAINING_STATE_PREFIX, TrainingStateMixin
 
 
 TEMPERATURE_RANGE = (0.001, 0.5)
+
+
+def draws_its_labels(forward: Callable) -> Callable:
+    """
+    Hides a forward's arguments named as labels from whoever reads its signature: transformers' Trainer would wait for them
+    before it computes a loss in evaluation, while the head draws those that it is not given.
+    """
+    signature = inspect.signature(forward)
+    shown = [parameter for name, parameter in signature.parameters.items() if "label" not in name]
+    forward.__signature__ = signature.replace(parameters=shown)
+    return forward
 
 
 class VisionTextPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedModel):

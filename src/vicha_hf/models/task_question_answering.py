@@ -120,6 +120,7 @@ class QuestionAnsweringTask:
         answer_weights: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
+        return_loss: bool = True,
         **kwargs,
     ) -> QuestionAnsweringOutput:
         """
@@ -136,6 +137,7 @@ class QuestionAnsweringTask:
             distillation_alpha: share of the teacher's soft labels; the configuration's by default. The loss is
                 distilled in training mode, plain cross-entropy in evaluation mode.
             update_teacher: false for all but the first micro-batch of an accumulated step.
+            return_loss: tells transformers' Trainer that the loss needs no labels; there is always one.
 
         Raises:
             ValueError: answers that do not belong to the questions.

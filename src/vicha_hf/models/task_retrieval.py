@@ -54,6 +54,7 @@ class RetrievalTask(RetrievalScoring):
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
         contrast_part: ContrastPart | None = None,
+        return_loss: bool = True,
         **kwargs,
     ) -> RetrievalTrainingOutput:
         """

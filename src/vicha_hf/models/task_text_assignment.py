@@ -12,6 +12,7 @@ from .encoder_image_pair import ImagePairEncoder, ImagePairTask
 from .input_checks import check_labels
 from .inputs import Pairs
 from .modeling_outputs import TextAssignmentOutput
+from .modeling_vision_text import draws_its_labels
 from .objective_mlm import distilled_cross_entropy
 from .process_group import mean_over_processes
 
@@ -130,6 +131,7 @@ class TextAssignmentTask(ImagePairTask):
         check_labels(labels, batch_size, self.CLASSES)
         return ImagePairs(indices=pair_indices, labels=labels, exists=torch.ones_like(labels, dtype=torch.bool))
 
+    @draws_its_labels
     @can_return_tuple
     def forward(
         self,
@@ -143,6 +145,7 @@ class TextAssignmentTask(ImagePairTask):
         image_ids: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
+        return_loss: bool = True,
         **kwargs,
     ) -> TextAssignmentOutput:
         """
@@ -155,6 +158,7 @@ class TextAssignmentTask(ImagePairTask):
             image_ids: [B], equal for the same image, which is then never drawn as another one.
             distillation_alpha, update_teacher: accepted as by every training head. The task has no teacher, here as
                 in the paper, so they change nothing.
+            return_loss: tells transformers' Trainer that the loss needs no labels; there is always one.
 
         Raises:
             ValueError: rows that do not belong together, or pairs without labels.

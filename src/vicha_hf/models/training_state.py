@@ -48,6 +48,7 @@ class TrainingStateMixin:
                 )
             state = TrainingState(self._online_modules(), self._new_queue())
             self.training_state = state.to(self.device)
+            self._tell_what_is_not_saved()
 
     @property
     def peft_config(self) -> dict:
@@ -148,6 +149,29 @@ class TrainingStateMixin:
                 model._load_training_state(path)
         return (model, info) if with_info else model
 
+    def load_training_state(self, folder: str | Path) -> None:
+        """
+        Puts teacher and queue of a folder into the model, which has its training state already.
+
+        Raises:
+            FileNotFoundError: a folder without them.
+            ValueError: those of another head or configuration.
+        """
+        path = Path(folder) / TRAINING_STATE_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} has no {TRAINING_STATE_FILE}: it was saved without teacher and queue.")
+        self._load_training_state(str(path))
+
+    def save_training_state(self, folder: str | Path) -> None:
+        """
+        Writes teacher and queue to a file of their own, beside the weights in a folder.
+
+        Raises:
+            RuntimeError: they are split over the processes.
+        """
+        self._saves_training_state = True
+        self._write_training_state(Path(folder))
+
     def _load_training_state(self, path: str) -> None:
         try:
             load_model(self.training_state, path)
@@ -169,11 +193,19 @@ class TrainingStateMixin:
         state_dict = self.state_dict() if state_dict is None else state_dict
         # peft writes into the configuration that nothing is tied, when input and output embeddings are not tied to each other.
         self.config.tie_word_embeddings |= self._is_tied()
+        self._tell_what_is_not_saved()
         inference = {name: value for name, value in state_dict.items() if not name.startswith(TRAINING_STATE_PREFIX)}
         self._saves_training_state = training_state and self.training_state is not None
         super().save_pretrained(save_directory, *args, state_dict=inference, **kwargs)
         if self.should_save_on_this_rank(kwargs.get("is_main_process", args[0] if args else True)):
             self._write_training_state(Path(save_directory))
+
+    def _tell_what_is_not_saved(self) -> None:
+        """Lists the names that a saved folder lacks, so that transformers' Trainer does not miss them where it loads one."""
+        state = {} if self.training_state is None else self.training_state.state_dict()
+        self._keys_to_ignore_on_save = {f"{TRAINING_STATE_PREFIX}{name}" for name in state}
+        if self._is_tied():
+            self._keys_to_ignore_on_save |= self._tied_weights_keys.keys()
 
     def _is_tied(self) -> bool:
         """Whether all weights that the head ties are tied now."""

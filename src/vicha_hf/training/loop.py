@@ -193,8 +193,8 @@ class TrainingLoop:
                 self.order.samples_per_step,
             )
 
-        # Read before `prepare`, which may hide the model's own signature.
-        self._forward_arguments = inspect.signature(model.forward).parameters
+        # Read before `prepare`, which may hide the model's own signature. A decorator may hide a part of it as well.
+        self._forward_arguments = inspect.signature(inspect.unwrap(model.forward)).parameters
         self._temperature = next(
             (value for name, value in model.named_parameters() if name.split(".")[-1] == "temperature"), None
         )

@@ -105,7 +105,7 @@ def test_training_goes_on_exactly(files, tmp_path, family, task):
 def test_two_processes_go_on_exactly(files, tmp_path):
     completed = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"),
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
             *(str(Path(__file__).with_name("two_process_worker.py")), str(files), str(tmp_path)),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -53,8 +53,8 @@ class PretrainingCollator(_Collator):
 
     Returns (from calling it with B items):
         `pixel_values` [B, 3, H, W]; `input_ids`, `attention_mask` [B, T]; `concept_input_ids`, `concept_attention_mask`
-        [B, C]; `image_ids` [B], int64; with stored tokens `visual_token_ids` [B, P], int64; `return_loss`, true.
-        Masks: 1 = attend.
+        [B, C]; `image_ids` [B], int64. With stored tokens `visual_token_ids` [B, P], int64. `return_loss`, true. Masks:
+        1 = attend.
     """
 
     def __call__(self, items: Sequence[PretrainingItem]) -> dict[str, torch.Tensor]:

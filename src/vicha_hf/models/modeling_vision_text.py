@@ -32,8 +32,8 @@ TEMPERATURE_RANGE = (0.001, 0.5)
 
 def draws_its_labels(forward: Callable) -> Callable:
     """
-    Hides a forward's arguments named as labels from whoever reads its signature: transformers' Trainer would wait for them
-    before it computes a loss in evaluation, while the head draws those that it is not given.
+    Hides a forward's arguments named as labels from whoever reads its signature. The head draws those that it is not given;
+    transformers' Trainer would wait for them before it computes a loss in evaluation.
     """
     signature = inspect.signature(forward)
     shown = [parameter for name, parameter in signature.parameters.items() if "label" not in name]

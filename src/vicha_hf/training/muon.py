@@ -2,8 +2,10 @@
 
 Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
 (https://kellerjordan.github.io/posts/muon/). `torch.optim.Muon` takes one matrix after another, in bfloat16 wherever it runs,
-and knows no other parameters; a CPU without bfloat16 arithmetic needs about 30 times as long for that. Here matrices of one shape
-go together, in float32 on a CPU, and one optimizer holds all parameters, as Accelerate and the checkpoints expect.
+and knows no other parameters. A CPU without bfloat16 arithmetic needs about 30 times as long for that. On one that has it,
+`torch.optim.Muon` takes 0.8 times as long as this one, and the whole training step 0.97 times (examples/benchmarks/muon.py). Here
+matrices of one shape go together, in float32 on a CPU, by polynomials that need four rounds instead of five. One optimizer holds
+all parameters, as Accelerate and the checkpoints expect.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@
 Random weights, images and token ids: only what is computed counts here, and both ways must give the same scores. What
 the ratios depend on: the lengths of the captions and how much the answers have in common. Captions: as long as the text
 encoder's input ("full"), or with lengths as in COCO, normal with mean 13 and deviation 2.6 tokens, [CLS] and [SEP]
-included ("real"). Answers: 1 to 6 tokens (62, 21, 13, 3, 0.7 and 0.3 %, roughly as in VQA v2). Every token is drawn by
+included ("real"). The image encoder in 8 bits (`vicha-hf export --int8`) is timed against torch in 32 bits. Answers: 1 to 6 tokens (62, 21, 13, 3, 0.7 and 0.3 %, roughly as in VQA v2). Every token is drawn by
 Zipf's law from one set of common words, and no answer comes twice. Questions have 6 to 13 tokens. Encoding images,
 captions and questions is the same for both ways and is left out.
 """
@@ -19,6 +19,7 @@ from unittest import mock
 
 import published_inference
 import torch
+from exported_encoder import compare_image_encoders
 from measuring import matmul_gflops, peak_rss_gib, timed
 from random_inputs import CLS, FIRST_WORD, PAD, SEP, TEXT_TOKENS, random_texts
 
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     result["peak_rss_gib"] = peak_rss_gib()
     for comparison in comparisons:
         result |= comparison.compare()
+    result |= compare_image_encoders(build_config(setting), setting.repeats)
     result["peak_rss_gib_published"] = peak_rss_gib()
     result["max_abs_difference"] = max(result["rerank_max_abs_difference"], result["vqa_max_abs_difference"])
     print(f"peak memory {result['peak_rss_gib']:.2f} GiB, of the published way {result['peak_rss_gib_published']:.2f}")

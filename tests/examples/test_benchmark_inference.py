@@ -42,6 +42,7 @@ def test_the_figures(benchmark, setting, monkeypatch, tmp_path, capsys):
     result = benchmark.main(["--size", "tiny", "--json", str(tmp_path / "out" / "inference.json")])
     assert json.loads((tmp_path / "out" / "inference.json").read_text()) == result
     assert {"rerank_speedup", "rerank_speedup_real_lengths", "vqa_rank_speedup", "max_abs_difference"} <= result.keys()
+    assert result["onnx_int8_over_torch"] > 0 and result["onnx_int8_cosine"] > 0.95
     assert {"matmul_gflops", "peak_rss_gib", "vqa_exact_all_seconds", "vqa_published_top128_seconds"} <= result.keys()
     assert result["max_abs_difference"] < 1e-4 < result["rerank_score_deviation"]
     assert all(value > 0 for name, value in result.items() if name.endswith(("_seconds", "speedup", "gflops", "gib")))

@@ -4,7 +4,7 @@ After RandAugment (Cubuk et al. 2020, arXiv 1909.13719), restricted to operation
 saturation are never touched, because captions name colours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -141,13 +141,23 @@ class RandAugment:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Augments an RGB image; the size stays."""
-        names = list(OPERATIONS)
+        return self.apply(image, self.draw(rng))
+
+    def draw(self, rng: np.random.Generator) -> list[tuple[str, int]]:
+        """Name and sign of the operations that are to change an image."""
+        names, drawn = list(OPERATIONS), []
         for index in rng.integers(len(names), size=self.num_operations):
             # All three draws always happen, so that a skipped operation does not shift the draws that follow.
             apply = rng.random() < APPLY_PROBABILITY
             sign = -1 if rng.random() < NEGATE_PROBABILITY else 1
-            if apply:
-                image = OPERATIONS[names[index]](image, self.level, sign)
+            if apply and OPERATIONS[names[index]] is not identity:
+                drawn.append((names[index], sign))
+        return drawn
+
+    def apply(self, image: Image.Image, operations: Sequence[tuple[str, int]]) -> Image.Image:
+        """An RGB image changed by operations of `draw`."""
+        for name, sign in operations:
+            image = OPERATIONS[name](image, self.level, sign)
         return image
 
     def __repr__(self) -> str:

@@ -51,9 +51,15 @@ class AnnotationReport:
     unknown_fields: Counter = field(default_factory=Counter)
     kept_by_source: list[int] = field(default_factory=list)
 
+    def as_mapping(self) -> dict:
+        """The report in plain values. (`dataclasses.asdict` would count the entries of counters.)"""
+        counters = {name: dict(getattr(self, name)) for name in ("causes", "notes", "unknown_fields")}
+        numbers = {name: getattr(self, name) for name in ("num_read", "num_kept", "kept_by_source")}
+        return {**numbers, **counters, "rejected": [asdict(one) for one in self.rejected]}
+
     @classmethod
     def from_mapping(cls, mapping: Mapping) -> "AnnotationReport":
-        """The report that `dataclasses.asdict` made into a mapping."""
+        """The report that `as_mapping` made into a mapping."""
         counters = {name: Counter(mapping[name]) for name in ("causes", "notes", "unknown_fields")}
         rejected = [RejectedRecord(**one) for one in mapping["rejected"]]
         numbers = {name: mapping[name] for name in ("num_read", "num_kept", "kept_by_source")}

@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,7 +90,7 @@ def _build_on_disk(
         if report.num_kept and not report.misses_images:
             layout = records.layout
             manifest = {
-                "report": asdict(report),
+                "report": report.as_mapping(),
                 "sources": layout.sources,
                 "stores": [(store.source_index, store.key) for store in layout.stores],
             }

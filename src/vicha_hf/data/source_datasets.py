@@ -50,23 +50,30 @@ def load_parquet(paths: Sequence[Path]):
     import datasets
     import pyarrow
 
-    for path in paths:
-        _require_parquet(path)
+    schemas = [_parquet_schema(path) for path in paths]
+    features = None
     try:
-        return datasets.load_dataset(PARQUET_SUFFIX[1:], data_files=[str(path) for path in paths], split="train")
-    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid) as error:
+        if any(schema != schemas[0] for schema in schemas):
+            # A file whose lists are all empty does not know what they would hold.
+            unified = pyarrow.unify_schemas(
+                [schema.remove_metadata() for schema in schemas], promote_options="permissive"
+            )
+            features = datasets.Features.from_arrow_schema(unified)
+        files = [str(path) for path in paths]
+        return datasets.load_dataset(PARQUET_SUFFIX[1:], data_files=files, split="train", features=features)
+    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
         raise AnnotationError(
             f"{paths[0]} and {len(paths) - 1} more: not readable as one Parquet table ({error.__cause__ or error}); "
             "check that all files have the same columns"
         ) from error
 
 
-def _require_parquet(path: Path) -> None:
+def _parquet_schema(path: Path):
     import pyarrow
     import pyarrow.parquet
 
     try:
-        pyarrow.parquet.read_schema(path)
+        return pyarrow.parquet.read_schema(path)
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise AnnotationError(f"{path}: not readable as Parquet ({error}); write or download it again") from error
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional
 from transformers.image_processing_backends import PilBackend
 
 from ..models.image_processing_vicha import ViChaImageProcessor
@@ -99,9 +100,9 @@ class PretrainingTransform:
         hflip: whether to mirror half of the images. Turn it off where captions say left and right.
         randaugment: whether to augment, or a `RandAugment` of one's own.
         image_processor: where the channel means and deviations come from (default: CLIP's).
-        reduced_decoding: whether a JPEG file is decoded at a half, quarter or eighth of its sides where the crop then still
-            has at least as many pixels as are needed. It is faster, and gives the same numbers each time, which differ
-            a little from those of decoding it whole (docs/data.md).
+        fast: whether images that are given undecoded are resized by torch, whose grey values differ by at most 1, and JPEG
+            is decoded at a half, quarter or eighth of its sides where the crop still has enough pixels. The numbers are
+            the same each time (docs/data.md says how far they are from the exact ones).
 
     Raises:
         ValueError: an unusable size or scale.
@@ -114,9 +115,9 @@ class PretrainingTransform:
         hflip: bool = True,
         randaugment: bool | RandAugment = True,
         image_processor: PilBackend | None = None,
-        reduced_decoding: bool = True,
+        fast: bool = True,
     ):
-        self.reduced_decoding = reduced_decoding
+        self.fast = fast
         self.height, self.width = _height_and_width(image_size)
         if scale is not None and not (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1):
             raise ValueError(f"the crop scale must be (smallest, largest) within (0, 1], got {scale}")
@@ -158,25 +159,29 @@ class PretrainingTransform:
         box = (0, 0, *image.size)
         if self.scale is not None:
             box = random_crop_box(image.size, self.scale, CROP_RATIO, rng)
-        image = self._resized_crop(image, box)
+        pixels = self._resized_crop(image, box)
         if self.hflip and rng.random() < FLIP_PROBABILITY and may_mirror:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self.randaugment is not None:
-            image = self.randaugment(image, rng)
-        return self._normalize(image)
+            pixels = pixels[:, ::-1]
+        if self.randaugment is not None and (operations := self.randaugment.draw(rng)):
+            pixels = np.asarray(self.randaugment.apply(Image.fromarray(pixels), operations))
+        return self._normalize(pixels)
 
-    def _resized_crop(self, image: Image.Image | LazyImage, box: tuple[int, int, int, int]) -> Image.Image:
-        size = image.size
+    def _resized_crop(self, image: Image.Image | LazyImage, box: tuple[int, int, int, int]) -> np.ndarray:
+        """Pixel values, uint8 [height, width, 3], of a box of the image."""
+        if not (self.fast and isinstance(image, LazyImage)):
+            # Cropped first: resizing a box of the whole image would mix pixels from outside the box into its edge.
+            cropped = _decoded(image).crop(box)
+            return np.asarray(cropped.resize((self.width, self.height), Image.Resampling.BICUBIC))
         shrinking = min((box[2] - box[0]) // self.width, (box[3] - box[1]) // self.height)
-        reduction = next((factor for factor in _REDUCTIONS if factor <= shrinking), 1) if self.reduced_decoding else 1
-        image = _decoded(image, reduction)
-        horizontal, vertical = image.size[0] / size[0], image.size[1] / size[1]
-        left, upper, right, lower = box[0] * horizontal, box[1] * vertical, box[2] * horizontal, box[3] * vertical
-        # Cropped first: resizing a box of the whole image would mix pixels from outside the box into its edge.
-        corner = math.floor(left), math.floor(upper)
-        image = image.crop((*corner, min(math.ceil(right), image.size[0]), min(math.ceil(lower), image.size[1])))
-        within = (left - corner[0], upper - corner[1], right - corner[0], lower - corner[1])
-        return image.resize((self.width, self.height), Image.Resampling.BICUBIC, box=within)
+        reduction = next((factor for factor in _REDUCTIONS if factor <= shrinking), 1)
+        decoded = image.decode(reduction)
+        horizontal, vertical = decoded.size[0] / image.size[0], decoded.size[1] / image.size[1]
+        left, upper = round(box[0] * horizontal), round(box[1] * vertical)
+        right, lower = max(left + 1, round(box[2] * horizontal)), max(upper + 1, round(box[3] * vertical))
+        pixels = torch.from_numpy(np.array(decoded.crop((left, upper, right, lower))))
+        channels_last = pixels.permute(2, 0, 1).unsqueeze(0)
+        resized = functional.interpolate(channels_last, (self.height, self.width), mode="bicubic", antialias=True)
+        return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def _decoded(image: Image.Image | LazyImage, reduction: int = 1) -> Image.Image:
@@ -223,10 +228,13 @@ class _Normalization:
         normalized = image_processor.normalize(rescaled, image_processor.image_mean, image_processor.image_std)
         self._table = np.ascontiguousarray(normalized[:, 0], dtype=np.float32)
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
+    def __call__(self, image: Image.Image | np.ndarray) -> torch.Tensor:
         pixels = np.asarray(image)
-        channels = [self._table[channel][pixels[:, :, channel]] for channel in range(3)]
-        return torch.from_numpy(np.stack(channels))
+        channels = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+        for channel in range(3):
+            # "clip" spares the look for indices outside the table, of which there are none.
+            np.take(self._table[channel], pixels[:, :, channel], out=channels[channel], mode="clip")
+        return torch.from_numpy(channels)
 
 
 def _height_and_width(image_size: int | tuple[int, int]) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from vicha_hf.data import transforms
+from vicha_hf.data.image_files import LazyImage
 from vicha_hf.data.randaugment import RandAugment
 from vicha_hf.data.transforms import CROP_RATIO, EvaluationTransform, PretrainingTransform, random_crop_box
 from vicha_hf.models.image_processing_vicha import ViChaImageProcessor
@@ -98,3 +99,58 @@ def test_bad_scale(scale):
 def test_bad_size():
     with pytest.raises(ValueError, match="image_size=0"):
         EvaluationTransform(0)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Smooth colours with some noise, as JPEG, small and large."""
+    rng = np.random.default_rng(0)
+    paths = {}
+    for name, size in (("small", (640, 480)), ("large", (2048, 1536)), ("tall", (300, 1999))):
+        small = rng.integers(0, 256, (size[1] // 16, size[0] // 16, 3), dtype=np.uint8)
+        smooth = np.asarray(Image.fromarray(small).resize(size, Image.Resampling.BICUBIC))
+        noisy = np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+        paths[name] = str(tmp_path / f"{name}.jpg")
+        Image.fromarray(noisy).save(paths[name], quality=92)
+    return paths
+
+
+def grey_values(pixel_values):
+    """Normalised values as differences in grey values of 255."""
+    return pixel_values.numpy() * 255 * np.array(ViChaImageProcessor.image_std)[:, None, None]
+
+
+@pytest.mark.parametrize(("name", "most", "mean"), [("small", 2.01, 0.3), ("tall", 2.01, 0.3), ("large", 16, 1)])
+def test_fast_loading_differs_as_little_as_documented(photographs, name, most, mean):
+    options = {"randaugment": False}
+    exact, fast = PretrainingTransform(256, fast=False, **options), PretrainingTransform(256, **options)
+    for seed in range(5):
+        pair = [
+            grey_values(transform(LazyImage(photographs[name], "here"), np.random.default_rng(seed)))
+            for transform in (exact, fast)
+        ]
+        difference = np.abs(pair[0] - pair[1])
+        assert difference.max() < most and difference.mean() < mean
+        again = grey_values(fast(LazyImage(photographs[name], "here"), np.random.default_rng(seed)))
+        assert np.array_equal(pair[1], again)
+
+
+def test_the_exact_way_is_that_of_a_decoded_image(photographs):
+    transform = PretrainingTransform(128, fast=False)
+    for path in photographs.values():
+        lazy = transform(LazyImage(path, "here"), np.random.default_rng(1))
+        assert np.array_equal(lazy, transform(Image.open(path).convert("RGB"), np.random.default_rng(1)))
+        whole = EvaluationTransform(64)
+        assert np.array_equal(whole(LazyImage(path, "here")), whole(Image.open(path).convert("RGB")))
+
+
+def test_a_large_jpeg_is_not_decoded_whole(photographs, monkeypatch):
+    sizes = []
+    decode = LazyImage.decode
+    monkeypatch.setattr(
+        LazyImage, "decode", lambda self, reduction=1: sizes.append(reduction) or decode(self, reduction)
+    )
+    PretrainingTransform(128, scale=None)(LazyImage(photographs["large"], "here"), np.random.default_rng(1))
+    PretrainingTransform(128, scale=None)(LazyImage(photographs["small"], "here"), np.random.default_rng(1))
+    PretrainingTransform(400, scale=None)(LazyImage(photographs["small"], "here"), np.random.default_rng(1))
+    assert sizes == [8, 2, 1]

@@ -171,7 +171,7 @@ def compare_sources(setting: Setting, folder: Path) -> dict[str, float]:
 
 
 def compare_tokenisation(rounds: int) -> float:
-    """How many times faster a batch of captions is tokenised than its captions one by one."""
+    """Ratio of captions per second: tokenised as a batch, over one by one."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

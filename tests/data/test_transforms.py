@@ -122,7 +122,8 @@ def grey_values(pixel_values):
 
 @pytest.mark.parametrize(("name", "most", "mean"), [("small", 2.01, 0.3), ("tall", 2.01, 0.3), ("large", 16, 1)])
 def test_fast_loading_differs_as_little_as_documented(photographs, name, most, mean):
-    options = {"randaugment": False}
+    # At reduced sides the edges of a crop move; without one they are the same.
+    options = {"randaugment": False} | ({"scale": None} if name == "large" else {})
     exact, fast = PretrainingTransform(256, fast=False, **options), PretrainingTransform(256, **options)
     for seed in range(5):
         pair = [

@@ -100,9 +100,9 @@ class PretrainingTransform:
         hflip: whether to mirror half of the images. Turn it off where captions say left and right.
         randaugment: whether to augment, or a `RandAugment` of one's own.
         image_processor: where the channel means and deviations come from (default: CLIP's).
-        fast: whether images that are given undecoded are resized by torch, whose grey values differ by at most 2, and JPEG
-            is decoded at a half, quarter or eighth of its sides where the crop still has enough pixels. The numbers are
-            the same each time (docs/data.md says how far they are from the exact ones).
+        fast: whether images that are given undecoded are resized by torch, and JPEG is decoded at a half, quarter or
+            eighth of its sides where the crop still has enough pixels. The numbers are the same each time; docs/data.md
+            says how far they are from the exact ones.
 
     Raises:
         ValueError: an unusable size or scale.
@@ -163,7 +163,7 @@ class PretrainingTransform:
         if self.hflip and rng.random() < FLIP_PROBABILITY and may_mirror:
             pixels = pixels[:, ::-1]
         if self.randaugment is not None and (operations := self.randaugment.draw(rng)):
-            pixels = np.asarray(self.randaugment.apply(Image.fromarray(pixels), operations))
+            pixels = np.asarray(self.randaugment.apply(Image.fromarray(np.ascontiguousarray(pixels)), operations))
         return self._normalize(pixels)
 
     def _resized_crop(self, image: Image.Image | LazyImage, box: tuple[int, int, int, int]) -> np.ndarray:
@@ -175,21 +175,14 @@ class PretrainingTransform:
         shrinking = min((box[2] - box[0]) // self.width, (box[3] - box[1]) // self.height)
         reduction = next((factor for factor in _REDUCTIONS if factor <= shrinking), 1)
         decoded = image.decode(reduction)
-        if decoded.size != image.size:
-            return self._resized_part(decoded, box, image.size)
+        horizontal, vertical = decoded.size[0] / image.size[0], decoded.size[1] / image.size[1]
+        # Whole pixels: the edges of a crop move by at most half a pixel of the result.
+        left, upper = round(box[0] * horizontal), round(box[1] * vertical)
+        box = (left, upper, round(box[2] * horizontal), round(box[3] * vertical))
         pixels = torch.from_numpy(np.array(decoded.crop(box)))
         channels_last = pixels.permute(2, 0, 1).unsqueeze(0)
         resized = functional.interpolate(channels_last, (self.height, self.width), mode="bicubic", antialias=True)
-        return resized[0].permute(1, 2, 0).contiguous().numpy()
-
-    def _resized_part(self, image: Image.Image, box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarray:
-        """Resizes a box of an image that was decoded at reduced sides; `box` and `size` are those of the whole image."""
-        horizontal, vertical = image.size[0] / size[0], image.size[1] / size[1]
-        left, upper, right, lower = box[0] * horizontal, box[1] * vertical, box[2] * horizontal, box[3] * vertical
-        corner = math.floor(left), math.floor(upper)
-        image = image.crop((*corner, min(math.ceil(right), image.size[0]), min(math.ceil(lower), image.size[1])))
-        within = (left - corner[0], upper - corner[1], right - corner[0], lower - corner[1])
-        return np.asarray(image.resize((self.width, self.height), Image.Resampling.BICUBIC, box=within))
+        return resized[0].permute(1, 2, 0).numpy()
 
 
 def _decoded(image: Image.Image | LazyImage, reduction: int = 1) -> Image.Image:

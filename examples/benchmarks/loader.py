@@ -225,19 +225,17 @@ def measure_records(count: int, folder: Path) -> dict[str, float]:
             }
             file.write(("," if number else "") + json.dumps(record) + "\n")
         file.write("]")
-    results = multiprocessing.Queue()
-    seconds = []
+    fresh, forked = (multiprocessing.get_context(method) for method in ("spawn", "fork"))
+    results, seconds = fresh.Queue(), []
     for _ in range(2):
-        process = multiprocessing.get_context("spawn").Process(target=_start_up, args=(str(path), results))
+        process = fresh.Process(target=_start_up, args=(str(path), results))
         process.start()
         seconds.append(results.get())
         process.join()
     annotations = _read(str(path))
-    shown = []
+    results, shown = forked.Queue(), []
     for _ in range(2):
-        worker = multiprocessing.get_context("fork").Process(
-            target=_look_at_records, args=(annotations, 20_000, results)
-        )
+        worker = forked.Process(target=_look_at_records, args=(annotations, 20_000, results))
         worker.start()
         shown.append(results.get()[0])
         worker.join()

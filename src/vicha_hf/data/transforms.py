@@ -100,9 +100,9 @@ class PretrainingTransform:
         hflip: whether to mirror half of the images. Turn it off where captions say left and right.
         randaugment: whether to augment, or a `RandAugment` of one's own.
         image_processor: where the channel means and deviations come from (default: CLIP's).
-        fast: whether images that are given undecoded are resized by torch, and JPEG is decoded at a half, quarter or
-            eighth of its sides where the crop still has enough pixels. The numbers are the same each time; docs/data.md
-            says how far they are from the exact ones.
+        fast: whether torch resizes images that are given undecoded. JPEG is then decoded at a half, quarter or eighth of
+            its sides where the crop still has enough pixels. The numbers are the same each time. docs/data.md says how
+            far they are from the exact ones.
 
     Raises:
         ValueError: an unusable size or scale.

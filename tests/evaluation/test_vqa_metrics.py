@@ -5,7 +5,7 @@ import random
 import pytest
 import vqa_obvious
 
-from vicha_hf.evaluation.question_answering import question_metrics
+from vicha_hf.evaluation.question_answering import majority_accuracy, question_metrics
 from vicha_hf.evaluation.vqa import answer_accuracy, formula_of, vqa_accuracy
 from vicha_hf.evaluation.vqa_normalization import normalize_answer, normalize_punctuation, normalize_words
 
@@ -149,3 +149,8 @@ def test_what_cannot_be_evaluated():
         answer_accuracy("yes", [])
     with pytest.raises(ValueError, match=r"'2021', '2017'"):
         answer_accuracy("yes", ["yes"], rules="2020")
+
+
+def test_chance_is_the_answer_that_is_given_most_often():
+    references = {1: {"answers": ["yes"] * 10}, 2: {"answers": ["no"]}, 3: {"answers": ["yes"]}, 4: {"answers": ["two"]}}
+    assert majority_accuracy(references) == pytest.approx(50)

@@ -1,5 +1,6 @@
 """Visual question answering: asking the model every question and counting as the official tool does."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from torch.utils.data import Dataset
@@ -42,6 +43,13 @@ def question_metrics(
     }
 
 
+def majority_accuracy(references: Mapping[object, Mapping], rules: str = DEFAULT_RULES) -> float:
+    """Accuracy, in %, of giving every question the answer that annotators gave most often."""
+    counts = Counter(answer for reference in references.values() for answer in reference["answers"])
+    most_frequent = max(counts, key=lambda answer: (counts[answer], answer))
+    return vqa_accuracy(dict.fromkeys(references, most_frequent), references, rules)["overall"]
+
+
 def evaluate_question_answering(
     model,
     processor,
@@ -73,7 +81,7 @@ def evaluate_question_answering(
         with_concepts: False leaves the visual concepts out.
 
     Returns:
-        [`question_metrics`], empty without references; predictions as the VQA server wants them,
+        [`question_metrics`] and [`majority_accuracy`], empty without references; predictions as the VQA server wants them,
         `[{"question_id": ..., "answer": ...}]`.
     """
     tree = None
@@ -97,6 +105,9 @@ def evaluate_question_answering(
         description="Answering",
     )
     ids = [record.question_id for record in dataset.annotations]
-    metrics = {} if references is None else question_metrics(dict(zip(ids, answers, strict=True)), references, rules)
+    metrics = {}
+    if references is not None:
+        metrics = question_metrics(dict(zip(ids, answers, strict=True)), references, rules)
+        metrics["majority_accuracy"] = majority_accuracy(references, rules)
     predictions = [{"question_id": key, "answer": answer} for key, answer in zip(ids, answers, strict=True)]
     return TaskResult(metrics, predictions)

@@ -40,6 +40,13 @@ from .task_sections import (
 BEST_MODEL_FOLDER = "best_model"
 SETTINGS_FILE = "config.yaml"
 EXAMPLES_SHOWN, QUERIES_SHOWN, CANDIDATES_SHOWN = 12, 6, 5
+TASK_NAMES = {
+    "retrieval": "Retrieval",
+    "vqa": "Question answering",
+    "entailment": "Visual entailment",
+    "reasoning": "Visual reasoning",
+    "grounding": "Grounding",
+}
 # The metric that stands on top of a page without a training log.
 PRIMARY = {"retrieval": "r_mean", "grounding": "accuracy_itm"}
 # Facts of the run's settings that a reader looks for.
@@ -128,7 +135,7 @@ def build_run_page(run: Run, data: str | None = None, **options: Any) -> RunRepo
     curves = evaluation_curves_html(run.log, run.primary)
     page = RunReport(
         title=f"{method_name(config)}: {run.folder.name}",
-        summary=f"{run.task.capitalize()} with the model in {run.model}"
+        summary=f"{TASK_NAMES[run.task]} with the model in {run.model}"
         + (f", evaluated on {source}." if source is not None else ", not evaluated: give --data."),
         tiles=[],
         results=[],

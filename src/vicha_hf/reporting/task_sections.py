@@ -46,7 +46,8 @@ def metrics_html(metrics: Mapping[str, object]) -> str:
         if name.startswith(CONSTANT) and not name.startswith("num_"):
             continue
         chance = metrics.get(CHANCE.get(name, ""))
-        shown = f"{value:.1f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        counts = isinstance(value, int) and name.startswith("num_")
+        shown = f"{value:.1f}" if isinstance(value, float) else f"{value:,}" if counts else str(value)
         beside = f"{chance:.1f}" if isinstance(chance, int | float) else ""
         rows.append(f"<tr><td class=row>{escape(name)}</td><td>{escape(shown)}</td><td>{beside}</td></tr>")
     head = "<thead><tr><th class=row>Metric</th><th>Value</th><th>Chance</th></tr></thead>"
@@ -134,6 +135,6 @@ def _example(example: Example) -> str:
     )
     reference = "" if example.reference is None else f"<li class=right>{escape(example.reference)}</li>"
     return (
-        f'<article class="query beside"><div>{images}</div><div>{badge if known else ""}<q>{escape(example.text)}</q>'
+        f'<article class="query beside"><div>{images}</div><div><q>{escape(example.text)}</q> {badge if known else ""}'
         f"<ul><li>model: {escape(example.answer)}</li>{reference}</ul></div></article>"
     )

@@ -160,7 +160,7 @@ class TrainingLoop:
             evaluate is not None or arguments.early_stopping_evaluations is None,
             "early_stopping_evaluations",
             arguments.early_stopping_evaluations,
-            "there is no evaluation to tell when to stop; give data.validation.",
+            "there is no evaluation to tell when to stop; give data.validation, or set it to null.",
         )
         self.arguments = arguments
         self.accelerator = accelerator

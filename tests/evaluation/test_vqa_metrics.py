@@ -152,5 +152,10 @@ def test_what_cannot_be_evaluated():
 
 
 def test_chance_is_the_answer_that_is_given_most_often():
-    references = {1: {"answers": ["yes"] * 10}, 2: {"answers": ["no"]}, 3: {"answers": ["yes"]}, 4: {"answers": ["two"]}}
+    references = {
+        1: {"answers": ["yes"] * 10},
+        2: {"answers": ["no"]},
+        3: {"answers": ["yes"]},
+        4: {"answers": ["two"]},
+    }
     assert majority_accuracy(references) == pytest.approx(50)

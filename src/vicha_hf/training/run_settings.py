@@ -31,6 +31,7 @@ FREE_ARGUMENTS = frozenset(
         "license",
         "on_non_finite_loss",
         "max_consecutive_skips",
+        "early_stopping_evaluations",
         "gradient_checkpointing",
         # The learning rate then takes another course, which is said when the run goes on.
         "num_epochs",
@@ -53,6 +54,8 @@ FREE_ARGUMENTS = frozenset(
         "data.train",
         "data.image_root",
         "data.on_bad_record",
+        "data.allow_outside_root",
+        "data.concept_index",
         "data.tokenizer",
         # They serve the evaluation.
         "data.validation",

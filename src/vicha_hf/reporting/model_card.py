@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.recall import CUTOFFS, DIRECTIONS
 from ..models.configuration_vision_text import VisionTextConfig
+from .citations import CITATIONS
 from .result import Result
 
 
@@ -71,6 +72,7 @@ def build_model_card(
         results=results,
         cutoffs=CUTOFFS,
         family=family,
+        citation=CITATIONS[family],
     )
 
 

@@ -119,7 +119,6 @@ class RunCard:
             if isinstance(value, float) and not key.startswith(_NO_RESULT)
         ]
         data = ModelCardData(
-            language="en",
             license=self.license or UNKNOWN_LICENSE,
             library_name="transformers",
             pipeline_tag=tag,

@@ -20,6 +20,7 @@ CONTENTS = {
     "evaluation": ("metrics, sharded prediction", "#fff0cc"),
     "search": ("index and search of images", "#fff0cc"),
     "demo_page": ("a page to try models on", "#fff0cc"),
+    "export": ("models for other runtimes", "#fff0cc"),
     "reporting": ("report pages, model cards", "#fff0cc"),
     "training": ("loop, optimizer, checkpoints", "#fff0cc"),
     "conversion": ("published checkpoints to folders", "#f6dcf0"),

@@ -1,5 +1,6 @@
 """Every code block of the documents runs as it stands, on stand-ins for the demo's model and data."""
 
+import configparser
 import importlib.util
 import json
 import re
@@ -103,6 +104,8 @@ def test_shell(block: Block, checkout, pretrained, monkeypatch):
             check_launch(words)
         elif words[:2] == ["python", "examples/demo.py"]:
             check_demo(words)
+        elif words[:2] == ["pip", "install"]:
+            assert set(re.fullmatch(r"vicha_hf\[([\w,-]+)\]", words[2])[1].split(",")) <= extras()
         elif words[0] == "vicha-hf" and PUBLISHED_SIZE & set(words):
             build_parser().parse_args(words[1:])
         elif words[0] == "vicha-hf":
@@ -111,6 +114,13 @@ def test_shell(block: Block, checkout, pretrained, monkeypatch):
             # The installation: exactly what the Makefile does.
             recipe = [line.split() for line in run_make("--dry-run", "--always-make", "venv").splitlines()]
             assert words in [[word.strip('"') for word in line] for line in recipe], words
+
+
+def extras() -> set[str]:
+    """Names of the package's extras."""
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    return set(setup["options.extras_require"])
 
 
 def run_make(*arguments: str) -> str:

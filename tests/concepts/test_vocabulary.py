@@ -55,6 +55,7 @@ def test_what_is_another_thing_than_its_singular_keeps_its_plural():
         ("cookies", ("cookie",), "cookie"),
         ("ponies", ("pony",), "pony"),
         ("knives", (), "knife"),
+        ("cacti", ("cactus",), "cactus"),
         ("series", (), "series"),
         ("fire hydrants", (), "fire hydrant"),
         ("wine glasses", ("glass",), "wine glasses"),

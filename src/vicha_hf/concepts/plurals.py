@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 
 IRREGULAR_SINGULARS = {
+    "cacti": "cactus",
     "calves": "calf",
     "children": "child",
     "elves": "elf",

@@ -113,7 +113,7 @@ def test_same_data_with_and_without_workers_that_live_on(annotations, tiny_proce
     assert len(alone) == len(with_workers) == 6
     for one, other in zip(alone, with_workers, strict=True):
         assert one.keys() == other.keys()
-        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert all(torch.equal(torch.as_tensor(one[name]), torch.as_tensor(other[name])) for name in one)
     # The workers outlived the first epoch and must have seen the number of the second.
     assert not torch.equal(with_workers[0]["pixel_values"], with_workers[3]["pixel_values"])
 

@@ -183,6 +183,7 @@ def test_batch(tiny_processor):
         "concept_input_ids",
         "concept_attention_mask",
         "image_ids",
+        "return_loss",
     }
     assert batch["pixel_values"].shape == (2, 3, 4, 4)
     assert tokenizer.decode(batch["input_ids"][0]) == "[CLS] a red dog [SEP]"

@@ -192,7 +192,9 @@ def test_batch(tiny_processor):
     assert batch["concept_attention_mask"].tolist() == [[1, 1, 1, 1], [0, 0, 0, 0]]
     assert batch["concept_input_ids"][1].tolist() == [tokenizer.pad_token_id] * 4
     assert batch["image_ids"].tolist() == [2**40, 5]
-    assert all(batch[name].dtype == torch.int64 for name in batch if name != "pixel_values")
+    assert batch["return_loss"] is True
+    integers = batch.keys() - {"pixel_values", "return_loss"}
+    assert all(batch[name].dtype == torch.int64 for name in integers)
 
 
 def test_lengths_are_limited(tiny_processor):

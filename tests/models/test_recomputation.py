@@ -1,6 +1,7 @@
 """What is computed again instead of kept changes nothing but the memory."""
 
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from kept_memory import bytes_kept
 from tiny_models import gradients, predict_positions, tiny_batch, tiny_pretraining_model
 from torch import nn
 
+from vicha_hf.models import encoder_recomputation, encoder_text
 from vicha_hf.models.encoder_recomputation import recomputed_input
 from vicha_hf.models.encoder_vision import VisionLayer
 
@@ -86,7 +88,7 @@ def test_without_gradient_or_when_checkpointed_nothing_is_computed_twice():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_vision_layer_keeps_less(checkpointing):
-    """The state between its halves, queries, keys, values, context, the wide states and its output; checkpointed: that."""
+    """The state between its halves, both norms' results, queries, keys, values, context, the wide states and its output."""
     torch.manual_seed(0)
     model = tiny_pretraining_model()
     model.train()
@@ -97,13 +99,41 @@ def test_a_vision_layer_keeps_less(checkpointing):
     config = model.config.vision_config
     states = torch.randn(8, 17, config.hidden_size, requires_grad=True)
     narrow, wide = states.numel(), 8 * 17 * config.intermediate_size
-    expected = 4 * (narrow if checkpointing else 6 * narrow + wide)
+    expected = 4 * (narrow if checkpointing else 8 * narrow + wide)
     layer(states)
     kept, output = bytes_kept(lambda: layer(states))
     # Besides: statistics of the norms and of the softmax, the state of the random generator.
     assert expected <= kept < expected + 4 * narrow
     output.sum().backward()
     assert states.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_every_recomputation_saves_bytes_in_both_precisions(precision, monkeypatch):
+    """By as much as the activated states, or the copies of keys and values, take in that precision."""
+    torch.manual_seed(0)
+    model = tiny_pretraining_model().train()
+    mlp, layer = model.vicha.vision_model.layers[0].mlp, model.vicha.text_model.encoder.layer[-1]
+    states = torch.randn(4, 17, 32, requires_grad=True)
+    key, value = (tensor.to(precision) for tensor in layer.crossattention.self.project(torch.randn(4, 33, 32)))
+    key, value, index = key.detach().requires_grad_(), value.detach().requires_grad_(), torch.arange(4).repeat(3)
+    texts = states.detach().repeat(3, 1, 1)
+    size = precision.itemsize
+    parts = {
+        "vision": (lambda: mlp(states), 4 * 17 * model.config.vision_config.intermediate_size * size),
+        "text": (lambda: layer.feed_forward(states), 4 * 17 * model.config.text_config.intermediate_size * size),
+        "keys": (lambda: layer.crossattention.self(texts, key, value, index=index)[0], 3 * 2 * key.numel() * size),
+    }
+    with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        saved = {}
+        for name, (function, _) in parts.items():
+            function()
+            saved[name] = -bytes_kept(function)[0]
+        monkeypatch.setattr(encoder_recomputation, "recomputed", lambda *tensors, checkpointed=False: nullcontext())
+        monkeypatch.setattr(encoder_text, "recomputed", lambda *tensors, checkpointed=False: nullcontext())
+        for name, (function, _) in parts.items():
+            saved[name] += bytes_kept(function)[0]
+    assert saved == {name: expected for name, (_, expected) in parts.items()}
 
 
 def test_a_text_layer_keeps_its_wide_states_once():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import ClassVar, Literal
@@ -125,6 +125,12 @@ class ReferenceQuirks:
     def named(cls, names: Iterable[str]) -> "ReferenceQuirks":
         """The departures with these names."""
         return cls(**dict.fromkeys(names, True))
+
+
+def name_classes(config: PreTrainedConfig, classes: Sequence[str]) -> None:
+    """Writes a head's classes into its configuration, as `id2label` and `label2id`."""
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {name: index for index, name in enumerate(classes)}
 
 
 @strict

@@ -67,11 +67,18 @@ def recorded_attention(module: nn.Module) -> Iterator[AttentionRecord]:
         del module.attention_record
 
 
-def attention_function(module: nn.Module, implementation: str) -> Callable:
-    """The function that the configuration's `attn_implementation` names, or the record that listens to the module."""
+def attention_function(module: nn.Module, implementation: str, output_attentions: bool | None = None) -> Callable:
+    """
+    The function that the configuration's `attn_implementation` names, or the record that listens to the module. Where the
+    probabilities are asked for, attention is computed plainly: no other backend has them.
+    """
     record = getattr(module, "attention_record", None)
     if record is not None:
         return record
+    if output_attentions is None:
+        output_attentions = getattr(module.config, "output_attentions", False)
+    if output_attentions and implementation != "eager":
+        return _plain_attention
     if implementation == "sdpa" and _has_no_fused_kernel(module):
         return _plain_attention
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)

@@ -1,15 +1,19 @@
 """Fusing a text with two images: the cross-attending layers alternate between them (ALBEF section 5, NLVR2)."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import ClassVar
 
 import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import logging
 
 from .encoder_attention import cross_attention_implementation, expand_key_mask
-from .encoder_text import CrossAttention, TextEncoder, TextLayer
+from .encoder_text import CrossAttention, SelfAttention, TextEncoder, TextLayer
 from .encodings import ImageEncoding
+from .inputs import Texts
 from .pretrained_encoders import copy_matching_weights
 
 
@@ -45,25 +49,27 @@ class ImagePairEncoder(nn.Module):
     def forward(
         self,
         text_model: TextEncoder,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor | None,
+        texts: Texts,
         images: ImageEncoding,
         image_index: torch.Tensor,
-    ) -> torch.Tensor:
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> BaseModelOutputWithCrossAttentions:
         """
         Args:
             text_model: the text encoder whose layers are doubled.
-            input_ids, attention_mask: [B, T], 1 = attend.
+            texts: B texts.
             images: N encoded images.
             image_index: [B, 2], each text's two images among the N.
+            output_hidden_states, output_attentions: also return every layer's, in the order in which they run.
 
         Returns:
-            The fused text [B, T, d_t].
+            `last_hidden_state` [B, T, d_t], the fused text.
         """
         config = text_model.config
-        hidden_states = text_model.embeddings(input_ids)
+        hidden_states = text_model.embeddings(texts.input_ids)
         self_attention_mask = create_bidirectional_mask(
-            config=config, inputs_embeds=hidden_states, attention_mask=attention_mask
+            config=config, inputs_embeds=hidden_states, attention_mask=texts.attention_mask
         )
         implementation = cross_attention_implementation(config._attn_implementation)
         image_masks = [
@@ -72,24 +78,52 @@ class ImagePairEncoder(nn.Module):
             else expand_key_mask(images.attention_mask.index_select(0, index), hidden_states.dtype, implementation)
             for index in image_index.T
         ]
-        num_cross_attending = 0
-        for number, layer in enumerate(text_model.encoder.layer):
-            key_values = (None, None)
-            if layer.crossattention is not None:
-                key_values = layer.crossattention.self.project(images.hidden_states)
-            steps = [layer]
-            if number >= self.first_doubled_layer:
-                steps.append(self.twins[number - self.first_doubled_layer])
-            for step in steps:
-                if layer.crossattention is None:
-                    hidden_states = step(hidden_states, self_attention_mask)
-                    continue
-                image = num_cross_attending % 2
-                num_cross_attending += 1
-                hidden_states = step(
-                    hidden_states, self_attention_mask, *key_values, image_masks[image], image_index[:, image]
+        record = {"output_attentions": True} if output_attentions else {}
+        states, num_cross_attending = [hidden_states], 0
+        with ExitStack() as stack:
+            attentions = cross_attentions = None
+            if output_attentions:
+                layers = (text_model.encoder.layer, self.twins)
+                attentions, cross_attentions = (
+                    stack.enter_context(_collected_probabilities(layers, kind))
+                    for kind in (SelfAttention, CrossAttention)
                 )
-        return hidden_states
+            for number, layer in enumerate(text_model.encoder.layer):
+                key_values = (None, None)
+                if layer.crossattention is not None:
+                    key_values = layer.crossattention.self.project(images.hidden_states)
+                steps = [layer]
+                if number >= self.first_doubled_layer:
+                    steps.append(self.twins[number - self.first_doubled_layer])
+                for step in steps:
+                    image_arguments = ()
+                    if layer.crossattention is not None:
+                        image = num_cross_attending % 2
+                        num_cross_attending += 1
+                        image_arguments = (*key_values, image_masks[image], image_index[:, image])
+                    hidden_states = step(hidden_states, self_attention_mask, *image_arguments, **record)
+                    states.append(hidden_states)
+        return BaseModelOutputWithCrossAttentions(
+            last_hidden_state=hidden_states,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=None if attentions is None else tuple(attentions),
+            cross_attentions=None if cross_attentions is None else tuple(cross_attentions),
+        )
+
+
+@contextmanager
+def _collected_probabilities(layers: Iterable[nn.Module], kind: type[nn.Module]) -> Iterator[list[torch.Tensor]]:
+    """Collects the probabilities [B, H, Q, K] of the attention modules of a kind, in the order in which they run."""
+    collected: list[torch.Tensor] = []
+    modules = [module for part in layers for module in part.modules() if isinstance(module, kind)]
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: collected.append(output[1])) for module in modules
+    ]
+    try:
+        yield collected
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class ImagePairTask:

@@ -52,8 +52,8 @@ def recomputed_input(
     checkpointed: bool = False,
 ) -> Result:
     """
-    `consumer(function(states))` for an elementwise function or a norm, which needs `states` for its own gradient: what it
-    returns is not kept for the consumer's. Computing it twice costs little beside a matrix product.
+    `consumer(function(states))` for an elementwise function, which needs `states` for its own gradient: what it returns is
+    not kept for the consumer's. Computing it twice costs little beside a matrix product.
 
     Args:
         checkpointed: as [`recomputed`] has it.
@@ -63,9 +63,9 @@ def recomputed_input(
         return consumer(result)
 
 
-def keeps_all(layer: nn.Module) -> bool:
+def keeps_all(module: nn.Module) -> bool:
     """
-    Whether a layer leaves nothing to be computed again by itself. Checkpointing recomputes all of it. ZeRO-3 gathers
+    Whether a module leaves nothing to be computed again by itself. Checkpointing recomputes all of it. ZeRO-3 gathers
     weights only for as long as nothing else holds on to them.
     """
-    return (layer.training and layer.gradient_checkpointing) or hasattr(next(layer.parameters()), "ds_tensor")
+    return (module.training and module.gradient_checkpointing) or hasattr(next(module.parameters()), "ds_tensor")

@@ -25,7 +25,7 @@ KeyValues = tuple[torch.Tensor, torch.Tensor]
 class TextEmbeddings(nn.Module):
     """Word, position and token-type embeddings, normalised."""
 
-    def __init__(self, config):
+    def __init__(self, config: TextConfig):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
@@ -58,7 +58,7 @@ class TextEmbeddings(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, config, is_causal: bool = False):
+    def __init__(self, config: TextConfig, is_causal: bool = False):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -74,14 +74,14 @@ class SelfAttention(nn.Module):
         attention_mask: torch.Tensor | None = None,
         attended_states: torch.Tensor | None = None,
         **kwargs,
-    ):
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`attended_states`: the whole sequence, where `hidden_states` are only some of its rows."""
         implementation = self.config._attn_implementation
         if attended_states is None:
             attended_states = hidden_states
         else:
             implementation = cross_attention_implementation(implementation)
-        context, probabilities = attention_function(self, implementation)(
+        context, probabilities = attention_function(self, implementation, kwargs.get("output_attentions"))(
             self,
             split_heads(self.query(hidden_states), self.head_dim),
             split_heads(self.key(attended_states), self.head_dim),
@@ -104,7 +104,10 @@ class CrossAttention(nn.Module):
         projects: whether it has key and value projections of its own, or is given another layer's.
     """
 
-    def __init__(self, config, encoder_hidden_size: int | None = None, projects: bool = True):
+    # Set by transformers with that of the layer.
+    gradient_checkpointing = False
+
+    def __init__(self, config: TextConfig, encoder_hidden_size: int | None = None, projects: bool = True):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -128,10 +131,9 @@ class CrossAttention(nn.Module):
         value: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         index: torch.Tensor | None = None,
-        checkpointed: bool = False,
         **kwargs,
-    ):
-        """`index` [B]: which keys and values [N, H, S, d] each text attends to; `checkpointed`: see [`recomputed`]."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`index` [B]: which keys and values [N, H, S, d] each text attends to."""
         query, selected = split_heads(self.query(hidden_states), self.head_dim), []
         if index is not None:
             # A copy for each text of what is kept once: it is made again for the backward pass.
@@ -142,8 +144,9 @@ class CrossAttention(nn.Module):
                 for tensor, source in zip((key, value), shared, strict=True)
             ]
         implementation = cross_attention_implementation(self.config._attn_implementation)
+        checkpointed = self.training and self.gradient_checkpointing
         with recomputed(*selected, checkpointed=checkpointed or not selected):
-            context, probabilities = attention_function(self, implementation)(
+            context, probabilities = attention_function(self, implementation, kwargs.get("output_attentions"))(
                 self,
                 query,
                 key,
@@ -159,7 +162,7 @@ class CrossAttention(nn.Module):
 class ResidualOutput(nn.Module):
     """Projection, dropout, residual and norm (post-norm), after attention and after the feed-forward layer."""
 
-    def __init__(self, config, input_size: int):
+    def __init__(self, config: TextConfig, input_size: int):
         super().__init__()
         self.dense = nn.Linear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -170,7 +173,7 @@ class ResidualOutput(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    def __init__(self, config, attention: nn.Module):
+    def __init__(self, config: TextConfig, attention: nn.Module):
         super().__init__()
         self.self = attention
         self.output = ResidualOutput(config, config.hidden_size)
@@ -183,7 +186,7 @@ class AttentionBlock(nn.Module):
 class Intermediate(nn.Module):
     """The first half of a feed-forward layer, under the name that BERT checkpoints use."""
 
-    def __init__(self, config):
+    def __init__(self, config: TextConfig):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
@@ -195,7 +198,7 @@ class TextLayer(GradientCheckpointingLayer):
     Keys and values are arguments of their own: reentrant checkpointing does not see tensors inside a tuple.
     """
 
-    def __init__(self, config, cross_attention: CrossAttention | None = None, is_causal: bool = False):
+    def __init__(self, config: TextConfig, cross_attention: CrossAttention | None = None, is_causal: bool = False):
         super().__init__()
         self.attention = AttentionBlock(config, SelfAttention(config, is_causal))
         self.crossattention = None if cross_attention is None else AttentionBlock(config, cross_attention)
@@ -226,7 +229,6 @@ class TextLayer(GradientCheckpointingLayer):
                 encoder_value,
                 encoder_attention_mask,
                 encoder_index,
-                checkpointed=self.training and self.gradient_checkpointing,
                 **kwargs,
             )
         return self.feed_forward(hidden_states)
@@ -269,7 +271,7 @@ class TextEncoder(PreTrainedModel):
         "cross_attentions": OutputRecorder(CrossAttention, index=1),
     }
 
-    def __init__(self, config):
+    def __init__(self, config: TextConfig):
         super().__init__(config)
         self.embeddings = TextEmbeddings(config)
         self.encoder = TextLayers(

@@ -1,7 +1,6 @@
 """The vision encoder: a ViT whose sequence is [CLS], patches, concept tokens (ViCHA section 3.2)."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from .encoder_recomputation import keeps_all, recomputed_input
 class VisionEmbeddings(nn.Module):
     """[CLS] and patches, each with its learned absolute position."""
 
-    def __init__(self, config):
+    def __init__(self, config: VisionConfig):
         super().__init__()
         self.config = config
         width, patch = config.hidden_size, config.patch_size
@@ -74,7 +73,7 @@ def interpolate_positions(positions: torch.Tensor, grid: tuple[int, int]) -> tor
 
 
 class VisionAttention(nn.Module):
-    def __init__(self, config):
+    def __init__(self, config: VisionConfig):
         super().__init__()
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
@@ -85,8 +84,12 @@ class VisionAttention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        context, probabilities = attention_function(self, self.config._attn_implementation)(
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        context, probabilities = attention_function(
+            self, self.config._attn_implementation, kwargs.get("output_attentions")
+        )(
             self,
             split_heads(self.q_proj(hidden_states), self.head_dim),
             split_heads(self.k_proj(hidden_states), self.head_dim),
@@ -100,20 +103,23 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
-    def __init__(self, config):
+    # Set by transformers with that of the layer.
+    gradient_checkpointing = False
+
+    def __init__(self, config: VisionConfig):
         super().__init__()
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor, checkpointed: bool = False) -> torch.Tensor:
-        return recomputed_input(self.activation, self.fc1(hidden_states), self.fc2, checkpointed)
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return recomputed_input(self.activation, self.fc1(hidden_states), self.fc2, keeps_all(self))
 
 
 class VisionLayer(GradientCheckpointingLayer):
     """A pre-norm transformer block."""
 
-    def __init__(self, config):
+    def __init__(self, config: VisionConfig):
         super().__init__()
         self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = VisionAttention(config)
@@ -121,15 +127,12 @@ class VisionLayer(GradientCheckpointingLayer):
         self.mlp = VisionMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs):
-        checkpointed = keeps_all(self)
-        attend = partial(self.attention, attention_mask=attention_mask, **kwargs)
-        attended, _ = recomputed_input(self.layernorm_before, hidden_states, attend, checkpointed)
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
-        transform = partial(self.mlp, checkpointed=checkpointed)
-        return hidden_states + self.dropout(
-            recomputed_input(self.layernorm_after, hidden_states, transform, checkpointed)
-        )
+        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
 
 
 @dataclass
@@ -155,7 +158,7 @@ class VisionEncoder(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": VisionLayer, "attentions": VisionAttention}  # noqa: RUF012
 
-    def __init__(self, config):
+    def __init__(self, config: VisionConfig):
         super().__init__(config)
         self.embeddings = VisionEmbeddings(config)
         self.layers = nn.ModuleList([VisionLayer(config) for _ in range(config.num_hidden_layers)])

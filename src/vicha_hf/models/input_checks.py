@@ -1,6 +1,36 @@
 """Errors about arguments that do not belong together, raised before they become one about tensor shapes."""
 
+import inspect
+from difflib import get_close_matches
+
 import torch
+from torch import nn
+
+
+# What transformers passes to a model's forward by itself, whatever the model.
+RECORDED_ARGUMENTS = ("output_attentions", "output_hidden_states")
+STANDARD_ARGUMENTS = (*RECORDED_ARGUMENTS, "return_dict", "num_items_in_batch", "use_cache")
+
+
+def check_arguments(model: nn.Module, arguments: dict[str, object]) -> dict[str, bool]:
+    """
+    Further arguments of a model's forward are such that transformers passes to every model. Returns those that say what
+    to record.
+
+    Raises:
+        TypeError: an argument that the model does not take; the message names the nearest that it takes.
+    """
+    unknown = [name for name in arguments if name not in STANDARD_ARGUMENTS]
+    if unknown:
+        kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        parameters = inspect.signature(model.forward).parameters.values()
+        known = [parameter.name for parameter in parameters if parameter.kind not in kinds]
+        near = get_close_matches(unknown[0], known, n=1, cutoff=0.0)
+        raise TypeError(
+            f"{type(model).__name__}'s forward takes no {', '.join(f'`{name}`' for name in unknown)}; leave it out, or did "
+            f"you mean `{near[0]}`?"
+        )
+    return {name: arguments[name] for name in RECORDED_ARGUMENTS if arguments.get(name) is not None}
 
 
 def check_rows(**arguments: torch.Tensor | None) -> None:

@@ -20,6 +20,30 @@ class Texts:
     input_ids: torch.Tensor
     attention_mask: torch.Tensor | None = None
 
+    @classmethod
+    def given(cls, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> "Texts":
+        """
+        The arguments `input_ids` and `attention_mask` as one value. A row of padding only is read as its first token
+        alone: attention to nothing is another thing in every backend.
+
+        Raises:
+            ValueError: a mask of another shape than the ids, or ids without columns.
+        """
+        if input_ids.dim() != 2 or input_ids.shape[1] == 0:
+            raise ValueError(
+                f"`input_ids` has shape {tuple(input_ids.shape)}; expected [texts, tokens] with a token or more."
+            )
+        if attention_mask is None:
+            return cls(input_ids)
+        if attention_mask.shape != input_ids.shape:
+            raise ValueError(
+                f"`attention_mask` has shape {tuple(attention_mask.shape)} and `input_ids` {tuple(input_ids.shape)}: "
+                "give one value for each token."
+            )
+        empty = ~attention_mask.bool().any(dim=1, keepdim=True)
+        first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
+        return cls(input_ids, torch.where(empty & first, torch.ones_like(attention_mask), attention_mask))
+
     def masked(self) -> "Texts":
         """The same texts with a mask in any case."""
         if self.attention_mask is not None:
@@ -143,7 +167,7 @@ class Pairs:
         )
         return cls(
             pixel_values=pixel_values,
-            texts=Texts(input_ids, attention_mask),
+            texts=Texts.given(input_ids, attention_mask),
             concepts=Concepts.given(concept_input_ids, concept_attention_mask),
             image_ids=image_ids,
             patch_indices=patch_indices,

@@ -48,6 +48,9 @@ class PreTrainingOutput(ModelOutput):
 
     `hierarchical_itc_loss` has its level weights applied. `itm_logits` [3B, 2]: matching pairs, (negative image, own
     text), (own image, negative text). `temperature` and `distillation_alpha` are those that were used.
+
+    `hidden_states`, `attentions` and `cross_attentions` of the fused pairs, 3B
+    rows as in `itm_logits`, on request.
     """
 
     loss: torch.Tensor | None = None
@@ -60,6 +63,9 @@ class PreTrainingOutput(ModelOutput):
     itm_logits: torch.Tensor | None = None
     temperature: torch.Tensor | None = None
     distillation_alpha: float | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -72,7 +78,14 @@ class KeywordPredictionOutput(ModelOutput):
 
 @dataclass
 class RetrievalTrainingOutput(ModelOutput):
-    """`loss` = `itc_loss` + `itm_loss`; `itm_logits` [3B, 2] as in [`PreTrainingOutput`]."""
+    """
+    `loss` = `itc_loss` + `itm_loss`; `itm_logits` [3B, 2] as in [`PreTrainingOutput`].
+
+    In evaluation mode `logits_per_image` [n, m] and
+    `logits_per_text` [m, n]: cosine similarity over temperature, and the embeddings `image_embeds` [n, E], `text_embeds`
+    [m, E]; the losses stay `None` where images and texts are no pairs. `hidden_states`, `attentions` and `cross_attentions` of the fused
+    pairs, 3B rows as in `itm_logits`, on request.
+    """
 
     loss: torch.Tensor | None = None
     itc_loss: torch.Tensor | None = None
@@ -80,6 +93,13 @@ class RetrievalTrainingOutput(ModelOutput):
     itm_logits: torch.Tensor | None = None
     temperature: torch.Tensor | None = None
     distillation_alpha: float | None = None
+    logits_per_image: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -87,12 +107,17 @@ class ClassificationOutput(ModelOutput):
     """
     `logits` [B, classes]; `loss` where `labels` were given, distilled with the share `distillation_alpha` in training;
     `last_hidden_state` [B, T, d_t], the fused text.
+
+    `hidden_states`, `attentions` and `cross_attentions` of the fused text, on request.
     """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
     distillation_alpha: float | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -100,6 +125,8 @@ class TextAssignmentOutput(ModelOutput):
     """
     `logits` [B, 3]: the text belongs to the first image, the second, neither; `labels` [B] and `pair_indices` [B, 2]
     as given or drawn; `last_hidden_state` [B, T, d_t], the fused text.
+
+    `hidden_states`, `attentions` and `cross_attentions` of the fused text, on request.
     """
 
     loss: torch.Tensor | None = None
@@ -107,6 +134,9 @@ class TextAssignmentOutput(ModelOutput):
     labels: torch.Tensor | None = None
     pair_indices: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -114,12 +144,17 @@ class QuestionAnsweringOutput(ModelOutput):
     """
     `loss` = sum(weight * answer loss) / B; `answer_losses` [n]: each answer's summed token loss, unweighted;
     `question_hidden_states` [B, T, d_t], the fused questions.
+
+    `hidden_states`, `attentions` and `cross_attentions` of the fused text, on request.
     """
 
     loss: torch.Tensor | None = None
     answer_losses: torch.Tensor | None = None
     question_hidden_states: torch.Tensor | None = None
     distillation_alpha: float | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass

@@ -5,6 +5,7 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .configuration_simla import SimlaConfig
+from .input_checks import check_arguments
 from .inputs import Pairs
 from .modeling_outputs import KeywordPredictionOutput, PreTrainingOutput
 from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel, draws_its_labels
@@ -160,6 +161,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         Raises:
             ValueError: visual tokens that are missing, or whose grid is not the patches'.
         """
+        record = check_arguments(self, kwargs)
         pairs = Pairs.given(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -183,7 +185,13 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         losses = {"itc": contrast.loss}
         if self.itm_head is not None:
             match = self.itm.on_pairs(
-                step, contrast, self.negative_sampler, self.itm_head, negative_image_indices, negative_text_indices
+                step,
+                contrast,
+                self.negative_sampler,
+                self.itm_head,
+                negative_image_indices,
+                negative_text_indices,
+                **record,
             )
             losses["itm"] = match.loss
         if self.mlm_head is not None:

@@ -8,6 +8,7 @@ from .concept_selector import ConceptIndexMixin
 from .configuration_vicha import ViChaConfig
 from .encoder_concept import ConceptEncoder
 from .encoder_vision import VisionEncoder
+from .input_checks import check_arguments
 from .inputs import Concepts, Pairs
 from .modeling_outputs import PreTrainingOutput
 from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel, draws_its_labels
@@ -171,6 +172,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             contrast_part: the batch is a part of a larger one; from `cache_contrast`.
             return_loss: tells transformers' Trainer that the loss needs no labels; there is always one.
         """
+        record = check_arguments(self, kwargs)
         pairs = Pairs.given(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -196,7 +198,13 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             losses["hierarchical_itc"] = self.hierarchical_itc.on_pairs(step).loss
         if self.itm_head is not None:
             match = self.itm.on_pairs(
-                step, contrast, self.negative_sampler, self.itm_head, negative_image_indices, negative_text_indices
+                step,
+                contrast,
+                self.negative_sampler,
+                self.itm_head,
+                negative_image_indices,
+                negative_text_indices,
+                **record,
             )
             losses["itm"] = match.loss
         if self.mlm_head is not None:

@@ -21,7 +21,7 @@ from .encoder_text import KeyValues, TextEncoder
 from .encoder_vision import VisionEncoder, VisionOutput
 from .encodings import ImageEncoding, TextEncoding
 from .hub_export import HubExportMixin
-from .input_checks import check_rows
+from .input_checks import check_arguments, check_rows
 from .inputs import Concepts, Texts
 from .modeling_outputs import VisionTextOutput
 from .training_state import TRAINING_STATE_PREFIX, TrainingStateMixin
@@ -254,7 +254,7 @@ class VisionTextModel:
         token_type_ids: torch.Tensor | None = None,
     ) -> TextEncoding:
         """`input_ids`, `attention_mask` (1 = attend) [N, T]; without a mask every token is attended to."""
-        return self.embed_texts(Texts(input_ids, attention_mask), token_type_ids)[0]
+        return self.embed_texts(Texts.given(input_ids, attention_mask), token_type_ids)[0]
 
     def embed_texts(
         self, texts: Texts, token_type_ids: torch.Tensor | None = None, **record: bool
@@ -346,10 +346,22 @@ class VisionTextModel:
         pixel_values: torch.Tensor,
         concept_input_ids: torch.Tensor | None = None,
         concept_attention_mask: torch.Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """`pooler_output` [N, E]: L2-normalised image embeddings; `last_hidden_state` [N, S, d_v]."""
-        images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
-        return BaseModelOutputWithPooling(last_hidden_state=images.hidden_states, pooler_output=images.embeds)
+        """
+        `pooler_output` [N, E]: L2-normalised image embeddings; `last_hidden_state` [N, S, d_v]. `hidden_states` and
+        `attentions` of the vision encoder with `output_hidden_states` and `output_attentions`.
+        """
+        record = check_arguments(self, kwargs)
+        check_rows(pixel_values=pixel_values, concept_input_ids=concept_input_ids)
+        concepts = Concepts.given(concept_input_ids, concept_attention_mask)
+        images, output = self.embed_images(pixel_values, concepts, **record)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=images.hidden_states,
+            pooler_output=images.embeds,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
     @can_return_tuple
     def get_text_features(
@@ -357,10 +369,20 @@ class VisionTextModel:
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        **kwargs,
     ) -> BaseModelOutputWithPooling:
-        """`pooler_output` [N, E]: L2-normalised text embeddings; `last_hidden_state` [N, T, d_t]."""
-        texts = self.encode_texts(input_ids, attention_mask, token_type_ids)
-        return BaseModelOutputWithPooling(last_hidden_state=texts.hidden_states, pooler_output=texts.embeds)
+        """
+        `pooler_output` [N, E]: L2-normalised text embeddings; `last_hidden_state` [N, T, d_t]. `hidden_states` and
+        `attentions` of the text layers with `output_hidden_states` and `output_attentions`.
+        """
+        record = check_arguments(self, kwargs)
+        texts, output = self.embed_texts(Texts.given(input_ids, attention_mask), token_type_ids, **record)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=texts.hidden_states,
+            pooler_output=texts.embeds,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
 
     @can_return_tuple
     def forward(
@@ -393,15 +415,16 @@ class VisionTextModel:
         if pixel_values is None and input_ids is None:
             raise ValueError(f"{type(self).__name__} needs `pixel_values`, `input_ids`, or both.")
         if input_ids is None:
-            return self.get_image_features(pixel_values, concept_input_ids, concept_attention_mask)
+            return self.get_image_features(pixel_values, concept_input_ids, concept_attention_mask, **kwargs)
         if pixel_values is None:
-            return self.get_text_features(input_ids, attention_mask, token_type_ids)
+            return self.get_text_features(input_ids, attention_mask, token_type_ids, **kwargs)
+        record = check_arguments(self, kwargs)
         images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
         texts = self.encode_texts(input_ids, attention_mask, token_type_ids)
         logits_per_image = images.embeds @ texts.embeds.T / self.temperature
         fused = None
         if len(pixel_values) == len(input_ids):
-            fused = self.fuse(images, texts, **kwargs)
+            fused = self.fuse(images, texts, **record)
         return VisionTextOutput(
             logits_per_image=logits_per_image,
             logits_per_text=logits_per_image.T,

@@ -96,11 +96,17 @@ def _draw(
 
 @dataclass
 class MatchingOutput(ModelOutput):
-    """`logits` [3B, 2]: the pairs, (negative image, own text), (own image, negative text); `labels` [3B]."""
+    """
+    `logits` [3B, 2]: the pairs, (negative image, own text), (own image, negative text); `labels` [3B]. `hidden_states`,
+    `attentions` and `cross_attentions` of their fusion, on request.
+    """
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     labels: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class ImageTextMatching(nn.Module):
@@ -123,6 +129,7 @@ class ImageTextMatching(nn.Module):
         head: nn.Module,
         image_indices: torch.Tensor | None = None,
         text_indices: torch.Tensor | None = None,
+        **record: bool,
     ) -> MatchingOutput:
         """
         Fuses the pairs of an encoded batch, each text with a hard negative image and each image with a hard negative
@@ -134,6 +141,7 @@ class ImageTextMatching(nn.Module):
             sampler: draws them.
             head: the matching head, [n, d_t] -> [n, 2].
             image_indices, text_indices: [B], negatives given instead of drawn.
+            record: what to record of the fusion, e.g. `output_attentions=True`.
         """
         batch_size, first, image_ids = len(step.pairs), contrast.batch_start, step.pairs.image_ids
         everywhere = self.cross_process and world_size() > 1
@@ -164,8 +172,12 @@ class ImageTextMatching(nn.Module):
             text_index=torch.cat([pair, pair, text_index]),
             # The matching head reads [CLS] alone.
             output_index=pair.new_zeros(1, 1),
+            **record,
         )
-        return self(head(fused.last_hidden_state[:, 0]), negatives)
+        output = self(head(fused.last_hidden_state[:, 0]), negatives)
+        output.hidden_states, output.attentions = fused.hidden_states, fused.attentions
+        output.cross_attentions = fused.cross_attentions
+        return output
 
     def forward(self, logits: torch.Tensor, negatives: HardNegatives) -> MatchingOutput:
         """`logits` [3B, 2] in the order of [`MatchingOutput`]; negatives that do not exist are left out of the mean."""

@@ -102,10 +102,12 @@ def mask_texts(
     texts: Texts, config: VisionTextConfig, generator: torch.Generator | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """[`mask_tokens`] of texts that have a mask, as a model's configuration says."""
-    text = config.text_config
+    text, real = config.text_config, texts.attention_mask.bool()
+    if text.pad_token_id is not None:
+        real = real & (texts.input_ids != text.pad_token_id)
     return mask_tokens(
         texts.input_ids,
-        texts.attention_mask,
+        real,
         config.mlm_probability,
         mask_token_id=text.mask_token_id,
         cls_token_id=text.cls_token_id,

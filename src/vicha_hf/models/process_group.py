@@ -18,7 +18,7 @@ class _GatherWithGradient(torch.autograd.Function):
     """
     All-gather whose backward sums each process's gradient of the gathered tensor, each row where it came from.
     Data-parallel training then averages over processes, which makes the result the gradient of the loss over the whole
-    batch.
+    batch. The same as `torch.distributed.nn.functional.all_gather`, which torch has deprecated for a private function.
     """
 
     @staticmethod
@@ -61,7 +61,10 @@ def mean_over_processes(total: torch.Tensor, count: torch.Tensor) -> torch.Tenso
 
 
 class _ExchangeRows(torch.autograd.Function):
-    """Sends consecutive rows to each process and takes in theirs; backward sends each row's gradient home."""
+    """
+    Sends consecutive rows to each process and takes in theirs; backward sends each row's gradient home. The same as
+    `torch.distributed.nn.functional.all_to_all_single`, which torch has deprecated for a private function.
+    """
 
     @staticmethod
     def forward(ctx, tensor: torch.Tensor, sent: list[int], received: list[int]) -> torch.Tensor:

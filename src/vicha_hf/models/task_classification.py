@@ -5,10 +5,11 @@ from typing import ClassVar, Generic, TypeVar
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import can_return_tuple
 
-from .configuration_vision_text import VisionTextConfig
-from .input_checks import check_labels
+from .configuration_vision_text import VisionTextConfig, name_classes
+from .input_checks import check_arguments, check_labels
 from .inputs import Pairs
 from .modeling_outputs import ClassificationOutput
 from .objective_mlm import distilled_cross_entropy
@@ -42,27 +43,44 @@ class ClassificationTask(Generic[Inputs]):
     CLASSIFIER: ClassVar[str]
 
     def _add_classifier(self) -> None:
+        name_classes(self.config, self.CLASSES)
         setattr(self, self.CLASSIFIER, ClassificationHead(self.config.text_config.hidden_size, len(self.CLASSES)))
 
     def _online_modules(self) -> dict[str, nn.Module]:
         return {self.base_model_prefix: self.base_model, self.CLASSIFIER: getattr(self, self.CLASSIFIER)}
 
-    def fuse_by(self, modules: Mapping[str, nn.Module], inputs: Inputs) -> torch.Tensor:
-        """The fused text [B, T, d_t], by the online modules or by the teacher's."""
+    def fuse_by(
+        self, modules: Mapping[str, nn.Module], inputs: Inputs, **record: bool
+    ) -> BaseModelOutputWithCrossAttentions:
+        """`last_hidden_state` [B, T, d_t], the fused text, by the online modules or by the teacher's."""
         raise NotImplementedError
 
     def classify(
-        self, inputs: Inputs, labels: torch.Tensor | None, distillation_alpha: float | None, update_teacher: bool
+        self,
+        inputs: Inputs,
+        labels: torch.Tensor | None,
+        distillation_alpha: float | None,
+        update_teacher: bool,
+        **record: bool,
     ) -> ClassificationOutput:
-        """Predicts the classes of B fused texts, and learns from their labels [B] where they are given."""
+        """
+        Predicts the classes of B fused texts, and learns from their labels [B] where they are given; `record`: what to
+        record of the fusion, e.g. `output_attentions=True`.
+        """
         if labels is not None:
             check_labels(labels, len(inputs.pixel_values), self.CLASSES)
         elif self.training:
             raise ValueError("Training needs `labels` [B]; call `model.eval()` to predict.")
         self.begin_training_step(update_teacher)
         online = self._online_modules()
-        states = self.fuse_by(online, inputs)
-        output = ClassificationOutput(logits=online[self.CLASSIFIER](states[:, 0]), last_hidden_state=states)
+        fused = self.fuse_by(online, inputs, **record)
+        output = ClassificationOutput(
+            logits=online[self.CLASSIFIER](fused.last_hidden_state[:, 0]),
+            last_hidden_state=fused.last_hidden_state,
+            hidden_states=fused.hidden_states,
+            attentions=fused.attentions,
+            cross_attentions=fused.cross_attentions,
+        )
         if labels is not None:
             teacher_logits = None
             if self.training:
@@ -75,7 +93,7 @@ class ClassificationTask(Generic[Inputs]):
     @torch.no_grad()
     def _teacher_logits(self, inputs: Inputs) -> torch.Tensor:
         teacher = self.teacher_modules()
-        return teacher[self.CLASSIFIER](self.fuse_by(teacher, inputs)[:, 0])
+        return teacher[self.CLASSIFIER](self.fuse_by(teacher, inputs).last_hidden_state[:, 0])
 
 
 class VisualEntailmentTask(ClassificationTask[Pairs]):
@@ -92,10 +110,12 @@ class VisualEntailmentTask(ClassificationTask[Pairs]):
         self._add_classifier()
         self.post_init()
 
-    def fuse_by(self, modules: Mapping[str, nn.Module], inputs: Pairs) -> torch.Tensor:
+    def fuse_by(
+        self, modules: Mapping[str, nn.Module], inputs: Pairs, **record: bool
+    ) -> BaseModelOutputWithCrossAttentions:
         base = modules[self.base_model_prefix]
         images, _ = base.embed_images(inputs.pixel_values, inputs.concepts)
-        return base.fuse_tokens(images, inputs.texts).last_hidden_state
+        return base.fuse_tokens(images, inputs.texts, **record)
 
     @can_return_tuple
     def forward(
@@ -123,6 +143,7 @@ class VisualEntailmentTask(ClassificationTask[Pairs]):
         Raises:
             ValueError: images, sentences and labels that do not belong together.
         """
+        record = check_arguments(self, kwargs)
         pairs = Pairs.given(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -130,4 +151,4 @@ class VisualEntailmentTask(ClassificationTask[Pairs]):
             concept_input_ids=concept_input_ids,
             concept_attention_mask=concept_attention_mask,
         )
-        return self.classify(pairs, labels, distillation_alpha, update_teacher)
+        return self.classify(pairs, labels, distillation_alpha, update_teacher, **record)

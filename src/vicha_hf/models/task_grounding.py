@@ -11,12 +11,15 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from transformers.utils import can_return_tuple
 
 from .configuration_vision_text import GROUNDING_METHODS
 from .encoder_attention import recorded_attention
+from .input_checks import check_arguments
 from .inputs import Pairs, Texts
-from .modeling_outputs import BoxRankingOutput, GroundingOutput
+from .modeling_outputs import BoxRankingOutput, GroundingOutput, RetrievalTrainingOutput
 from .objective_itm import MATCH
+from .pair_step import ContrastPart
 
 
 def rank_boxes(
@@ -70,6 +73,7 @@ class GroundingTask:
 
     rank_boxes = staticmethod(rank_boxes)
 
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
@@ -83,8 +87,11 @@ class GroundingTask:
         method: str | None = None,
         layer: int | None = None,
         return_loss: bool | None = None,
-        **training_inputs,
-    ):
+        negative_image_indices: torch.Tensor | None = None,
+        negative_text_indices: torch.Tensor | None = None,
+        contrast_part: ContrastPart | None = None,
+        **kwargs,
+    ) -> GroundingOutput | RetrievalTrainingOutput:
         """
         Computes the retrieval losses in training mode, otherwise heat maps.
 
@@ -92,13 +99,13 @@ class GroundingTask:
             pixel_values: [B, 3, H, W]; row b of images and expressions is a pair.
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
-            image_ids, distillation_alpha, update_teacher: for the losses, as in the retrieval class.
+            image_ids, distillation_alpha, update_teacher, negative_image_indices, negative_text_indices, contrast_part:
+                for the losses, as in the retrieval class.
             method: `"itm"`: the match logit's gradient in a fusion layer's cross-attention. `"itc"`: the similarity's
                 gradient in a vision layer's [CLS] attention. By default the configuration's `grounding_method`.
             layer: 0-based, of the text encoder (`"itm"`) or the vision encoder (`"itc"`). By default two thirds up,
                 which is the published layer 8 of 12, or the first fusion layer if that is higher.
             return_loss: the retrieval losses instead of heat maps; by default in training mode.
-            training_inputs: further arguments of the retrieval class, e.g. `negative_image_indices`.
 
         Returns:
             [`GroundingOutput`], or the retrieval class's output.
@@ -106,6 +113,7 @@ class GroundingTask:
         Raises:
             ValueError: unknown method or layer, or heat maps asked for in training mode.
         """
+        record = check_arguments(self, kwargs)
         if self.training if return_loss is None else return_loss:
             return super().forward(
                 pixel_values,
@@ -116,7 +124,11 @@ class GroundingTask:
                 image_ids=image_ids,
                 distillation_alpha=distillation_alpha,
                 update_teacher=update_teacher,
-                **training_inputs,
+                negative_image_indices=negative_image_indices,
+                negative_text_indices=negative_text_indices,
+                contrast_part=contrast_part,
+                return_loss=True,
+                **record,
             )
         if self.training:
             raise ValueError("Heat maps need a model without dropout: call `model.eval()` first.")

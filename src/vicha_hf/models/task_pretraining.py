@@ -102,6 +102,9 @@ class PretrainingTask(RetrievalScoring):
             loss=sum(weights[name] * loss for name, loss in losses.items()),
             **{f"{name}_loss": loss for name, loss in losses.items() if weights[name] > 0},
             itm_logits=match.logits,
+            hidden_states=match.hidden_states,
+            attentions=match.attentions,
+            cross_attentions=match.cross_attentions,
             temperature=step.used_temperature(),
             distillation_alpha=step.alpha,
         )

@@ -6,11 +6,13 @@ from typing import ClassVar
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import can_return_tuple, logging
 
 from .answer_ranking import AnswerTree, PrefixLikelihoods
 from .configuration_vision_text import VisionTextConfig
 from .decoder_answer import AnswerDecoder, QuestionEncoding
+from .input_checks import check_arguments
 from .inputs import Pairs
 from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
 from .objective_mlm import LanguageModelingHead, distilled_cross_entropy
@@ -82,11 +84,15 @@ class QuestionAnsweringTask:
                 + (f", except {unmatched}, which are new." if unmatched else ".")
             )
 
-    def _encode_questions(self, modules: Mapping[str, nn.Module], pairs: Pairs) -> QuestionEncoding:
+    def _encode_questions(
+        self, modules: Mapping[str, nn.Module], pairs: Pairs, **record: bool
+    ) -> tuple[QuestionEncoding, BaseModelOutputWithCrossAttentions]:
+        """The fused questions, and what was recorded of their fusion."""
         base = modules[self.base_model_prefix]
         images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
-        states = base.fuse_tokens(images, pairs.texts).last_hidden_state
-        return modules["answer_decoder"].project_question(states, pairs.texts.attention_mask)
+        fused = base.fuse_tokens(images, pairs.texts, **record)
+        mask = pairs.texts.attention_mask
+        return modules["answer_decoder"].project_question(fused.last_hidden_state, mask), fused
 
     def encode_questions(
         self,
@@ -104,7 +110,7 @@ class QuestionAnsweringTask:
             concept_input_ids=concept_input_ids,
             concept_attention_mask=concept_attention_mask,
         )
-        return self._encode_questions(self._online_modules(), pairs)
+        return self._encode_questions(self._online_modules(), pairs)[0]
 
     @can_return_tuple
     def forward(
@@ -142,6 +148,7 @@ class QuestionAnsweringTask:
         Raises:
             ValueError: answers that do not belong to the questions.
         """
+        record = check_arguments(self, kwargs)
         if answer_input_ids is None:
             raise ValueError("The loss needs `answer_input_ids` [n, A]; to answer, call `rank_answers` or `generate`.")
         question_index, weights = self._assign_answers(len(input_ids), answer_input_ids, answer_counts, answer_weights)
@@ -159,7 +166,7 @@ class QuestionAnsweringTask:
         labels = answer_input_ids[:, 1:][predicted]
         self.begin_training_step(update_teacher)
 
-        question = self._encode_questions(self._online_modules(), questions)
+        question, fused = self._encode_questions(self._online_modules(), questions, **record)
         states = self.answer_decoder(*answers, question=question, question_index=question_index).last_hidden_state
         logits = self.mlm_head(states[predicted])
         alpha, teacher_logits = None, None
@@ -176,6 +183,9 @@ class QuestionAnsweringTask:
             answer_losses=answer_losses,
             question_hidden_states=question.hidden_states,
             distillation_alpha=alpha,
+            hidden_states=fused.hidden_states,
+            attentions=fused.attentions,
+            cross_attentions=fused.cross_attentions,
         )
 
     @torch.no_grad()
@@ -187,7 +197,7 @@ class QuestionAnsweringTask:
         predicted: torch.Tensor,
     ) -> torch.Tensor:
         teacher = self.teacher_modules()
-        question = self._encode_questions(teacher, questions)
+        question, _ = self._encode_questions(teacher, questions)
         states = teacher["answer_decoder"](*answers, question=question, question_index=question_index)
         return teacher["mlm_head"](states.last_hidden_state[predicted])
 

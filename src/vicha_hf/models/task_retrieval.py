@@ -7,7 +7,9 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig
+from .encodings import ImageEncoding, TextEncoding
 from .feature_queue import FeatureQueue
+from .input_checks import check_arguments
 from .inputs import Pairs
 from .modeling_outputs import RetrievalTrainingOutput
 from .objective_itc import ImageTextContrast
@@ -54,13 +56,28 @@ class RetrievalTask(RetrievalScoring):
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
         contrast_part: ContrastPart | None = None,
+        token_type_ids: torch.Tensor | None = None,
         return_loss: bool = True,
         **kwargs,
     ) -> RetrievalTrainingOutput:
         """
-        The fine-tuning losses; arguments as in the family's pretraining head. Every pair of the same `image_ids`,
-        in the batch or in the queue, is a positive.
+        Computes the fine-tuning losses; arguments as in the family's pretraining head. Every pair of the same
+        `image_ids`, in the batch or in the queue, is a positive. In evaluation mode also compares n images with m texts,
+        as the bare model does, and then n and m may differ.
+
+        Args:
+            token_type_ids: [m, T], for the comparison alone.
+            return_loss: false compares alone, in evaluation mode. Where images and texts are no pairs there is no loss.
         """
+        record = check_arguments(self, kwargs)
+        compared = {}
+        if not self.training:
+            compared = self._compare(
+                self.encode_images(pixel_values, concept_input_ids, concept_attention_mask),
+                self.base_model.encode_texts(input_ids, attention_mask, token_type_ids),
+            )
+            if not return_loss or len(pixel_values) != len(input_ids):
+                return RetrievalTrainingOutput(**compared)
         pairs = Pairs.given(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -74,7 +91,13 @@ class RetrievalTask(RetrievalScoring):
         )
         contrast = self.itc.on_pairs(step)
         match = self.itm.on_pairs(
-            step, contrast, self.negative_sampler, self.itm_head, negative_image_indices, negative_text_indices
+            step,
+            contrast,
+            self.negative_sampler,
+            self.itm_head,
+            negative_image_indices,
+            negative_text_indices,
+            **record,
         )
         return RetrievalTrainingOutput(
             loss=contrast.loss + match.loss,
@@ -83,4 +106,17 @@ class RetrievalTask(RetrievalScoring):
             itm_logits=match.logits,
             temperature=step.used_temperature(),
             distillation_alpha=step.alpha,
+            hidden_states=match.hidden_states,
+            attentions=match.attentions,
+            cross_attentions=match.cross_attentions,
+            **compared,
         )
+
+    def _compare(self, images: ImageEncoding, texts: TextEncoding) -> dict[str, torch.Tensor]:
+        logits_per_image = images.embeds @ texts.embeds.T / self.base_model.temperature
+        return {
+            "logits_per_image": logits_per_image,
+            "logits_per_text": logits_per_image.T,
+            "image_embeds": images.embeds,
+            "text_embeds": texts.embeds,
+        }

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput, can_return_tuple
 
-from .configuration_vision_text import VisionTextConfig
+from .configuration_vision_text import VisionTextConfig, name_classes
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
-from .input_checks import check_labels
+from .input_checks import check_arguments, check_labels
 from .inputs import Pairs
 from .modeling_outputs import TextAssignmentOutput
 from .modeling_vision_text import draws_its_labels
@@ -95,6 +95,7 @@ class TextAssignmentTask(ImagePairTask):
         self._add_base_model()
         self._freeze_untrained()
         self.image_pair_encoder = ImagePairEncoder(text, text.first_doubled_layer)
+        name_classes(config, self.CLASSES)
         self.assignment_head = nn.Linear(text.hidden_size, len(self.CLASSES))
         self.post_init()
 
@@ -163,6 +164,7 @@ class TextAssignmentTask(ImagePairTask):
         Raises:
             ValueError: rows that do not belong together, or pairs without labels.
         """
+        record = check_arguments(self, kwargs)
         given = Pairs.given(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -171,11 +173,11 @@ class TextAssignmentTask(ImagePairTask):
             concept_attention_mask=concept_attention_mask,
             image_ids=image_ids,
         )
-        base, texts = self.base_model, given.texts
+        base = self.base_model
         images, _ = base.embed_images(given.pixel_values, given.concepts)
         pairs = self._image_pairs(given, images.embeds, pair_indices, labels)
-        states = self.image_pair_encoder(base.text_model, texts.input_ids, texts.attention_mask, images, pairs.indices)
-        logits = self.assignment_head(states[:, 0])
+        fused = self.image_pair_encoder(base.text_model, given.texts, images, pairs.indices, **record)
+        logits = self.assignment_head(fused.last_hidden_state[:, 0])
         losses = distilled_cross_entropy(logits, None, pairs.labels, 0.0)
         # A batch of one image has nothing to assign: its rows do not count.
         counted = pairs.exists.to(losses.dtype)
@@ -184,5 +186,8 @@ class TextAssignmentTask(ImagePairTask):
             logits=logits,
             labels=pairs.labels,
             pair_indices=pairs.indices,
-            last_hidden_state=states,
+            last_hidden_state=fused.last_hidden_state,
+            hidden_states=fused.hidden_states,
+            attentions=fused.attentions,
+            cross_attentions=fused.cross_attentions,
         )

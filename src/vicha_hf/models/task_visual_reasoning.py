@@ -6,13 +6,14 @@ from typing import ClassVar
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
 from .encoder_vision import VisionEncoder
 from .encodings import ImageEncoding
-from .input_checks import check_rows
+from .input_checks import check_arguments, check_rows
 from .inputs import Concepts, Texts
 from .modeling_outputs import ClassificationOutput
 from .modeling_vision_text import VisionTextModel
@@ -66,15 +67,14 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask[ImagePairs]):
         # One pass, whatever the lengths: processes that share the weights must run the encoder equally often.
         return base.embed_images(torch.cat(sides), Concepts.join(inputs.concepts), vision_model=vision_model)[0]
 
-    def fuse_by(self, modules: Mapping[str, nn.Module], inputs: ImagePairs) -> torch.Tensor:
+    def fuse_by(
+        self, modules: Mapping[str, nn.Module], inputs: ImagePairs, **record: bool
+    ) -> BaseModelOutputWithCrossAttentions:
         base = modules[self.base_model_prefix]
         images = self._encode_both(base, inputs)
         rows = torch.arange(len(inputs.pixel_values), device=inputs.pixel_values.device)
         image_index = torch.stack([rows, rows + len(rows)], dim=1)
-        texts = inputs.texts
-        return modules["image_pair_encoder"](
-            base.text_model, texts.input_ids, texts.attention_mask, images, image_index
-        )
+        return modules["image_pair_encoder"](base.text_model, inputs.texts, images, image_index, **record)
 
     @can_return_tuple
     def forward(
@@ -103,6 +103,7 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask[ImagePairs]):
         Raises:
             ValueError: not two images per text, or images, texts, concepts and labels that do not belong together.
         """
+        record = check_arguments(self, kwargs)
         if pixel_values.dim() != 5 or pixel_values.shape[1] != 2:
             raise ValueError(
                 f"`pixel_values` has shape {tuple(pixel_values.shape)}; expected two images per text, [B, 2, 3, H, W]."
@@ -117,8 +118,10 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask[ImagePairs]):
             first_concept_input_ids=ids[0],
             second_concept_input_ids=ids[1],
         )
-        inputs = ImagePairs(pixel_values, Texts(input_ids, attention_mask), tuple(map(Concepts.given, ids, masks)))
-        return self.classify(inputs, labels, distillation_alpha, update_teacher)
+        inputs = ImagePairs(
+            pixel_values, Texts.given(input_ids, attention_mask), tuple(map(Concepts.given, ids, masks))
+        )
+        return self.classify(inputs, labels, distillation_alpha, update_teacher, **record)
 
 
 def _pair(concepts: PairOfTensors | None, name: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:

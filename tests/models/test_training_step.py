@@ -262,7 +262,7 @@ def test_gradient_checkpointing_runs_the_layers_again():
 
 @pytest.mark.parametrize("builder", [tiny_pretraining_model, tiny_retrieval_model])
 def test_arguments_that_do_not_belong_together_are_named(builder):
-    model, batch = builder(), tiny_batch(3)
+    model, batch = builder().train(), tiny_batch(3)
     with pytest.raises(ValueError, match=r"`input_ids` has 2 rows and `pixel_values` 3"):
         model(**batch | {"input_ids": batch["input_ids"][:2], "attention_mask": batch["attention_mask"][:2]})
     with pytest.raises(ValueError, match=r"`image_ids` has 4 rows and `pixel_values` 3"):

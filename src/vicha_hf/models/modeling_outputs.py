@@ -81,10 +81,10 @@ class RetrievalTrainingOutput(ModelOutput):
     """
     `loss` = `itc_loss` + `itm_loss`; `itm_logits` [3B, 2] as in [`PreTrainingOutput`].
 
-    In evaluation mode `logits_per_image` [n, m] and
-    `logits_per_text` [m, n]: cosine similarity over temperature, and the embeddings `image_embeds` [n, E], `text_embeds`
-    [m, E]; the losses stay `None` where images and texts are no pairs. `hidden_states`, `attentions` and `cross_attentions` of the fused
-    pairs, 3B rows as in `itm_logits`, on request.
+    Where images and texts are no pairs, there is no loss. Evaluation mode adds `logits_per_image` [n, m] and
+    `logits_per_text` [m, n], cosine similarity over temperature. It also adds `image_embeds` [n, E] and `text_embeds`
+    [m, E]. `hidden_states`, `attentions` and `cross_attentions` are of the fused pairs, 3B rows as in `itm_logits`, on
+    request.
     """
 
     loss: torch.Tensor | None = None

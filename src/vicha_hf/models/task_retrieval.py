@@ -66,18 +66,14 @@ class RetrievalTask(RetrievalScoring):
         as the bare model does, and then n and m may differ.
 
         Args:
-            token_type_ids: [m, T], for the comparison alone.
+            token_type_ids: [m, T], for a comparison without losses.
             return_loss: false compares alone, in evaluation mode. Where images and texts are no pairs there is no loss.
         """
         record = check_arguments(self, kwargs)
-        compared = {}
-        if not self.training:
-            compared = self._compare(
-                self.encode_images(pixel_values, concept_input_ids, concept_attention_mask),
-                self.base_model.encode_texts(input_ids, attention_mask, token_type_ids),
-            )
-            if not return_loss or len(pixel_values) != len(input_ids):
-                return RetrievalTrainingOutput(**compared)
+        if not self.training and (not return_loss or len(pixel_values) != len(input_ids)):
+            images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
+            texts = self.base_model.encode_texts(input_ids, attention_mask, token_type_ids)
+            return RetrievalTrainingOutput(**self._compare(images, texts))
         pairs = Pairs.given(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -109,7 +105,7 @@ class RetrievalTask(RetrievalScoring):
             hidden_states=match.hidden_states,
             attentions=match.attentions,
             cross_attentions=match.cross_attentions,
-            **compared,
+            **({} if self.training else self._compare(step.images, step.texts)),
         )
 
     def _compare(self, images: ImageEncoding, texts: TextEncoding) -> dict[str, torch.Tensor]:

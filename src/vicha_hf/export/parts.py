@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ..models.inputs import Concepts
+from ..models.inputs import Concepts, mask_with_a_token
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.objective_itm import MATCH
 
@@ -51,7 +51,7 @@ class TextEncoderPart(nn.Module):
         self.base = model.base_model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        states = self.base.text_model(input_ids, attention_mask, mode="text").last_hidden_state
+        states = self.base.text_model(input_ids, mask_with_a_token(attention_mask), mode="text").last_hidden_state
         return self.base.project_text(states), states
 
 
@@ -81,7 +81,7 @@ class PairScorerPart(nn.Module):
         )
         fused = self.text_model(
             **texts,
-            attention_mask=attention_mask,
+            attention_mask=mask_with_a_token(attention_mask),
             encoder_hidden_states=image_hidden_states,
             encoder_attention_mask=image_attention_mask,
         ).last_hidden_state

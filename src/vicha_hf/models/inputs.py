@@ -13,6 +13,13 @@ from .input_checks import check_rows
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+def mask_with_a_token(attention_mask: torch.Tensor) -> torch.Tensor:
+    """The mask [N, T] of texts, 1 = attend, where a row of zeros attends to its first token alone."""
+    empty = ~attention_mask.bool().any(dim=1, keepdim=True)
+    first = torch.arange(attention_mask.shape[1], device=attention_mask.device) == 0
+    return torch.where(empty & first, torch.ones_like(attention_mask), attention_mask)
+
+
 @dataclass(frozen=True)
 class Texts:
     """Tokens of N texts: `input_ids` [N, T]; `attention_mask` [N, T], 1 = attend, `None` where all are attended to."""
@@ -40,9 +47,7 @@ class Texts:
                 f"`attention_mask` has shape {tuple(attention_mask.shape)} and `input_ids` {tuple(input_ids.shape)}: "
                 "give one value for each token."
             )
-        empty = ~attention_mask.bool().any(dim=1, keepdim=True)
-        first = torch.arange(input_ids.shape[1], device=input_ids.device) == 0
-        return cls(input_ids, torch.where(empty & first, torch.ones_like(attention_mask), attention_mask))
+        return cls(input_ids, mask_with_a_token(attention_mask))
 
     def masked(self) -> "Texts":
         """The same texts with a mask in any case."""

@@ -17,6 +17,7 @@ LAYERS = (
     "folder_lock",
     "weight_files",
     "hub_upload",
+    "devices",
     "models",
     "families",
     "text_tokenizers",

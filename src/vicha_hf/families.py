@@ -3,11 +3,14 @@ Registry of the class that serves a task, one table for every family, so that no
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging as transformers_logging
 
 from .models.image_processing_simla import SimlaImageProcessor
 from .models.image_processing_vicha import ViChaImageProcessor
@@ -148,11 +151,12 @@ def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = Non
         ValueError: unknown task or family, or a folder that lacks weights of the head, by name: random ones answer at
             random. Or one whose configuration leaves weights of an encoder over.
     """
-    config = AutoConfig.from_pretrained(folder) if config is None else config
+    config = read_config(folder) if config is None else config
     require_weights_of_folder(folder)
-    model, info = head_class(config.model_type, task).from_pretrained(
-        folder, config=config, output_loading_info=True, **options
-    )
+    with _without_load_report():
+        model, info = head_class(config.model_type, task).from_pretrained(
+            folder, config=config, output_loading_info=True, **options
+        )
     require_loaded_encoders(model, info, folder)
     if missing := sorted(info["missing_keys"]):
         raise ValueError(
@@ -160,3 +164,33 @@ def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = Non
             "Give a folder that the task's fine-tuning script wrote."
         )
     return model.eval()
+
+
+def read_config(folder: str, **options: Any) -> PreTrainedConfig:
+    """
+    The configuration of a model.
+
+    Args:
+        folder: folder or Hub id.
+        options: of `AutoConfig.from_pretrained`.
+
+    Raises:
+        OSError: a name that is no folder, and that the Hub does not give.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, **options)
+    except OSError as error:
+        if Path(folder).expanduser().is_dir():
+            raise
+        raise OSError(f"{folder} is no folder here, and cannot be had from the Hub: {error}") from error
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Holds back transformers' table of missing weights, which the caller reports in one line."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)

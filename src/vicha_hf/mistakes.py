@@ -89,11 +89,27 @@ def is_mistake(error: BaseException) -> bool:
 
 def describe(error: BaseException) -> str:
     """The message of an exception on one line, never empty."""
+    if isinstance(error, OSError) and error.filename is not None and str(error).startswith("[Errno"):
+        return one_line(f"{error.filename}: {_plain_cause(error)}")
     message = str(error)
     if _FROM_WORKER.match(message):
         # A loading process hands on its whole trace as the message.
         message = message.rpartition(f"\n{type(error).__module__}.{type(error).__qualname__}: ")[2]
     return one_line(message) or type(error).__name__
+
+
+def _plain_cause(error: OSError) -> str:
+    """A bare error of the operating system in words, with the remedy."""
+    for kind, cause in (
+        (FileNotFoundError, "not found; check the path"),
+        (IsADirectoryError, "is a folder; name a file"),
+        (NotADirectoryError, "is, or lies below, a file; name a folder"),
+        (FileExistsError, "is there already; choose another name"),
+        (PermissionError, "permission denied; make it readable and its folder writable, or choose another"),
+    ):
+        if isinstance(error, kind):
+            return cause
+    return error.strerror or type(error).__name__
 
 
 def _lost_the_others(error: Exception) -> bool:

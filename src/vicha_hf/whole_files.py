@@ -88,7 +88,7 @@ def write_whole_files(contents: Mapping[Path, str | bytes]) -> None:
     except OSError as error:
         for left in unfinished.values():
             left.unlink(missing_ok=True)
-        raise OutputFolderError(_failure(path, len(contents[path]), error)) from error
+        raise OutputFolderError(_file_failure(path, len(contents[path]), error)) from error
 
 
 def write_whole_lines(path: Path, lines: Iterable[str]) -> None:
@@ -106,7 +106,7 @@ def write_whole_lines(path: Path, lines: Iterable[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = unfinished.open("w", encoding="utf-8")
     except OSError as error:
-        raise OutputFolderError(_failure(path, 0, error)) from error
+        raise OutputFolderError(_file_failure(path, 0, error)) from error
     try:
         with file:
             for line in lines:
@@ -115,7 +115,7 @@ def write_whole_lines(path: Path, lines: Iterable[str]) -> None:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        raise OutputFolderError(_failure(path, 0, error)) from error
+        raise OutputFolderError(_file_failure(path, 0, error)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -174,12 +174,21 @@ def require_writable(output_dir: Path) -> None:
         ) from error
 
 
-def require_writable_file(path: Path) -> None:
+def require_writable_file(path: Path, inputs: Iterable[object] = ()) -> None:
     """The same for a single file.
 
+    Args:
+        path: of the file.
+        inputs: what the command reads, by path; things that are no paths pass.
+
     Raises:
-        OutputFolderError: it cannot be written.
+        OutputFolderError: it cannot be written, or it is one of the inputs.
     """
+    for source in inputs:
+        if isinstance(source, str | os.PathLike) and os.path.abspath(os.path.expanduser(source)) == os.path.abspath(
+            path
+        ):
+            raise OutputFolderError(f"{path} is read by this command, which leaves it as it is: name another file.")
     if path.is_dir():
         raise OutputFolderError(f"{path} is a folder: name a file to write to.")
     try:
@@ -258,13 +267,24 @@ def _is_write_error(error: Exception) -> bool:
     )
 
 
-def _failure(path: Path, needed_bytes: int, reason: object) -> str:
-    needed = f"about {readable_size(needed_bytes)} are needed, " if needed_bytes else ""
+def _file_failure(path: Path, needed_bytes: int, error: OSError) -> str:
     return (
-        f"{path.name} could not be written to {path.parent}: {reason}. There {needed}{_free_space(path.parent)}. What "
+        f"{path} could not be written ({error.strerror or error}; {_needed_and_free(path, needed_bytes)}). What was there "
+        "before is intact: make room or the folder writable, then start again."
+    )
+
+
+def _failure(path: Path, needed_bytes: int, reason: object) -> str:
+    return (
+        f"{path.name} could not be written to {path.parent}: {reason}. There {_needed_and_free(path, needed_bytes)}. What "
         "was saved before is intact: make room or the folder writable, then continue with "
         "--resume_from_checkpoint latest."
     )
+
+
+def _needed_and_free(path: Path, needed_bytes: int) -> str:
+    needed = f"about {readable_size(needed_bytes)} are needed, " if needed_bytes else ""
+    return f"{needed}{_free_space(path.parent)}"
 
 
 def _free_space(folder: Path) -> str:

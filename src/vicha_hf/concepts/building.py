@@ -151,6 +151,9 @@ def build_concepts(
     """
     files, accelerator = ConceptFiles(Path(output)), accelerator or new_accelerator()
     corpus = ConceptCorpus(sources, image_root, on_bad_record, allow_outside_root)
+    if accelerator.is_main_process and not overwrite:
+        _require_own_folder(files)
+    accelerator.wait_for_everyone()
     # The main process makes what all of them read.
     if accelerator.is_main_process and vocabulary is None:
         make_vocabulary(
@@ -194,6 +197,19 @@ def build_concepts(
         index_of_store(concepts, k, own=own_index).save_pretrained(files.index)
     accelerator.wait_for_everyone()
     return files, result
+
+
+def _require_own_folder(files: ConceptFiles) -> None:
+    """Raises a `FileExistsError` for a folder of other things: an annotation file among images changes what they mean."""
+    ours = (files.vocabulary, files.concepts, files.images, files.annotations, files.page, files.index)
+    if any(path.exists() for path in (files.vocabulary, files.concepts)) or not files.vocabulary.parent.is_dir():
+        return
+    folder, names = files.vocabulary.parent, {path.name for path in ours}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in names and not path.name.startswith("."))
+    if others:
+        raise FileExistsError(
+            f"{folder} is there and no earlier build ({others[0]} is in it): choose a new --output, or give --overwrite"
+        )
 
 
 def index_of_store(concepts: EmbeddingStore, k: int = DEFAULT_K, own: bool = False) -> ConceptIndex:

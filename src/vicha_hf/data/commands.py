@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..command_parser import CommandParser, Commands
+from ..command_parser import CommandParser, Commands, at_least
 from .tasks import TASKS
 
 
@@ -63,7 +63,9 @@ def _add_check(commands: Commands) -> None:
     parser.add_argument("--fix", type=Path, metavar="FILE.jsonl", help="write the usable records there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page about the corpus there")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode (default: one per core)")
+    parser.add_argument(
+        "--num-workers", type=at_least(0), metavar="N", help="processes that decode (default: one per core)"
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     parser.set_defaults(run=_check)
 
@@ -71,10 +73,12 @@ def _add_check(commands: Commands) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     import json
 
-    from ..whole_files import write_whole_file
+    from ..whole_files import require_writable_file, write_whole_file
     from .corpus_check import NEAR_DUPLICATES, check_corpus, write_clean_copy
     from .corpus_page import write_corpus_page
 
+    for path in filter(None, (arguments.fix, arguments.json, arguments.html)):
+        require_writable_file(path, inputs=arguments.corpus)
     check = check_corpus(
         arguments.corpus,
         arguments.task,
@@ -98,7 +102,9 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.fix is not None:
         count = write_clean_copy(check, arguments.corpus, arguments.fix, arguments.image_root)
         print(f"{count} records written to {arguments.fix}")
-    return 1 if check.problems else 0
+    if not check.report.num_read:
+        print(f"no records in {', '.join(arguments.corpus)}: write at least one")
+    return 1 if check.problems or not check.report.num_read else 0
 
 
 def _add_pack(commands: Commands) -> None:
@@ -115,16 +121,20 @@ def _add_pack(commands: Commands) -> None:
     )
     parser.add_argument(
         "--side",
-        type=int,
+        type=at_least(0),
         default=384,
         metavar="PIXELS",
         help="shorter side; 0 keeps images as they are (default: 384)",
     )
-    parser.add_argument("--records-per-shard", type=int, default=10_000, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--records-per-shard", type=at_least(1), default=10_000, metavar="N", help="default: %(default)s"
+    )
     parser.add_argument("--quality", type=int, default=92, metavar="N", help="of JPEG (default: %(default)s)")
     parser.add_argument("--on-bad-record", choices=("raise", "skip"), default="raise", help="default: %(default)s")
     _add_reading(parser)
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode (default: one per core)")
+    parser.add_argument(
+        "--num-workers", type=at_least(0), metavar="N", help="processes that decode (default: one per core)"
+    )
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     parser.set_defaults(run=_pack)
 

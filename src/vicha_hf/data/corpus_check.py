@@ -174,6 +174,8 @@ def write_clean_copy(check: CorpusCheck, sources, output: Path, image_root=None)
     Raises:
         AnnotationError: the output is one of the sources, or images lie inside datasets or shards.
     """
+    if output.suffix not in (".jsonl", ".ndjson"):
+        raise AnnotationError(f"--fix {output} is written with one record per line: name it *.jsonl")
     root = DeclaredRoot(output)
     folder = output.absolute().parent
 

@@ -54,6 +54,8 @@ class PackOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value!r} is not possible: it must be at least 1.")
+        if self.quality > 100:
+            raise ValueError(f"quality={self.quality} is not possible: it must be at most 100.")
 
 
 @dataclass

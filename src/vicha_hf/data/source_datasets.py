@@ -41,7 +41,12 @@ def load_dataset_split(path: str, name: str | None, split: str | None):
         return dataset
     if (folder / "dataset_dict.json").is_file():
         return _choose_split(datasets.load_from_disk(path), split, shown)
-    known = datasets.get_dataset_split_names(path, name)
+    try:
+        known = datasets.get_dataset_split_names(path, name)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise AnnotationError(
+            f"{shown} is no file or folder here, nor a dataset of the Hub that can be read ({error}); check the path"
+        ) from error
     return datasets.load_dataset(path, name, split=_split_name(known, split, shown))
 
 

@@ -6,9 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoProcessor, pipeline
+from transformers import AutoProcessor, pipeline
 
-from ..families import HEADS, find_model_folder, load_finetuned
+from ..devices import choose_device
+from ..families import HEADS, find_model_folder, load_finetuned, read_config
 from ..models.concept_selector import CONCEPT_INDEX_FOLDER, ConceptSelector
 from ..search.embedder import Embedder
 
@@ -58,7 +59,7 @@ class PageModels:
         head_of = {}
         for model in models:
             folder = find_model_folder(model)
-            config = AutoConfig.from_pretrained(folder)
+            config = read_config(folder)
             saved = set(config.architectures or ())
             heads = [task for task, head in HEADS.get(config.model_type, {}).items() if head.__name__ in saved]
             if not heads or heads[0] not in {head for usable in HEADS_OF_TASK.values() for head in usable}:
@@ -72,7 +73,7 @@ class PageModels:
             found = [head_of[head] for head in heads if head in head_of]
             if found:
                 folders[task] = found[0]
-        return cls(folders, device)
+        return cls(folders, None if device is None else str(choose_device(device)))
 
     def __contains__(self, task: str) -> bool:
         return task in self.folders

@@ -38,6 +38,7 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
 
     from accelerate import Accelerator
 
+    from ..devices import choose_device
     from .task_evaluation import EvaluationArguments, evaluate_task, format_metrics
     from .task_result import ResultFiles
 
@@ -51,12 +52,17 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
         arguments.device,
         "several processes take theirs from the launcher.",
     )
+    device = None if arguments.device is None else choose_device(arguments.device)
     # One process writes; the others neither need the folder nor lock it.
-    files = ResultFiles(arguments.output_dir, arguments.json) if accelerator.is_main_process else None
+    files = (
+        ResultFiles(arguments.output_dir, arguments.json, _paths(arguments.data))
+        if accelerator.is_main_process
+        else None
+    )
     if arguments.device is None:
         result = evaluate_task(arguments, accelerator=accelerator)
     else:
-        result = evaluate_task(arguments, device=arguments.device)
+        result = evaluate_task(arguments, device=device)
     if accelerator.is_main_process:
         print(format_metrics(arguments.task, result.metrics))
         files.write(result, task=arguments.task, model=arguments.model, num_processes=accelerator.num_processes)
@@ -64,3 +70,9 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
             print(f"Written to {arguments.output_dir}")
     accelerator.end_training()
     return result
+
+
+def _paths(data) -> list:
+    """Paths of an evaluation's sources."""
+    sources = data if isinstance(data, list) else [data]
+    return [source.get("path") if isinstance(source, dict) else source for source in sources]

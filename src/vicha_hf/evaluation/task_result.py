@@ -1,6 +1,7 @@
 """Result of an evaluation, and the files that it becomes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class ResultFiles:
     Args:
         output_dir: folder of `metrics.json` and `predictions.json`; None writes neither.
         metrics_file: a file for the metrics alone; None writes none.
+        inputs: files that the evaluation reads, which a result never replaces.
 
     Raises:
         OutputFolderError: a place that cannot be written to.
@@ -51,6 +53,7 @@ class ResultFiles:
 
     output_dir: str | Path | None = None
     metrics_file: str | Path | None = None
+    inputs: Sequence[object] = ()
     _lock: FolderLock | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
@@ -60,7 +63,7 @@ class ResultFiles:
             for name in (METRICS_FILE, PREDICTIONS_FILE):
                 require_writable_file(Path(self.output_dir) / name)
         if self.metrics_file is not None:
-            require_writable_file(Path(self.metrics_file))
+            require_writable_file(Path(self.metrics_file), self.inputs)
 
     def write(self, result: TaskResult, **facts) -> None:
         """

@@ -29,7 +29,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     run = read_run(arguments.folder)
     output = arguments.output or Path(arguments.folder) / "report.html"
-    require_writable_file(output)
+    require_writable_file(output, inputs=(arguments.data,))
     options = {} if arguments.image_root is None else {"image_root": arguments.image_root}
     page = build_run_page(
         run, arguments.data, k=arguments.k, top=arguments.k, batch_size=arguments.batch_size, **options

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from ..data.annotations import Annotations, read_image_text_records
 from ..data.annotations_entailment import read_entailment_records
 from ..data.annotations_grounding import read_grounding_records
@@ -18,7 +16,7 @@ from ..evaluation.beside_chance import first_figures
 from ..evaluation.task_evaluation import EvaluationArguments, evaluate_task
 from ..evaluation.task_result import METRICS_FILE, TaskResult
 from ..evaluation.words_alone import words_alone_recall
-from ..families import EVALUATED_TASKS, HEADS, find_model_folder
+from ..families import EVALUATED_TASKS, HEADS, find_model_folder, read_config
 from ..yaml_files import read_yaml_mapping
 from .evaluation_curves import evaluation_curves_html
 from .gallery import CaptionQuery, ImageQuery, evenly_spaced
@@ -131,7 +129,7 @@ def build_run_page(run: Run, data: str | None = None, **options: Any) -> RunRepo
         ValueError: a folder that was not fine-tuned for the task.
     """
     source = data if data is not None else run.data.get("validation")
-    config = AutoConfig.from_pretrained(run.model)
+    config = read_config(run.model)
     curves = evaluation_curves_html(run.log, run.primary)
     page = RunReport(
         title=f"{method_name(config)}: {run.folder.name}",
@@ -157,7 +155,7 @@ def build_run_page(run: Run, data: str | None = None, **options: Any) -> RunRepo
 
 
 def _task_of(model: str) -> str:
-    names = AutoConfig.from_pretrained(model).architectures or []
+    names = read_config(model).architectures or []
     for heads in HEADS.values():
         for task, head in heads.items():
             if head.__name__ in names:

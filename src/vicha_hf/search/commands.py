@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ..command_parser import CommandParser, Commands
+from ..command_parser import CommandParser, Commands, at_least
 
 
 def register(commands: Commands) -> None:
@@ -29,8 +29,10 @@ def _add_index(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a pretrained or retrieval model")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the index")
     parser.add_argument("--image-root", metavar="DIR", help="folder that the paths of an annotation file start from")
-    parser.add_argument("--batch-size", type=_positive, default=32, help="default: %(default)s")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument("--batch-size", type=at_least(1), default=32, help="default: %(default)s")
+    parser.add_argument(
+        "--num-workers", type=at_least(0), default=0, help="processes that load images (default: %(default)s)"
+    )
     parser.add_argument(
         "--concepts",
         choices=("given", "auto", "none"),
@@ -79,7 +81,7 @@ def _add_search(commands: Commands) -> None:
     parser.set_defaults(run=_search)
     parser.add_argument("index", type=Path, metavar="DIR", help="folder that `vicha-hf index` wrote")
     parser.add_argument("query", metavar="QUERY", help="a text, or the path or URL of an image")
-    parser.add_argument("--top", type=_positive, default=10, help="results (default: %(default)s)")
+    parser.add_argument("--top", type=at_least(1), default=10, help="results (default: %(default)s)")
     parser.add_argument(
         "--target", choices=("images", "texts"), default="images", help="what to find (default: %(default)s)"
     )
@@ -91,7 +93,7 @@ def _add_search(commands: Commands) -> None:
     )
     parser.add_argument(
         "--rerank",
-        type=int,
+        type=at_least(0),
         default=32,
         help="candidates that the matching head orders; 0 for none (default: %(default)s)",
     )
@@ -110,7 +112,7 @@ def _search(arguments: argparse.Namespace) -> None:
     from .page import results_page
 
     for path in filter(None, (_json_file(arguments), arguments.html)):
-        require_writable_file(path)
+        require_writable_file(path, inputs=(arguments.query,))
     index = ImageIndex(arguments.index, arguments.model, arguments.device, arguments.approximate)
     hits = index.search(
         arguments.query, arguments.top, target=arguments.target, kind=arguments.kind, rerank=arguments.rerank
@@ -136,7 +138,7 @@ def _add_ask(commands: Commands) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder or Hub id of a model for question answering")
     parser.add_argument("image", metavar="IMAGE", help="path or URL")
     parser.add_argument("question", metavar="QUESTION")
-    parser.add_argument("--top", type=_positive, default=5, help="answers (default: %(default)s)")
+    parser.add_argument("--top", type=at_least(1), default=5, help="answers (default: %(default)s)")
     parser.add_argument(
         "--answer-list", type=Path, metavar="FILE", help="JSON list to choose from (default: the model's)"
     )
@@ -195,7 +197,7 @@ def _ground(arguments: argparse.Namespace) -> None:
 
     if arguments.output.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"{arguments.output}: name a file with the ending of an image, such as .png.")
-    require_writable_file(arguments.output)
+    require_writable_file(arguments.output, inputs=(arguments.image,))
     ground = _pipeline(arguments, "visual-grounding", "grounding")
     image = ground.processor.image_processor.fetch_images(arguments.image)
     found = ground(image, arguments.phrase, method=arguments.method, layer=arguments.layer, **_concepts(arguments))
@@ -215,15 +217,17 @@ def _ground(arguments: argparse.Namespace) -> None:
 def _pipeline(arguments: argparse.Namespace, name: str, task: str):
     from transformers import AutoProcessor, pipeline
 
+    from ..devices import choose_device
     from ..families import find_model_folder, load_finetuned
     from ..whole_files import require_writable_file
 
     if _json_file(arguments) is not None:
-        require_writable_file(_json_file(arguments))
+        require_writable_file(_json_file(arguments), inputs=(arguments.image,))
+    device = choose_device(arguments.device)
     folder = find_model_folder(arguments.model)
     model = load_finetuned(task, folder)
     processor = AutoProcessor.from_pretrained(folder)
-    return pipeline(name, model=model, processor=processor, device=arguments.device)
+    return pipeline(name, model=model, processor=processor, device=device)
 
 
 def _add_device(parser: CommandParser) -> None:
@@ -253,10 +257,3 @@ def _print_or_write(arguments: argparse.Namespace, result: dict, table: str) -> 
     print(text if arguments.json == "-" else table)
     if _json_file(arguments) is not None:
         write_whole_file(_json_file(arguments), text + "\n")
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor
 
+from ..devices import choose_device
 from ..families import find_model_folder, load_finetuned
 from ..models.concept_selector import ConceptSelector
 from ..models.encodings import ImageEncoding, TextEncoding
@@ -33,7 +34,7 @@ class Embedder:
         self.name = find_model_folder(model)
         if Path(self.name).is_dir():
             self.name = str(Path(self.name).resolve())
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = choose_device(device)
         self.model = load_finetuned("retrieval", self.name).to(self.device)
         self.processor = AutoProcessor.from_pretrained(self.name)
         self.concept_selector = ConceptSelector.from_pretrained(self.name) if find_concepts else None

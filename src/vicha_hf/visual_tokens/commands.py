@@ -99,16 +99,15 @@ def _add_visual_tokens(commands: Commands) -> None:
 
 
 def _tokenize(arguments: argparse.Namespace) -> None:
-    import torch
-
     from ..data.annotations import read_image_text_records
+    from ..devices import choose_device
     from .loading import load_visual_tokenizer
     from .storage import write_visual_tokens
 
     tokenizer = load_visual_tokenizer(arguments.tokenizer, patch_size=arguments.patch_size)
     usage = write_visual_tokens(
         arguments.output,
-        tokenizer.to(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        tokenizer.to(choose_device(arguments.device)),
         read_image_text_records(arguments.data, arguments.image_root),
         _image_processor(arguments),
         batch_size=arguments.batch_size,

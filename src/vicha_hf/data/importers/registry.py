@@ -86,6 +86,8 @@ def import_annotations(
         require_regular_file(path, "file")
         if path.resolve() == output.resolve():
             raise AnnotationError(f"--output {output} is one of the files to read; choose another")
+    if output.suffix not in (".jsonl", ".ndjson"):
+        raise AnnotationError(f"--output {output} is written with one record per line: name it *.jsonl")
     account = Account()
     prefix, root = _prefix(folder, output), DeclaredRoot(output)
 

@@ -1,0 +1,97 @@
+"""Files that a command reads stay as they are, and a device that is not there is one clear line."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from vicha_hf.cli import main
+from vicha_hf.devices import choose_device
+from vicha_hf.families import read_config
+from vicha_hf.mistakes import describe
+from vicha_hf.whole_files import OutputFolderError, require_writable_file
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "1.png")
+    path = tmp_path / "corpus.json"
+    path.write_text(json.dumps([{"image": "1.png", "caption": "a red square"}]))
+    return path
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--fix"])
+def test_a_check_never_replaces_what_it_reads(corpus, option, capsys):
+    before = corpus.read_bytes()
+    assert main(["data", "check", str(corpus), option, str(corpus), "--num-workers", "0"]) == 1
+    assert "leaves it as it is" in capsys.readouterr().err
+    assert corpus.read_bytes() == before
+
+
+def test_an_input_is_known_by_another_spelling(corpus, monkeypatch):
+    monkeypatch.chdir(corpus.parent)
+    with pytest.raises(OutputFolderError, match="name another file"):
+        require_writable_file(corpus, inputs=({"no": "path"}, None, f"./{corpus.name}"))
+    require_writable_file(corpus.with_name("other.json"), inputs=(corpus,))
+
+
+def test_jsonl_is_not_written_under_another_ending(corpus, capsys):
+    output = corpus.with_name("imported.json")
+    assert main(["data", "import", "albef", str(corpus), "--output", str(output), "--no-progress"]) == 1
+    assert "name it *.jsonl" in capsys.readouterr().err and not output.exists()
+    assert main(["data", "check", str(corpus), "--fix", str(output), "--num-workers", "0"]) == 1
+    assert "name it *.jsonl" in capsys.readouterr().err and not output.exists()
+
+
+def test_a_corpus_without_records_does_not_pass_the_check(tmp_path, capsys):
+    (tmp_path / "none.json").write_text("[]")
+    assert main(["data", "check", str(tmp_path / "none.json")]) == 1
+    assert "no records in" in capsys.readouterr().out
+
+
+def test_devices():
+    assert choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match=r"device='foo' cannot be used here .*: choose cpu"):
+        choose_device("foo")
+    with pytest.raises(ValueError, match="device='cuda:99' cannot be used here"):
+        choose_device("cuda:99")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "index"])
+def test_a_device_is_judged_before_the_model_is_read(corpus, tmp_path, command, capsys):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    own = (str(tmp_path / "model"), str(corpus)) if command == "evaluate" else (str(corpus), str(tmp_path / "model"))
+    output = () if command == "evaluate" else ("--output", str(tmp_path / "index"))
+    task = ("--task", "retrieval") if command == "evaluate" else ()
+    assert main([command, *own, *output, *task, "--device", "foo"]) == 1
+    assert "device='foo' cannot be used here" in capsys.readouterr().err
+
+
+def test_a_name_that_is_nowhere(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no connection")
+
+    monkeypatch.setattr("vicha_hf.families.AutoConfig.from_pretrained", unreachable)
+    with pytest.raises(OSError, match="nobody/nothing is no folder here, and cannot be had from the Hub"):
+        read_config("nobody/nothing")
+
+
+def test_bare_errors_of_the_system_say_what_to_do(tmp_path):
+    for act, said in (
+        ((tmp_path / "none").read_text, "none: not found; check the path"),
+        (tmp_path.read_text, "is a folder; name a file"),
+        (tmp_path.mkdir, "is there already; choose another name"),
+    ):
+        with pytest.raises(OSError) as error:
+            act()
+        assert said in describe(error.value)
+
+
+def test_concepts_are_not_built_among_other_things(corpus):
+    from vicha_hf.concepts import build_concepts
+
+    with pytest.raises(FileExistsError, match=r"no earlier build .*choose a new --output"):
+        build_concepts(str(corpus), None, corpus.parent)
+    assert sorted(path.name for path in corpus.parent.iterdir()) == ["1.png", "corpus.json"]

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 
 # What a name is followed by while it is written, while its successor takes its place, and while it is deleted.
 UNFINISHED, REPLACED, DELETED = ".unfinished", ".replaced", ".deleted"
+# What to do after a folder of a training run could not be written.
+_CONTINUE = "continue with --resume_from_checkpoint latest"
 
 
 class OutputFolderError(OSError):
@@ -50,7 +52,7 @@ def complete_folder(folder: Path, accelerator: Accelerator, needed_bytes: int = 
     except (OSError, SafetensorError, RuntimeError) as error:
         if not _is_write_error(error):
             raise
-        message = _failure(folder, needed_bytes, error)
+        message = _failure(folder, needed_bytes, error, _CONTINUE)
         if main:
             shutil.rmtree(unfinished, ignore_errors=True)
         if isinstance(error, OutputFolderError):
@@ -88,7 +90,7 @@ def write_whole_files(contents: Mapping[Path, str | bytes]) -> None:
     except OSError as error:
         for left in unfinished.values():
             left.unlink(missing_ok=True)
-        raise OutputFolderError(_file_failure(path, len(contents[path]), error)) from error
+        raise OutputFolderError(_failure(path, len(contents[path]), error)) from error
 
 
 def write_whole_lines(path: Path, lines: Iterable[str]) -> None:
@@ -106,7 +108,7 @@ def write_whole_lines(path: Path, lines: Iterable[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = unfinished.open("w", encoding="utf-8")
     except OSError as error:
-        raise OutputFolderError(_file_failure(path, 0, error)) from error
+        raise OutputFolderError(_failure(path, 0, error)) from error
     try:
         with file:
             for line in lines:
@@ -115,7 +117,7 @@ def write_whole_lines(path: Path, lines: Iterable[str]) -> None:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except OSError as error:
-        raise OutputFolderError(_file_failure(path, 0, error)) from error
+        raise OutputFolderError(_failure(path, 0, error)) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -257,7 +259,7 @@ def _flush(path: Path) -> None:
 
 def _require_space(folder: Path, needed_bytes: int) -> None:
     if free_bytes(folder.parent) < needed_bytes:
-        raise OutputFolderError(_failure(folder, needed_bytes, "the disk is too full"))
+        raise OutputFolderError(_failure(folder, needed_bytes, "the disk is too full", _CONTINUE))
 
 
 def _is_write_error(error: Exception) -> bool:
@@ -267,24 +269,12 @@ def _is_write_error(error: Exception) -> bool:
     )
 
 
-def _file_failure(path: Path, needed_bytes: int, error: OSError) -> str:
-    return (
-        f"{path} could not be written ({error.strerror or error}; {_needed_and_free(path, needed_bytes)}). What was there "
-        "before is intact: make room or the folder writable, then start again."
-    )
-
-
-def _failure(path: Path, needed_bytes: int, reason: object) -> str:
-    return (
-        f"{path.name} could not be written to {path.parent}: {reason}. There {_needed_and_free(path, needed_bytes)}. What "
-        "was saved before is intact: make room or the folder writable, then continue with "
-        "--resume_from_checkpoint latest."
-    )
-
-
-def _needed_and_free(path: Path, needed_bytes: int) -> str:
+def _failure(path: Path, needed_bytes: int, reason: object, remedy: str = "start again") -> str:
     needed = f"about {readable_size(needed_bytes)} are needed, " if needed_bytes else ""
-    return f"{needed}{_free_space(path.parent)}"
+    return (
+        f"{path.name} could not be written to {path.parent}: {reason}. There {needed}{_free_space(path.parent)}. What "
+        f"was saved before is intact: make room or the folder writable, then {remedy}."
+    )
 
 
 def _free_space(folder: Path) -> str:

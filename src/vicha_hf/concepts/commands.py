@@ -434,10 +434,11 @@ def _read_corpus(arguments: argparse.Namespace, sources: list[str]):
 
 
 def _load_encoder(arguments: argparse.Namespace, accelerator):
-    from ..families import find_model_folder
+    from ..families import find_model_folder, read_config
     from ..models.concept_selector import DualEncoder
 
     encoder = find_model_folder(arguments.encoder)
+    read_config(encoder, revision=arguments.revision)
     return DualEncoder.from_pretrained(encoder, revision=arguments.revision, device=str(accelerator.device))
 
 

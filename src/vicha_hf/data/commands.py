@@ -77,8 +77,10 @@ def _check(arguments: argparse.Namespace) -> int:
     from .corpus_check import NEAR_DUPLICATES, check_corpus, write_clean_copy
     from .corpus_page import write_corpus_page
 
-    for path in filter(None, (arguments.fix, arguments.json, arguments.html)):
+    for path in filter(None, (arguments.json, arguments.html)):
         require_writable_file(path, inputs=arguments.corpus)
+    if arguments.fix is not None:
+        require_writable_file(arguments.fix)
     check = check_corpus(
         arguments.corpus,
         arguments.task,

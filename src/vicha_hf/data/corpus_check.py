@@ -174,8 +174,6 @@ def write_clean_copy(check: CorpusCheck, sources, output: Path, image_root=None)
     Raises:
         AnnotationError: the output is one of the sources, or images lie inside datasets or shards.
     """
-    if output.suffix not in (".jsonl", ".ndjson"):
-        raise AnnotationError(f"--fix {output} is written with one record per line: name it *.jsonl")
     root = DeclaredRoot(output)
     folder = output.absolute().parent
 
@@ -192,6 +190,8 @@ def write_clean_copy(check: CorpusCheck, sources, output: Path, image_root=None)
     for opened in open_sources(sources, image_root):
         if Path(str(opened.records)).absolute() == output.absolute():
             raise AnnotationError(f"--fix {output} is the file that is checked, which stays as it is; name another")
+    if output.suffix not in (".jsonl", ".ndjson"):
+        raise AnnotationError(f"--fix {output} is written with one record per line: name it *.jsonl")
     write_whole_lines(output, lines())
     root.write()
     return len(check.usable)

@@ -93,7 +93,7 @@ def _add_search(commands: Commands) -> None:
     )
     parser.add_argument(
         "--rerank",
-        type=at_least(0),
+        type=int,
         default=32,
         help="candidates that the matching head orders; 0 for none (default: %(default)s)",
     )

@@ -19,7 +19,7 @@ from ..arguments import require
 from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanImage, PretrainingTransform
 from ..evaluation.task_result import TaskResult
-from ..families import PROCESSORS, find_model_folder, head_class, read_for_task
+from ..families import PROCESSORS, find_model_folder, head_class, read_config, read_for_task
 from ..models.configuration_vision_text import require_known_fields
 from ..text_tokenizers import require_fitting_length, require_fitting_vocabulary, special_tokens
 from ..weight_files import require_weights_of_folder
@@ -291,7 +291,7 @@ def _build_model(
         text_config = {"vocab_size": len(tokenizer)} | ids | own.text_config
         config = AutoConfig.for_model(model_type, vision_config=own.vision_config, text_config=text_config, **fields)
         return head(config)
-    config = AutoConfig.from_pretrained(own.from_pretrained)
+    config = read_config(own.from_pretrained)
     head = head_class(config.model_type, task)
     _override(config, own.config, "model.config")
     _override(config.vision_config, own.vision_config, "model.vision_config")

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from accelerate import PartialState
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..arguments import require
 from ..data.reading_arguments import ReadingArguments
 from ..data.stream_dataset import StreamOptions
-from ..families import HEADS, PROCESSORS, find_model_folder, head_class
+from ..families import HEADS, PROCESSORS, find_model_folder, head_class, read_config
 from ..models.configuration_vision_text import require_known_fields
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.objective_image_token_reconstruction import require_fitting_tokenizer
@@ -186,7 +186,7 @@ def build_pretraining_model(
     """
     if arguments.from_pretrained is not None:
         arguments.from_pretrained = find_model_folder(arguments.from_pretrained)
-        config = AutoConfig.from_pretrained(arguments.from_pretrained)
+        config = read_config(arguments.from_pretrained)
         family = config.model_type
         require_known_fields(type(config), arguments.config, "model.config.")
         require_weights_of_folder(arguments.from_pretrained)

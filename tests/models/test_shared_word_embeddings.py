@@ -1,9 +1,12 @@
 """One table of word embeddings for captions and concepts: in the teacher, in every head, after saving and resizing."""
 
+import pytest
 import torch
 from tiny_models import VOCAB_SIZE, tiny_batch, tiny_pretraining_model
 
 from vicha_hf import ViChaForPreTraining, ViChaForRetrieval, ViChaModel
+from vicha_hf.families import HEADS, head_class
+from vicha_hf.models.pretrained_encoders import require_loaded_encoders
 
 
 def tables(base):
@@ -43,3 +46,13 @@ def test_another_vocabulary_is_shared_too():
     model = tiny_pretraining_model(share_word_embeddings=True)
     model.resize_token_embeddings(VOCAB_SIZE + 3)
     assert is_shared(model.vicha) and len(tables(model.vicha)[1]) == VOCAB_SIZE + 3
+
+
+@pytest.mark.parametrize("task", sorted(HEADS["vicha"]))
+def test_every_head_starts_from_a_pretrained_folder(tmp_path, task):
+    pretrained = tiny_pretraining_model(share_word_embeddings=True)
+    pretrained.save_pretrained(tmp_path)
+    model, info = head_class("vicha", task).from_pretrained(tmp_path, output_loading_info=True)
+    require_loaded_encoders(model, info, tmp_path)
+    assert is_shared(model.vicha) and torch.equal(tables(model.vicha)[1], tables(pretrained.vicha)[0])
+    assert not any(".word_embeddings" in name and name.startswith("vicha.") for name in info["missing_keys"])

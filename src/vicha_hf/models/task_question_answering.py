@@ -47,7 +47,12 @@ class QuestionAnsweringTask:
     def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True):
         """A folder without a decoder is whole: transformers would call it corrupt, as if a tied weight had been lost."""
         if missing_keys is not None and missing_keys.issuperset(chain(*self._tied_weights_keys.items())):
-            missing_keys = None
+            super().tie_weights(None, recompute_mapping)
+            # Those that the encoders share are there all the same.
+            for name, source in self.all_tied_weights_keys.items():
+                if source not in missing_keys:
+                    missing_keys.discard(name)
+            return
         super().tie_weights(missing_keys, recompute_mapping)
 
     def get_output_embeddings(self):

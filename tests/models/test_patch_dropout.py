@@ -6,10 +6,9 @@ import pytest
 import torch
 from simla_models import SimlaForPreTraining, simla_batch, simla_model
 from tiny_models import NUM_PATCHES, assert_same, gradients, predict_positions, tiny_batch, tiny_pretraining_model
-from transformers.modeling_outputs import BaseModelOutput
 
 from vicha_hf.models.block_mask import draw_kept_patches, num_kept_patches
-from vicha_hf.models.encoder_vision import VisionEncoder
+from vicha_hf.models.encoder_vision import VisionEncoder, VisionOutput
 
 
 BATCH = 4
@@ -97,7 +96,10 @@ def slow_forward(self, pixel_values, concept_embeds=None, concept_attention_mask
             [torch.nn.functional.pad(level, (0, 0, 0, padding)) for level in [*levels, self.layernorm(levels[-1])]]
         )
     *hidden_states, last = (torch.cat(level) for level in zip(*rows, strict=True))
-    return BaseModelOutput(last_hidden_state=last, hidden_states=tuple(hidden_states))
+    tokens = last.new_ones(last.shape[:2], dtype=torch.long)
+    if concept_embeds is not None:
+        tokens[:, -concept_embeds.shape[1] :] = concept_attention_mask
+    return VisionOutput(last_hidden_state=last, hidden_states=tuple(hidden_states), attention_mask=tokens)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

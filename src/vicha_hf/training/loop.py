@@ -742,7 +742,7 @@ class TrainingLoop:
             self.arguments,
             steps=self.progress.step,
             epochs=f"{self._epoch():.2f}",
-            samples=f"{len(self.train_dataset):,}",
+            samples="a stream" if self._is_stream else f"{len(self.train_dataset):,}",
             **{"samples per step": self.order.samples_per_step, "processes": self.accelerator.num_processes},
             duration=str(timedelta(seconds=round(self._train_seconds()))),
         )

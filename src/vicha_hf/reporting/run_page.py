@@ -22,7 +22,7 @@ from .evaluation_curves import evaluation_curves_html
 from .gallery import CaptionQuery, ImageQuery, evenly_spaced
 from .model_card import architecture_facts, method_name
 from .result import Result
-from .run_files import read_log
+from .run_files import BEST_MODEL_FOLDER, SETTINGS_FILE, read_log
 from .run_report import RunReport
 from .task_sections import (
     Example,
@@ -35,8 +35,6 @@ from .task_sections import (
 )
 
 
-BEST_MODEL_FOLDER = "best_model"
-SETTINGS_FILE = "config.yaml"
 EXAMPLES_SHOWN, QUERIES_SHOWN, CANDIDATES_SHOWN = 12, 6, 5
 TASK_NAMES = {
     "retrieval": "Retrieval",

@@ -1,10 +1,18 @@
 """The block of facts that a run prints at its launch, with warnings of what cannot be right."""
 
+import math
 from dataclasses import dataclass, field
 
-from ..data.corpus_summary import CorpusSummary
-from .arguments import TrainingArguments
+from accelerate.logging import get_logger
+from torch import nn
+from torch.utils.data import Dataset
 
+from ..data.corpus_summary import CorpusSummary, summarize_corpus
+from .arguments import TrainingArguments
+from .data_order import ENDLESS, DataOrder
+
+
+logger = get_logger(__name__)
 
 # Below this many steps in an epoch a corpus is small for its batch.
 FEW_STEPS_PER_EPOCH = 10
@@ -37,6 +45,46 @@ class LaunchBlock:
     corpus: CorpusSummary | None = None
     queue_size: int = 0
     queue_start: int = 0
+
+    @classmethod
+    def of_run(
+        cls,
+        arguments: TrainingArguments,
+        model: nn.Module,
+        processor,
+        dataset: Dataset,
+        order: DataOrder,
+        total_steps: int,
+        steps_per_epoch: int,
+    ) -> "LaunchBlock":
+        """The facts of a run that is ready to start.
+
+        Args:
+            arguments: of the run.
+            model: with queue and teacher, if it trains with them.
+            processor: whose tokenizer counts the corpus; None where there is none.
+            dataset: of the training; its `annotations` are counted, if it has them.
+            order: the data order.
+            total_steps, steps_per_epoch: optimiser steps.
+        """
+        annotations = getattr(dataset, "annotations", None)
+        corpus = None
+        if annotations is not None and hasattr(processor, "tokenizer"):
+            corpus = summarize_corpus(annotations, processor.tokenizer, processor.max_text_length)
+        queue = getattr(getattr(model, "training_state", None), "queue", None)
+        return cls(
+            num_samples=None if order.dataset_size == ENDLESS else order.dataset_size,
+            samples_per_step=order.samples_per_step,
+            num_processes=order.num_processes,
+            total_steps=total_steps,
+            steps_per_epoch=steps_per_epoch,
+            arguments=arguments,
+            corpus=corpus,
+            queue_size=0 if queue is None else queue.size,
+            queue_start=0
+            if queue is None
+            else math.ceil(model.config.queue_warmup_batches / arguments.gradient_accumulation_steps),
+        )
 
     @property
     def epochs(self) -> float:
@@ -94,3 +142,10 @@ class LaunchBlock:
                 "was made for other texts. Make one with `vicha-hf tokenizer CORPUS --output DIR`."
             )
         return found
+
+
+def report_launch(block: LaunchBlock) -> None:
+    """Tell what is about to be trained, and what cannot be right about it."""
+    logger.info("This run:\n%s", "\n".join(f"  {line}" for line in block.lines()))
+    for warning in block.warnings():
+        logger.warning("%s", warning)

@@ -4,9 +4,6 @@ import copy
 import inspect
 import json
 import math
-import resource
-import shlex
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,20 +23,21 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..arguments import require
-from ..data.corpus_summary import summarize_corpus
 from ..data.loader_processes import ignore_sigterm
 from ..data.read_report import REJECTS_FILE, RejectsFile
 from ..data.stream_dataset import StreamDataset
 from ..evaluation.beside_chance import describe_figures
-from ..families import EVALUATED_TASKS, MODEL_FOLDER, task_of
+from ..evaluation.task_result import METRICS_FILE
+from ..families import MODEL_FOLDER
 from ..folder_lock import locked_folder
 from ..hub_upload import prepare_repository, upload_folder
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.pair_step import ContrastPart, cache_contrast
-from ..reporting.run_card import CARD_FILE, CURVE_FILE
+from ..reporting.run_files import BEST_MODEL_FOLDER, SETTINGS_FILE
 from ..whole_files import complete_folder, require_writable, tidy_up, write_whole_file
 from .adapters import has_adapters, merged_weights
 from .arguments import TrainingArguments
+from .batch_description import describe_samples
 from .batch_statistics import BatchStatistics
 from .checkpoints import (
     Course,
@@ -53,13 +51,15 @@ from .checkpoints import (
 from .data_order import ENDLESS, DataOrder
 from .gradient_caching import require_cacheable
 from .interruption import SigtermNotice
-from .launch_block import LaunchBlock
-from .model_card import card_of_run, loss_curve, run_facts
+from .launch_block import LaunchBlock, report_launch
+from .model_card import card_files
 from .non_finite import NonFiniteGuard, Visit, require_finite
 from .one_process import on_main_process
 from .optimizer import create_optimizer
+from .progress_display import bar_numbers, duration, peak_memory_gib, progress_bar
 from .random_state import preserved_random_state
-from .run_log import RunLog, read_log
+from .run_end import closing_lines, final_metrics
+from .run_log import RunLog
 from .run_settings import run_settings
 from .schedule import ramped_alpha
 from .sharding import embeddings_in_one_unit, prepare_for_gathering, require_whole_weights, whole_model
@@ -67,8 +67,6 @@ from .sharding import embeddings_in_one_unit, prepare_for_gathering, require_who
 
 logger = get_logger(__name__)
 
-BEST_MODEL_FOLDER = "best_model"
-METRICS_FILE = "metrics.json"
 # In the folder of the best model: which evaluation it is from.
 BEST_EVALUATION_FILE = "evaluation.json"
 
@@ -258,7 +256,8 @@ class TrainingLoop:
 
     def _run(self) -> TrainingResult:
         self._begin()
-        with self._sigterm, self._progress_bar() as bar:
+        main = self.accelerator.is_main_process
+        with self._sigterm, progress_bar(self.total_steps, self.progress.step, shown=main) as bar:
             while not self._is_over():
                 self._train_epoch(bar)
         interrupted = self.progress.step < self.total_steps and not self.progress.stopped_early
@@ -314,7 +313,7 @@ class TrainingLoop:
                 prepare_repository(self.arguments.push_to_hub, self.arguments.hub_private)
             warn_of_little_space(self.unwrapped_model, self.output_dir, self.arguments.keep_last_checkpoints)
             if self.resolved_config is not None:
-                write_whole_file(self.output_dir / "config.yaml", self.resolved_config)
+                write_whole_file(self.output_dir / SETTINGS_FILE, self.resolved_config)
         self._keep_rejects(is_new=checkpoint is None)
         # Dropout and masks differ between processes; the weights were made before and are equal.
         set_seed(self.arguments.seed, device_specific=True)
@@ -326,7 +325,18 @@ class TrainingLoop:
                 self._go_on_in_stream()
             self._adopt_best_model()
             self._report_continuation(checkpoint)
-        self._report_launch()
+        if self.accelerator.is_main_process:
+            report_launch(
+                LaunchBlock.of_run(
+                    self.arguments,
+                    self.unwrapped_model,
+                    self.processor,
+                    self.train_dataset,
+                    self.order,
+                    self.total_steps,
+                    self.steps_per_epoch,
+                )
+            )
         self._guard.require_finite_weights("The weights that training would start from are no use")
         self.progress.total_steps = self.total_steps
         if self.arguments.trackers:
@@ -336,33 +346,6 @@ class TrainingLoop:
         self._session_step = self.progress.step
         self._earlier_seconds = self.progress.train_seconds
         self._window_start, self._window_start_step = self._session_start, self.progress.step
-
-    def _report_launch(self) -> None:
-        """Tell what is about to be trained, and what cannot be right about it."""
-        if not self.accelerator.is_main_process:
-            return
-        annotations = getattr(self.train_dataset, "annotations", None)
-        corpus = None
-        if annotations is not None and hasattr(self.processor, "tokenizer"):
-            corpus = summarize_corpus(annotations, self.processor.tokenizer, self.processor.max_text_length)
-        queue = getattr(getattr(self.unwrapped_model, "training_state", None), "queue", None)
-        config = getattr(self.unwrapped_model, "config", None)
-        block = LaunchBlock(
-            num_samples=None if self._is_stream else self.order.dataset_size,
-            samples_per_step=self.order.samples_per_step,
-            num_processes=self.accelerator.num_processes,
-            total_steps=self.total_steps,
-            steps_per_epoch=self.steps_per_epoch,
-            arguments=self.arguments,
-            corpus=corpus,
-            queue_size=0 if queue is None else queue.size,
-            queue_start=0
-            if queue is None
-            else math.ceil(config.queue_warmup_batches / self.arguments.gradient_accumulation_steps),
-        )
-        logger.info("This run:\n%s", "\n".join(f"  {line}" for line in block.lines()))
-        for warning in block.warnings():
-            logger.warning("%s", warning)
 
     def _go_on_in_stream(self) -> None:
         places = self.progress.stream_places
@@ -418,7 +401,7 @@ class TrainingLoop:
         for step_in_epoch in range(first_step, self.steps_per_epoch):
             report = self._optimizer_step(epoch, step_in_epoch, samples_and_batches)
             self.progress.step += 1
-            bar.set_postfix(_shown(report), refresh=False)
+            bar.set_postfix(bar_numbers(report.losses, report.state), refresh=False)
             bar.update()
             self._after_step(report)
             if self._is_over():
@@ -529,20 +512,7 @@ class TrainingLoop:
         """Describes these samples for a message, besides their indices. Reads them again."""
         if self._is_stream:
             return f" ({'; '.join(map(str, samples))})"
-        batch = self.collator([self.train_dataset[index] for index in samples])
-        suspects = [
-            (index, name)
-            for name, value in batch.items()
-            if isinstance(value, Tensor) and value.is_floating_point() and value.shape[:1] == (len(samples),)
-            for index, row in zip(samples, value, strict=True)
-            if not row.isfinite().all()
-        ]
-        parts = [f"image_ids {batch['image_ids'].tolist()}"] if "image_ids" in batch else []
-        parts += [f"{name} of {index} is not finite" for index, name in suspects]
-        if hasattr(self.train_dataset, "describe_sample"):
-            named = dict.fromkeys(index for index, _ in suspects) or samples
-            parts += [f"{index} is {self.train_dataset.describe_sample(index)}" for index in named]
-        return f" ({'; '.join(parts)})" if parts else ""
+        return describe_samples(self.train_dataset, self.collator, samples)
 
     def _clip_gradients(self) -> Tensor | None:
         limit = self.arguments.max_grad_norm
@@ -614,7 +584,7 @@ class TrainingLoop:
         elif taken == STEPS_BEFORE_ESTIMATE and self.progress.step < self.total_steps:
             seconds = (time.perf_counter() - self._second_step_start) / (taken - 1)
             left = seconds * (self.total_steps - self.progress.step)
-            logger.info("%.2f s a step: about %s to go, without evaluations.", seconds, _duration(left))
+            logger.info("%.2f s a step: about %s to go, without evaluations.", seconds, duration(left))
 
     def _save_companions(self, folder: Path) -> None:
         """Make a checkpoint a folder for `from_pretrained`, where its weights are whole and have the model's names."""
@@ -640,7 +610,7 @@ class TrainingLoop:
             "skipped_steps": progress.skipped_steps,
             "samples_per_second": steps_per_second * self.order.samples_per_step,
             "eta_seconds": (self.total_steps - progress.step) / steps_per_second,
-            "memory_gib": _peak_memory_gib(self.accelerator.device),
+            "memory_gib": peak_memory_gib(self.accelerator.device),
             "train_seconds": self._train_seconds(),
         }
         if rejected := self._rejects.count():
@@ -689,66 +659,40 @@ class TrainingLoop:
             if rejected:
                 shown = "; ".join(f"{count} x {cause}" for cause, count in rejected.items())
                 logger.warning("Records that the run did without (%s): %s", self._rejects.path, shown)
-            content = {
-                **self.progress.metrics,
-                "step": self.progress.step,
-                "skipped_steps": self.progress.skipped_steps,
-                "rejected_records": rejected,
-                "epoch": self._epoch(),
-                "train_seconds": self.progress.train_seconds,
-                "num_processes": self.accelerator.num_processes,
-                "samples_per_step": self.order.samples_per_step,
-            }
-            if self.primary_metric is not None:
-                content["primary_metric"] = self.primary_metric
-                content["best_metric"] = self.progress.best_metric
-                content["best_step"] = self.progress.best_step
+            content = final_metrics(
+                self.progress,
+                self.primary_metric,
+                rejected_records=rejected,
+                epoch=self._epoch(),
+                num_processes=self.accelerator.num_processes,
+                samples_per_step=self.order.samples_per_step,
+            )
             write_whole_file(self.output_dir / METRICS_FILE, json.dumps(content, indent=2) + "\n")
-            self._report_end()
+            lines = closing_lines(
+                self.output_dir, self.progress, self.primary_metric, self.unwrapped_model, self.arguments
+            )
+            logger.info(
+                "Done in %s.\n%s", duration(self.progress.train_seconds), "\n".join(f"  {one}" for one in lines)
+            )
         if self.arguments.push_to_hub is not None:
             on_main_process(self.accelerator, self._push)
-
-    def _report_end(self) -> None:
-        """Tell where the model is, which evaluation was the best, and how to evaluate it."""
-        lines = [f"Model: {self.output_dir / MODEL_FOLDER}"]
-        if self.primary_metric is not None and self.progress.best_step is not None:
-            lines.append(
-                f"Best:  {self.output_dir / BEST_MODEL_FOLDER} of step {self.progress.best_step}, {self.primary_metric} "
-                f"{self.progress.best_metric:.1f}"
-            )
-        lines += self._evaluation_command()
-        logger.info("Done in %s.\n%s", _duration(self.progress.train_seconds), "\n".join(f"  {one}" for one in lines))
-
-    def _evaluation_command(self) -> list[str]:
-        source = getattr(getattr(self.arguments, "data", None), "validation", None)
-        task = task_of(self.unwrapped_model)
-        if task not in EVALUATED_TASKS:
-            return []
-        data = source if isinstance(source, str) else "ANNOTATIONS"
-        folder = BEST_MODEL_FOLDER if self.progress.best_step is not None else MODEL_FOLDER
-        command = ["vicha-hf", "evaluate", str(self.output_dir / folder), data, "--task", task]
-        return [
-            f"Evaluate: {shlex.join(command)}",
-            f"Report:   {shlex.join(['vicha-hf', 'report', str(self.output_dir)])}",
-        ]
 
     def _card(self) -> dict[str, str]:
         """The model's card and its curve, by file name; nothing on other processes, or for a model of no family."""
         model = self.unwrapped_model
         if not self.accelerator.is_main_process or not isinstance(model, VisionTextPreTrainedModel):
             return {}
-        curve = loss_curve(read_log(self.output_dir))
-        facts = run_facts(
+        return card_files(
+            model,
             self.arguments,
+            self.output_dir,
+            self.progress.metrics,
             steps=self.progress.step,
             epochs=f"{self._epoch():.2f}",
             samples="a stream" if self._is_stream else f"{len(self.train_dataset):,}",
             **{"samples per step": self.order.samples_per_step, "processes": self.accelerator.num_processes},
             duration=str(timedelta(seconds=round(self._train_seconds()))),
         )
-        folder = self.output_dir / MODEL_FOLDER
-        card = card_of_run(model, self.arguments, facts, self.progress.metrics, folder, curve is not None)
-        return {CARD_FILE: str(card.build())} | ({} if curve is None else {CURVE_FILE: curve})
 
     def _push(self) -> None:
         repository = self.arguments.push_to_hub
@@ -764,26 +708,6 @@ class TrainingLoop:
     def _session_seconds(self) -> float:
         return time.perf_counter() - self._session_start
 
-    def _progress_bar(self) -> tqdm:
-        return tqdm(
-            total=self.total_steps,
-            initial=self.progress.step,
-            desc="training",
-            unit="step",
-            # The losses need the room that the drawing of a bar would take.
-            bar_format="{desc}: {percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
-            mininterval=1.0,
-            dynamic_ncols=True,
-            disable=not self.accelerator.is_main_process,
-        )
-
-
-def _duration(seconds: float) -> str:
-    """`95` -> `1 min 35 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
 
 def _losses(output: Mapping) -> dict[str, Tensor]:
     losses = {
@@ -796,13 +720,6 @@ def _losses(output: Mapping) -> dict[str, Tensor]:
     return losses
 
 
-def _shown(report: StepReport) -> dict[str, str]:
-    short = {"learning_rate": "lr", "distillation_alpha": "alpha"}
-    values = {name.removesuffix("_loss"): value for name, value in report.losses.items()}
-    values |= {short[name]: value for name, value in report.state.items() if name in short}
-    return {name: f"{value:.3g}" for name, value in values.items()}
-
-
 def _local(tensor: Tensor) -> Tensor:
     """A number that is sharded over the processes, in one piece."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
@@ -810,11 +727,3 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _to_device(value, device: torch.device):
     return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-
-
-def _peak_memory_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    # Kilobytes everywhere but on macOS, which counts bytes.
-    unit = 1 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ..families import HEADS, task_of
+from ..families import HEADS, MODEL_FOLDER, task_of
 from ..reporting.line_chart import line_chart
 from ..reporting.model_card import method_name
-from ..reporting.run_card import CURVE_FILE, RunCard, task_name
+from ..reporting.run_card import CARD_FILE, CURVE_FILE, RunCard, task_name
+from ..reporting.run_files import read_log
 from .arguments import TrainingArguments
 
 
@@ -21,6 +22,25 @@ _SVG_STYLE = (
     "<style>text{font:11px sans-serif;fill:#666}.grid{stroke:#ddd}.raw{fill:none;stroke:#9bbcf0}"
     ".line{fill:none;stroke:#2563eb;stroke-width:2}.end{fill:#2563eb}.reference{stroke:#888}</style>"
 )
+
+
+def card_files(
+    model: PreTrainedModel, arguments: TrainingArguments, output_dir: Path, metrics: Mapping[str, float], **facts: Any
+) -> dict[str, str]:
+    """
+    The card of a finished run and the curve of its loss, by file name.
+
+    Args:
+        model: that was trained.
+        arguments: of the run.
+        output_dir: of the run, with its log.
+        metrics: of the last evaluation.
+        facts: measured by the run, `{name: value}`.
+    """
+    curve = loss_curve(read_log(output_dir))
+    folder = output_dir / MODEL_FOLDER
+    card = card_of_run(model, arguments, run_facts(arguments, **facts), metrics, folder, curve is not None)
+    return {CARD_FILE: str(card.build())} | ({} if curve is None else {CURVE_FILE: curve})
 
 
 def card_of_run(

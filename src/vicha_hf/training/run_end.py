@@ -1,0 +1,61 @@
+"""The end of a run for whoever reads it: `metrics.json`, and the lines that say where the model is and how to go on."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..families import EVALUATED_TASKS, MODEL_FOLDER, task_of
+from ..reporting.run_files import BEST_MODEL_FOLDER
+from .arguments import TrainingArguments
+from .checkpoints import Progress
+
+
+def final_metrics(progress: Progress, primary_metric: str | None, **facts: Any) -> dict[str, Any]:
+    """
+    Content of a run's `metrics.json`: the last evaluation's metrics, what the run took, and which evaluation was best.
+
+    Args:
+        progress: at the end.
+        primary_metric: name of the metric that chose the best model; None without evaluation.
+        facts: of the run, `{name: value}`.
+    """
+    content = {
+        **progress.metrics,
+        "step": progress.step,
+        "skipped_steps": progress.skipped_steps,
+        "train_seconds": progress.train_seconds,
+        **facts,
+    }
+    if primary_metric is not None:
+        content |= {
+            "primary_metric": primary_metric,
+            "best_metric": progress.best_metric,
+            "best_step": progress.best_step,
+        }
+    return content
+
+
+def closing_lines(
+    output_dir: Path, progress: Progress, primary_metric: str | None, model: nn.Module, arguments: TrainingArguments
+) -> list[str]:
+    """Places of the model and of the best evaluation, and the commands that evaluate and report it; one fact a line."""
+    lines = [f"Model: {output_dir / MODEL_FOLDER}"]
+    if primary_metric is not None and progress.best_step is not None:
+        lines.append(
+            f"Best:  {output_dir / BEST_MODEL_FOLDER} of step {progress.best_step}, {primary_metric} "
+            f"{progress.best_metric:.1f}"
+        )
+    task = task_of(model)
+    if task not in EVALUATED_TASKS:
+        return lines
+    source = getattr(getattr(arguments, "data", None), "validation", None)
+    data = source if isinstance(source, str) else "ANNOTATIONS"
+    folder = BEST_MODEL_FOLDER if progress.best_step is not None else MODEL_FOLDER
+    evaluate = ["vicha-hf", "evaluate", str(output_dir / folder), data, "--task", task]
+    return [
+        *lines,
+        f"Evaluate: {shlex.join(evaluate)}",
+        f"Report:   {shlex.join(['vicha-hf', 'report', str(output_dir)])}",
+    ]

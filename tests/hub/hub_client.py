@@ -4,6 +4,7 @@
     python hub_client.py pull REPO {package,remote-code}
     python hub_client.py save-again REPO FOLDER
     python hub_client.py push-training-state MODEL_FOLDER REPO NEW_FOLDER
+    python hub_client.py embed SOURCE...
 
 It runs on its own because huggingface_hub reads its environment once, and because `remote-code` must not be able to
 import the package.
@@ -119,6 +120,19 @@ def push_training_state(folder: str, repo: str, new_folder: str) -> dict:
     }
 
 
+def embed(*sources: str) -> list[dict]:
+    """Embeds as sentence-transformers does, where the package cannot be imported."""
+    sys.modules["vicha_hf"] = None
+    from sentence_transformers import SentenceTransformer
+
+    embedded = []
+    for source in sources:
+        model = SentenceTransformer(source, device="cpu", trust_remote_code=True)
+        features = {"texts": model.encode(TEXTS).tolist(), "images": model.encode(two_images()).tolist()}
+        embedded.append({"module": type(model[0].model).__module__} | features)
+    return embedded
+
+
 def weight_names(source: str) -> list[str]:
     from safetensors import safe_open
     from transformers.utils import cached_file
@@ -133,6 +147,8 @@ if __name__ == "__main__":
         result = push(*arguments)
     elif command == "pull":
         result = pull(arguments[0], trust_remote_code=arguments[1] == "remote-code")
+    elif command == "embed":
+        result = embed(*arguments)
     elif command == "push-training-state":
         result = push_training_state(*arguments)
     else:

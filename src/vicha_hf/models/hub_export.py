@@ -1,6 +1,7 @@
 """Model folders that load where this package is not installed: the custom code travels, and `auto_map` names it."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,9 +42,28 @@ PIPELINES = {
     "visual-reasoning": ("pipeline_answering.VisualReasoningPipeline", "ForVisualReasoning"),
 }
 
+# What sentence-transformers reads: its own module around AutoModel, and the method that embeds each kind of input.
+_EMBEDDING = {"method_output_name": "pooler_output"}
+SENTENCE_TRANSFORMERS_FILES = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ],
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            "text": {"method": "get_text_features"} | _EMBEDDING,
+            "image": {"method": "get_image_features"} | _EMBEDDING,
+        },
+        "module_output_name": "sentence_embedding",
+    },
+    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+}
+
 
 class HubExportMixin:
-    """Makes `save_pretrained`, and with it `push_to_hub`, write the custom code and the family's whole `auto_map`.
+    """
+    Makes `save_pretrained`, and with it `push_to_hub`, write the custom code and the family's whole `auto_map`, and for
+    models with a joint space the files of sentence-transformers.
 
     transformers on its own writes only the class that was saved, so a folder saved from one head could not be loaded
     by `AutoModel`. To be mixed in before `PreTrainedModel`.
@@ -64,6 +84,8 @@ class HubExportMixin:
             self.config.auto_map = export_code(self.config.model_type, save_directory)
             self.config.custom_pipelines = export_pipelines(self.config.model_type, save_directory)
             mark_code(self.config.auto_map, self.config.custom_pipelines, save_directory)
+            if getattr(self.base_model, "vision_projection", None) is not None:
+                export_sentence_embedding(save_directory)
             self._copy_companions(save_directory)
         try:
             return super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
@@ -132,6 +154,12 @@ def export_pipelines(model_type: str, save_directory) -> dict[str, dict]:
     return pipelines
 
 
+def export_sentence_embedding(save_directory) -> None:
+    """Writes the files with which `SentenceTransformer(folder)` embeds images and texts into the joint space."""
+    for name, content in SENTENCE_TRANSFORMERS_FILES.items():
+        (Path(save_directory) / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def mark_code(auto_map: Mapping[str, str], pipelines: Mapping[str, Mapping], save_directory) -> None:
     """
     Ends the configuration's file with a hash of all code that was exported with it.
@@ -170,4 +198,13 @@ def _copy_code(reference: str, save_directory) -> bool:
     return True
 
 
-__all__ = ["AUTO_CLASSES", "PIPELINES", "HubExportMixin", "export_code", "export_pipelines", "mark_code"]
+__all__ = [
+    "AUTO_CLASSES",
+    "PIPELINES",
+    "SENTENCE_TRANSFORMERS_FILES",
+    "HubExportMixin",
+    "export_code",
+    "export_pipelines",
+    "export_sentence_embedding",
+    "mark_code",
+]

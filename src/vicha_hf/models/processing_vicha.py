@@ -117,7 +117,8 @@ class ViChaProcessor(VisionTextProcessor):
             max_length: tokens kept of a text in this call, instead of `max_text_length` (also accepted by that name).
             max_concept_length: overrides the processor's for this call.
             return_tensors: "pt", "np" or None (lists).
-            text_kwargs, images_kwargs: options of the tokenizer and of the image processor for this call.
+            text_kwargs, images_kwargs: options of the tokenizer and of the image processor for this call; `concepts` may
+                stand among those of images.
             options: the same by name, such as `size`, `do_normalize` or `pad_to_multiple_of`.
 
         Returns:
@@ -131,6 +132,10 @@ class ViChaProcessor(VisionTextProcessor):
         """
         if images is None and text is None and concepts is None:
             raise ValueError("ViChaProcessor: give at least one of images, text and concepts")
+        if concepts is None and images_kwargs:
+            # Libraries that know images and texts only pass options of images on.
+            images_kwargs = dict(images_kwargs)
+            concepts = images_kwargs.pop("concepts", None)
         if isinstance(concepts, str) and concepts == AUTOMATIC_CONCEPTS:
             if images is None:
                 raise ValueError('ViChaProcessor: concepts="auto" needs images')

@@ -161,7 +161,7 @@ class VisionTextProcessor(ProcessorMixin):
         owner, options = type(self).__name__, _CallOptions()
         known_of_images = set(getattr(self.image_processor.valid_kwargs, "__annotations__", {}))
         for name, value in (*(flat.get("common_kwargs") or {}).items(), *flat.items()):
-            if name == "common_kwargs":
+            if name in _OTHER_GROUPS:
                 continue
             if name in _TEXT_OPTIONS:
                 if value is not None:
@@ -192,7 +192,7 @@ class VisionTextProcessor(ProcessorMixin):
         lengths = [name for name in ("max_text_length", "max_length") if text.get(name) is not None]
         if len(lengths) == 2:
             raise TypeError(f"{owner}: max_length and max_text_length are one option; give one of them")
-        limit = check_length(owner, lengths[0], text[lengths[0]]) if lengths else self.max_text_length
+        limit = check_length(owner, lengths[0], text[lengths[0]]) if lengths else self.tokenizer.model_max_length
         text.pop("max_text_length", None)
         if text.get("padding_side", "right") != "right":
             raise ValueError(
@@ -227,6 +227,8 @@ _TEXT_OPTIONS = {"max_text_length", *TextKwargs.__annotations__} - {
     "return_text_replacement_offsets",
     "sanitize_control_tokens",
 }
+# Groups that a call of any processor may hold: common options are sorted, those of other modalities have no use here.
+_OTHER_GROUPS = ("common_kwargs", "audio_kwargs", "videos_kwargs")
 _TEXT_DEFAULTS = {
     "padding": True,
     "truncation": True,

@@ -92,6 +92,11 @@ class RunCard:
         return architecture_facts(self.model.config, self.model.num_parameters())
 
     @property
+    def embeds(self) -> bool:
+        """Whether the model has a joint space, with which sentence-transformers can work."""
+        return getattr(self.model.base_model, "vision_projection", None) is not None
+
+    @property
     def metrics(self) -> dict[str, str]:
         """All that the evaluation gave, as readers see it."""
         return {
@@ -122,7 +127,10 @@ class RunCard:
             license=self.license or UNKNOWN_LICENSE,
             library_name="transformers",
             pipeline_tag=tag,
-            tags=[method_name(self.model.config).lower(), "vision-language", self.task, "custom_code"],
+            tags=[
+                *(method_name(self.model.config).lower(), "vision-language", self.task, "custom_code"),
+                *(["sentence-transformers"] if self.embeds else []),
+            ],
             base_model=list(self.base_models) or None,
             datasets=list(self.datasets) or None,
             metrics=[metric] if results else None,

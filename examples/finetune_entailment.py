@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 
 from vicha_hf.arguments import parse_arguments
-from vicha_hf.data.annotations_entailment import read_entailment_records
+from vicha_hf.data.annotations_entailment import EntailmentParser, read_entailment_records
 from vicha_hf.data.collators import EntailmentCollator
-from vicha_hf.data.datasets_entailment import EntailmentDataset
+from vicha_hf.data.datasets_entailment import EntailmentDataset, EntailmentItems
 from vicha_hf.evaluation.classification import evaluate_classification
 from vicha_hf.mistakes import run_script
 from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun
@@ -28,11 +28,16 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     arguments, resolved_config = parse_arguments(FinetuningArguments, argv, description=__doc__.splitlines()[0])
     run = FinetuningRun("entailment", arguments, resolved_config)
     data = arguments.data
+    collator = EntailmentCollator(run.processor, with_concepts=run.use_concepts)
     # One process prepares what `datasets` caches; the others find it there.
     with run.accelerator.main_process_first():
-        train = read_entailment_records(data.train, **data.reading)
+        if run.streams:
+            items = EntailmentItems(run.train_transform, **run.item_options)
+            train = run.training_stream(items, collator, EntailmentParser)
+        else:
+            records = read_entailment_records(data.train, **data.reading)
+            train = EntailmentDataset(records, run.train_transform, **run.train_options)
         validation = data.validation and read_entailment_records(data.validation, **data.evaluation_reading)
-    collator = EntailmentCollator(run.processor, with_concepts=run.use_concepts)
     evaluate = None
     if validation:
         sentences = EntailmentDataset(validation, run.evaluation_transform, use_concepts=run.use_concepts)
@@ -40,12 +45,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         def evaluate(model):
             return evaluate_classification(model, sentences, collator, **run.evaluation_options)
 
-    return run.train(
-        EntailmentDataset(train, run.train_transform, **run.train_options),
-        collator,
-        evaluate,
-        primary_metric="accuracy",
-    )
+    return run.train(train, collator, evaluate, primary_metric="accuracy")
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vicha_hf.arguments import parse_arguments, require
-from vicha_hf.data.annotations_grounding import read_grounding_records
+from vicha_hf.data.annotations_grounding import GroundingParser, read_grounding_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_grounding import GroundingDataset
-from vicha_hf.data.datasets_pretraining import PretrainingDataset
+from vicha_hf.data.datasets_pretraining import PretrainingDataset, PretrainingItems
 from vicha_hf.evaluation.grounding import choose_grounding_method, evaluate_grounding
 from vicha_hf.evaluation.task_result import TaskResult
 from vicha_hf.mistakes import run_script
@@ -60,9 +60,23 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     data = arguments.data
     require(not data.text_only, "data.text_only", True, "without an image there is nothing to ground in.")
     run = FinetuningRun("grounding", arguments, resolved_config)
+    collator = PretrainingCollator(run.processor, with_concepts=run.use_concepts)
     # One process prepares what `datasets` caches; the others find it there.
     with run.accelerator.main_process_first():
-        train = read_grounding_records(data.train, splits=data.train_splits, **data.reading)
+        if run.streams:
+            require(
+                data.train_splits is None,
+                "data.train_splits",
+                data.train_splits,
+                "a stream is trained on as a whole; name the shards of the splits.",
+            )
+            items = PretrainingItems(run.train_transform, mirror_texts_with_sides=False, **run.item_options)
+            train = run.training_stream(items, collator, GroundingParser)
+        else:
+            records = read_grounding_records(data.train, splits=data.train_splits, **data.reading)
+            train = PretrainingDataset(
+                records, run.train_transform, captions="all", mirror_texts_with_sides=False, **run.train_options
+            )
         validation = data.validation and read_grounding_records(
             data.validation, for_evaluation=True, splits=data.validation_splits, **data.evaluation_reading
         )
@@ -78,14 +92,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
             chosen = result.metrics[f"accuracy_{model.config.grounding_method}"]
             return TaskResult({"accuracy": chosen, **result.metrics}, result.predictions)
 
-    return run.train(
-        PretrainingDataset(
-            train, run.train_transform, captions="all", mirror_texts_with_sides=False, **run.train_options
-        ),
-        PretrainingCollator(run.processor, with_concepts=run.use_concepts),
-        evaluate,
-        primary_metric="accuracy",
-    )
+    return run.train(train, collator, evaluate, primary_metric="accuracy")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 
 from vicha_hf.arguments import parse_arguments
-from vicha_hf.data.annotations_reasoning import read_reasoning_records
+from vicha_hf.data.annotations_reasoning import ReasoningParser, read_reasoning_records
 from vicha_hf.data.collators import ReasoningCollator
-from vicha_hf.data.datasets_reasoning import ReasoningDataset
+from vicha_hf.data.datasets_reasoning import ReasoningDataset, ReasoningItems
 from vicha_hf.evaluation.classification import evaluate_classification
 from vicha_hf.mistakes import run_script
 from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun
@@ -29,11 +29,16 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     arguments, resolved_config = parse_arguments(FinetuningArguments, argv, description=__doc__.splitlines()[0])
     run = FinetuningRun("reasoning", arguments, resolved_config)
     data = arguments.data
+    collator = ReasoningCollator(run.processor, with_concepts=run.use_concepts)
     # One process prepares what `datasets` caches; the others find it there.
     with run.accelerator.main_process_first():
-        train = read_reasoning_records(data.train, **data.reading)
+        if run.streams:
+            items = ReasoningItems(run.train_transform, **run.item_options)
+            train = run.training_stream(items, collator, ReasoningParser)
+        else:
+            records = read_reasoning_records(data.train, **data.reading)
+            train = ReasoningDataset(records, run.train_transform, **run.train_options)
         validation = data.validation and read_reasoning_records(data.validation, **data.evaluation_reading)
-    collator = ReasoningCollator(run.processor, with_concepts=run.use_concepts)
     evaluate = None
     if validation:
         statements = ReasoningDataset(validation, run.evaluation_transform, use_concepts=run.use_concepts)
@@ -41,12 +46,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         def evaluate(model):
             return evaluate_classification(model, statements, collator, **run.evaluation_options)
 
-    return run.train(
-        ReasoningDataset(train, run.train_transform, **run.train_options),
-        collator,
-        evaluate,
-        primary_metric="accuracy",
-    )
+    return run.train(train, collator, evaluate, primary_metric="accuracy")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from vicha_hf.arguments import parse_arguments
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
-from vicha_hf.data.datasets_pretraining import PretrainingDataset
+from vicha_hf.data.datasets_pretraining import PretrainingDataset, PretrainingItems
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.evaluation.retrieval import choose_similarity_weight, score_retrieval
 from vicha_hf.evaluation.task_evaluation import best_of_each_query
@@ -57,9 +57,18 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     arguments, resolved_config = parse_arguments(RetrievalArguments, argv, description=__doc__.splitlines()[0])
     run = FinetuningRun("retrieval", arguments, resolved_config)
     data = arguments.data
+    collator = PretrainingCollator(run.processor, with_concepts=run.use_concepts)
     # One process prepares what `datasets` caches; the others find it there.
     with run.accelerator.main_process_first():
-        train = read_image_text_records(data.train, **data.reading)
+        if run.streams:
+            # Of a record's captions each visit draws one.
+            items = PretrainingItems(run.train_transform, mirror_texts_with_sides=False, **run.item_options)
+            train = run.training_stream(items, collator)
+        else:
+            records = read_image_text_records(data.train, **data.reading)
+            train = PretrainingDataset(
+                records, run.train_transform, captions="all", mirror_texts_with_sides=False, **run.train_options
+            )
         validation = data.validation and read_image_text_records(
             data.validation, for_evaluation=True, **data.evaluation_reading
         )
@@ -82,14 +91,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
             metrics = scores.metrics(gallery.captions_of_image, gallery.image_of_caption)
             return TaskResult(metrics, best_of_each_query(scores, validation, gallery, data.top))
 
-    return run.train(
-        PretrainingDataset(
-            train, run.train_transform, captions="all", mirror_texts_with_sides=False, **run.train_options
-        ),
-        PretrainingCollator(run.processor, with_concepts=run.use_concepts),
-        evaluate,
-        primary_metric="r_mean",
-    )
+    return run.train(train, collator, evaluate, primary_metric="r_mean")
 
 
 if __name__ == "__main__":

@@ -16,13 +16,15 @@ Every line of the YAML can be overridden; `--resume_from_checkpoint latest` cont
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from vicha_hf.arguments import parse_arguments
-from vicha_hf.data.annotations_vqa import read_question_records, vqa_references
+from vicha_hf.arguments import parse_arguments, require
+from vicha_hf.data.annotations_vqa import QuestionParser, read_question_records, vqa_references
 from vicha_hf.data.answer_limit import AnswerLimit
 from vicha_hf.data.answer_list import build_answer_list, check_answer_list, read_answer_list
 from vicha_hf.data.collators import QuestionAnsweringCollator
-from vicha_hf.data.datasets_vqa import QuestionAnsweringDataset
+from vicha_hf.data.datasets_vqa import QuestionAnsweringDataset, QuestionItems
+from vicha_hf.data.stream_shards import wants_streaming
 from vicha_hf.evaluation.question_answering import evaluate_question_answering
 from vicha_hf.mistakes import run_script
 from vicha_hf.models.pipeline_answering import ANSWER_LIST_FILE
@@ -35,7 +37,7 @@ class QuestionDataArguments(FinetuningDataArguments):
     """Options of the data to fine-tune on.
 
     Args:
-        answer_list: JSON list of the answers that the model may choose from; null builds it from the training questions.
+        answer_list: JSON list of the answers that the model may choose from; null builds it from the training questions (not from a stream).
         min_answer_count: Questions that an answer must have been given to, to join a list that is built.
         max_answers: Longest list that is built, the most frequent answers first; null keeps all.
         rerank_k: Answers that are compared by their whole text (paper: 128).
@@ -60,12 +62,25 @@ class QuestionArguments(FinetuningArguments):
 
 def main(argv: Sequence[str] | None = None) -> TrainingResult:
     arguments, resolved_config = parse_arguments(QuestionArguments, argv, description=__doc__.splitlines()[0])
-    run = FinetuningRun("vqa", arguments, resolved_config)
     data = arguments.data
+    require(
+        data.answer_list is not None or not wants_streaming(data.train),
+        "data.answer_list",
+        None,
+        "it is built from all training questions, and a stream never holds them all; give a JSON list of the answers to "
+        'choose from, such as ["yes", "no", "2"].',
+    )
+    run = FinetuningRun("vqa", arguments, resolved_config)
     # One process prepares what `datasets` caches; the others find it there.
     limit = AnswerLimit(run.processor.tokenizer, run.model.config.text_config.max_position_embeddings)
+    collator = QuestionAnsweringCollator(run.processor, with_concepts=run.use_concepts)
     with run.accelerator.main_process_first():
-        train = read_question_records(data.train, answer_limit=limit, **data.reading)
+        if run.streams:
+            items = QuestionItems(run.train_transform, **run.item_options)
+            train = run.training_stream(items, collator, partial(QuestionParser, answer_limit=limit))
+        else:
+            records = read_question_records(data.train, answer_limit=limit, **data.reading)
+            train = QuestionAnsweringDataset(records, run.train_transform, **run.train_options)
         validation = data.validation and read_question_records(
             data.validation, for_evaluation=True, **data.evaluation_reading
         )
@@ -73,9 +88,10 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         answers = read_answer_list(data.answer_list)
         limit.require_fitting_list(answers, data.answer_list)
     else:
-        answers = build_answer_list(train, min_count=data.min_answer_count, max_size=data.max_answers)
+        answers = build_answer_list(records, min_count=data.min_answer_count, max_size=data.max_answers)
     run.files[ANSWER_LIST_FILE] = answers
-    check_answer_list(answers, train, data.answer_list or "the answers of the training questions")
+    if not run.streams:
+        check_answer_list(answers, records, data.answer_list or "the answers of the training questions")
     evaluate = None
     if validation:
         references = vqa_references(validation)
@@ -96,12 +112,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
                 **run.evaluation_options,
             )
 
-    return run.train(
-        QuestionAnsweringDataset(train, run.train_transform, **run.train_options),
-        QuestionAnsweringCollator(run.processor, with_concepts=run.use_concepts),
-        evaluate,
-        primary_metric="accuracy",
-    )
+    return run.train(train, collator, evaluate, primary_metric="accuracy")
 
 
 if __name__ == "__main__":

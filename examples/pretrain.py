@@ -50,9 +50,10 @@ from vicha_hf.training.pretraining import (
     build_pretraining_model,
     build_processor,
     load_visual_tokens,
-    stream_options,
+    require_streamable,
     use_visual_tokens,
 )
+from vicha_hf.training.streams import training_stream
 from vicha_hf.visual_tokens.storage import VisualTokenStore
 
 
@@ -65,8 +66,8 @@ def build_train_dataset(
     )
     item_options = {"concept_fraction": data.concept_fraction, "use_concepts": collator.with_concepts}
     if wants_streaming(data.train):
-        items = PretrainingItems(transform, **item_options)
-        return StreamDataset(data.train, items, collator, stream_options(arguments), data.image_root)
+        require_streamable(data)
+        return training_stream(arguments, PretrainingItems(transform, **item_options), collator)
     return PretrainingDataset(
         read_image_text_records(data.train, **data.reading),
         transform,

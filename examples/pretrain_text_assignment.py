@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from vicha_hf.arguments import parse_arguments, require
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
-from vicha_hf.data.datasets_pretraining import PretrainingDataset
+from vicha_hf.data.datasets_pretraining import PretrainingDataset, PretrainingItems
 from vicha_hf.mistakes import run_script
 from vicha_hf.training.finetuning import FinetuningArguments, FinetuningRun
 from vicha_hf.training.loop import TrainingResult
@@ -33,13 +33,18 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     data = arguments.data
     require(data.validation is None, "data.validation", data.validation, "text assignment has no evaluation.")
     run = FinetuningRun("text-assignment", arguments, resolved_config)
+    collator = PretrainingCollator(run.processor, with_concepts=run.use_concepts)
     # One process prepares what `datasets` caches; the others find it there.
     with run.accelerator.main_process_first():
-        train = read_image_text_records(data.train, **data.reading)
-    return run.train(
-        PretrainingDataset(train, run.train_transform, mirror_texts_with_sides=False, **run.train_options),
-        PretrainingCollator(run.processor, with_concepts=run.use_concepts),
-    )
+        if run.streams:
+            items = PretrainingItems(run.train_transform, mirror_texts_with_sides=False, **run.item_options)
+            train = run.training_stream(items, collator)
+        else:
+            records = read_image_text_records(data.train, **data.reading)
+            train = PretrainingDataset(
+                records, run.train_transform, mirror_texts_with_sides=False, **run.train_options
+            )
+    return run.train(train, collator)
 
 
 if __name__ == "__main__":

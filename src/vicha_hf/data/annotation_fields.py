@@ -241,3 +241,15 @@ def _digest(image: str | EmbeddedImage) -> bytes:
         # An image that cannot be read equals itself alone.
         return repr(image).encode()
     return hashlib.blake2b(content).digest()
+
+
+class HashedImageIds:
+    """Numbers that are the same for equal images, by hash: in a stream nobody can count them."""
+
+    def number(self, image: str | EmbeddedImage, raw: RawRecord, image_id: object) -> int:
+        """The number of an image; of equal `image_id` within one source, or of equal paths or bytes without one."""
+        if image_id is not None:
+            content = json.dumps([raw.source, image_id], default=repr).encode()
+        else:
+            content = image.read_bytes() if isinstance(image, EmbeddedImage) else image.encode()
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) >> 1

@@ -38,7 +38,7 @@ class CorpusSource:
             that is a list may be put together from several columns: `{"images": ["left", "right"]}`.
         image_root: folder that relative image paths of this source start from.
         weight: how often samples come from this source, relative to the others; None for its share of the records.
-        streaming: read from beginning to end instead of by number; possible in pretraining.
+        streaming: read from beginning to end instead of by number; possible in training.
     """
 
     path: str
@@ -111,14 +111,19 @@ def open_sources(sources, image_root=None) -> list[OpenedSource]:
         TypeError: something else was given.
     """
     sources = list_sources(sources)
-    roots = [image_root] * len(sources)
-    if isinstance(image_root, Sequence) and not isinstance(image_root, str):
-        roots = list(image_root)
-        if len(roots) != len(sources):
-            raise AnnotationError(
-                f"image_root names {len(roots)} folders for {len(sources)} sources; give one for all, or one for each"
-            )
+    roots = roots_of_sources(sources, image_root)
     return [opened for source, root in zip(sources, roots, strict=True) for opened in _open(source, root)]
+
+
+def roots_of_sources(sources: Sequence, image_root) -> list:
+    """The folder for each source. Raises `AnnotationError` for another number of folders than of sources."""
+    if image_root is None or isinstance(image_root, str | os.PathLike):
+        return [image_root] * len(sources)
+    if len(image_root) != len(sources):
+        raise AnnotationError(
+            f"image_root names {len(image_root)} folders for {len(sources)} sources; give one for all, or one for each"
+        )
+    return list(image_root)
 
 
 def as_corpus_source(source) -> CorpusSource | None:
@@ -188,7 +193,9 @@ def _open(source, image_root) -> list[OpenedSource]:
         )
     root = _root(spec.image_root if spec.image_root is not None else image_root)
     if spec.streaming:
-        raise AnnotationError(f"{spec}: streaming is possible in pretraining only; leave it out")
+        raise AnnotationError(
+            f"{spec}: streaming is possible in training only (data.train of the scripts); leave it out here"
+        )
     return [OpenedSource(records, split, spec.weight) for records, split in _open_paths(spec, root)]
 
 
@@ -206,8 +213,8 @@ def _open_paths(spec: CorpusSource, root: Path | None) -> list[tuple[RecordSourc
     paths = expand_pattern(spec.path)
     if remote := next((path for path in paths if is_remote(path)), None):
         raise AnnotationError(
-            f"{remote}: shards on another machine can only be streamed, in pretraining; give {{path: ..., streaming: "
-            "true}, or download them"
+            f"{remote}: shards on another machine can only be streamed, in training (data.train); download them to read "
+            "them here"
         )
     suffixes = {Path(path).suffix.lower() for path in paths}
     if suffixes == {TAR_SUFFIX}:

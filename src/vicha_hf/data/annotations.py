@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Generic, Literal, NotRequired, TypedDict, TypeVar, Unpack
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from transformers.utils import logging
 
-from .annotation_fields import ImageFinder, ImageIds, read_concepts, read_texts
+from .annotation_fields import HashedImageIds, ImageFinder, ImageIds, read_concepts, read_texts
 from .annotation_sources import OpenedSource, list_sources, open_sources
 from .image_check import find_unreadable
 from .image_files import LazyImage, open_image
@@ -84,6 +84,29 @@ class ImageTextRecord:
     def open_image(self) -> LazyImage:
         """The image, to be decoded when it is needed. Raises `ImageReadError`."""
         return LazyImage(self.image, self.where)
+
+
+@dataclass(frozen=True)
+class ImageTextParser:
+    """
+    Makes records of pretraining and retrieval out of a record's fields.
+
+    Args:
+        images: finds the images.
+        image_ids: numbers them.
+    """
+
+    images: ImageFinder
+    image_ids: ImageIds | HashedImageIds = field(default_factory=HashedImageIds)
+
+    def __call__(self, fields: Mapping, raw: RawRecord) -> ImageTextRecord:
+        """Raises `RecordProblem` for a record that cannot be used."""
+        image = self.images.read(fields, raw)
+        captions = read_texts(fields, "caption")
+        concepts = read_concepts(fields)
+        # Last, so that a skipped record leaves no trace in the numbering.
+        image_id = self.image_ids.number(image, raw, fields.get("image_id"))
+        return ImageTextRecord(image, captions, image_id, concepts, raw.where)
 
 
 class ReadingOptions(TypedDict):
@@ -185,16 +208,7 @@ def read_image_text_records(
         AnnotationError: a missing or unreadable file, or a split that does not exist (in both modes), a bad record
             ("raise"), no record left.
     """
-    images, image_ids = ImageFinder.from_options(options), ImageIds(refuse_conflicts=for_evaluation)
-
-    def parse(fields: Mapping, raw: RawRecord) -> ImageTextRecord:
-        image = images.read(fields, raw)
-        captions = read_texts(fields, "caption")
-        concepts = read_concepts(fields)
-        # Last, so that a skipped record leaves no trace in the numbering.
-        image_id = image_ids.number(image, raw, fields.get("image_id"))
-        return ImageTextRecord(image, captions, image_id, concepts, raw.where)
-
+    parse = ImageTextParser(ImageFinder.from_options(options), ImageIds(refuse_conflicts=for_evaluation))
     return read_records(sources, image_root, ImageTextRecord, parse, options, {"for_evaluation": for_evaluation})
 
 
@@ -286,7 +300,7 @@ def _wanted_fields(source: OpenedSource, splits: SplitFilter) -> Iterator[tuple[
     splits.begin_source(source)
     for raw in source.records.iterate_records():
         try:
-            value = _fields_of(raw)
+            value = fields_of(raw)
             if not splits.wants(value):
                 continue
         except RecordProblem as problem:
@@ -345,7 +359,8 @@ def _log(report: AnnotationReport) -> None:
             logger.warning("%d records have a field %r, which nothing reads; is it %r?", count, name, close[0])
 
 
-def _fields_of(raw: RawRecord) -> Mapping:
+def fields_of(raw: RawRecord) -> Mapping:
+    """The fields of a record. Raises `RecordProblem` where it has none."""
     if raw.problem is not None:
         raise raw.problem
     if not isinstance(raw.value, Mapping):

@@ -43,6 +43,30 @@ class EntailmentRecord:
         return LazyImage(self.image, self.where)
 
 
+@dataclass(frozen=True)
+class EntailmentParser:
+    """
+    Makes records of visual entailment out of a record's fields.
+
+    Args:
+        images: finds the images.
+        require_labels: as in `read_entailment_records`.
+    """
+
+    images: ImageFinder
+    require_labels: bool = True
+
+    def __call__(self, fields: Mapping, raw: RawRecord) -> EntailmentRecord:
+        """Raises `RecordProblem` for a record that cannot be used."""
+        return EntailmentRecord(
+            image=self.images.read(fields, raw),
+            sentence=read_text(fields, "sentence"),
+            label=read_label(fields, VisualEntailmentTask.CLASSES, is_required=self.require_labels),
+            concepts=read_concepts(fields),
+            where=raw.where,
+        )
+
+
 def read_entailment_records(
     sources,
     image_root: str | os.PathLike | Sequence[str] | None = None,
@@ -66,16 +90,6 @@ def read_entailment_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    images = ImageFinder.from_options(options)
-
-    def parse(fields: Mapping, raw: RawRecord) -> EntailmentRecord:
-        return EntailmentRecord(
-            image=images.read(fields, raw),
-            sentence=read_text(fields, "sentence"),
-            label=read_label(fields, VisualEntailmentTask.CLASSES, is_required=require_labels),
-            concepts=read_concepts(fields),
-            where=raw.where,
-        )
-
+    parse = EntailmentParser(ImageFinder.from_options(options), require_labels)
     own_options = {"require_labels": require_labels}
     return read_records(sources, image_root, EntailmentRecord, parse, options, own_options)

@@ -3,12 +3,20 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Unpack
 
 from PIL import Image
 
-from .annotation_fields import ImageFinder, ImageIds, read_concepts, read_identifier, read_text, required
+from .annotation_fields import (
+    HashedImageIds,
+    ImageFinder,
+    ImageIds,
+    read_concepts,
+    read_identifier,
+    read_text,
+    required,
+)
 from .annotations import Annotations, ReadingOptions, read_records
 from .image_files import ImageReadError, LazyImage, open_image, read_image_size
 from .raw_records import RawRecord, RecordProblem, shorten
@@ -66,6 +74,39 @@ class GroundingRecord:
         return LazyImage(self.image, self.where)
 
 
+@dataclass(frozen=True)
+class GroundingParser:
+    """
+    Makes records of grounding out of a record's fields.
+
+    Args:
+        images: finds the images.
+        image_ids: numbers them.
+        sizes: of the images, for the boxes that evaluation needs; None reads no boxes.
+    """
+
+    images: ImageFinder
+    image_ids: ImageIds | HashedImageIds = field(default_factory=HashedImageIds)
+    sizes: "_ImageSizes | None" = None
+
+    def __call__(self, fields: Mapping, raw: RawRecord) -> GroundingRecord:
+        """Raises `RecordProblem` for a record that cannot be used."""
+        split = _read_split(fields)
+        image = self.images.read(fields, raw)
+        text = read_text(fields, "text")
+        box, boxes, size = None, (), None
+        if self.sizes is not None:
+            box, boxes = _read_box(fields), _read_boxes(fields, raw)
+            size = self.sizes.of(image, fields, raw.where)
+            _check_inside("bbox", box, size)
+            for one in boxes:
+                _check_inside("boxes", one, size)
+        ref_id, concepts = read_identifier(fields, "ref_id"), read_concepts(fields)
+        # Last, so that a skipped record leaves no trace in the numbering.
+        image_id = self.image_ids.number(image, raw, fields.get("image_id"))
+        return GroundingRecord(image, image_id, ref_id, text, box, boxes, split, size, concepts, raw.where)
+
+
 def read_grounding_records(
     sources,
     image_root: str | os.PathLike | Sequence[str] | None = None,
@@ -91,25 +132,8 @@ def read_grounding_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    sizes = _ImageSizes()
-    images, image_ids = ImageFinder.from_options(options), ImageIds(refuse_conflicts=for_evaluation)
-
-    def parse(fields: Mapping, raw: RawRecord) -> GroundingRecord:
-        split = _read_split(fields)
-        image = images.read(fields, raw)
-        text = read_text(fields, "text")
-        box, boxes, size = None, (), None
-        if for_evaluation:
-            box, boxes = _read_box(fields), _read_boxes(fields, raw)
-            size = sizes.of(image, fields, raw.where)
-            _check_inside("bbox", box, size)
-            for one in boxes:
-                _check_inside("boxes", one, size)
-        ref_id, concepts = read_identifier(fields, "ref_id"), read_concepts(fields)
-        # Last, so that a skipped record leaves no trace in the numbering.
-        image_id = image_ids.number(image, raw, fields.get("image_id"))
-        return GroundingRecord(image, image_id, ref_id, text, box, boxes, split, size, concepts, raw.where)
-
+    image_ids = ImageIds(refuse_conflicts=for_evaluation)
+    parse = GroundingParser(ImageFinder.from_options(options), image_ids, _ImageSizes() if for_evaluation else None)
     own_options = {"for_evaluation": for_evaluation}
     return read_records(sources, image_root, GroundingRecord, parse, options, own_options)
 

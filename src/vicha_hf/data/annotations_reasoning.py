@@ -45,6 +45,38 @@ class ReasoningRecord:
         return LazyImage(self.images[0], self.where), LazyImage(self.images[1], self.where)
 
 
+@dataclass(frozen=True)
+class ReasoningParser:
+    """
+    Makes records of visual reasoning out of a record's fields.
+
+    Args:
+        images: finds the images.
+        require_labels: as in `read_reasoning_records`.
+    """
+
+    images: ImageFinder
+    require_labels: bool = True
+
+    def __call__(self, fields: Mapping, raw: RawRecord) -> ReasoningRecord:
+        """Raises `RecordProblem` for a record that cannot be used."""
+        remedy = 'give the paths of the left and the right image, such as ["images/1.jpg", "images/2.jpg"]'
+        images = required(fields, "images", remedy)
+        if not isinstance(images, list | tuple):
+            raise RecordProblem("images", "wrong type", remedy, f"got {shorten(images)}")
+        if len(images) != 2:
+            raise RecordProblem("images", "not two images", remedy, f"got {len(images)}: {shorten(images)}")
+        left, right = (self.images.find(image, raw, "images") for image in images)
+        return ReasoningRecord(
+            images=(left, right),
+            sentence=read_text(fields, "sentence"),
+            label=read_label(fields, VisualReasoningTask.CLASSES, is_required=self.require_labels),
+            concepts=_read_pair_of_concepts(fields),
+            identifier=read_identifier(fields, "identifier"),
+            where=raw.where,
+        )
+
+
 def read_reasoning_records(
     sources,
     image_root: str | os.PathLike | Sequence[str] | None = None,
@@ -69,25 +101,7 @@ def read_reasoning_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    finder = ImageFinder.from_options(options)
-
-    def parse(fields: Mapping, raw: RawRecord) -> ReasoningRecord:
-        remedy = 'give the paths of the left and the right image, such as ["images/1.jpg", "images/2.jpg"]'
-        images = required(fields, "images", remedy)
-        if not isinstance(images, list | tuple):
-            raise RecordProblem("images", "wrong type", remedy, f"got {shorten(images)}")
-        if len(images) != 2:
-            raise RecordProblem("images", "not two images", remedy, f"got {len(images)}: {shorten(images)}")
-        left, right = (finder.find(image, raw, "images") for image in images)
-        return ReasoningRecord(
-            images=(left, right),
-            sentence=read_text(fields, "sentence"),
-            label=read_label(fields, VisualReasoningTask.CLASSES, is_required=require_labels),
-            concepts=_read_pair_of_concepts(fields),
-            identifier=read_identifier(fields, "identifier"),
-            where=raw.where,
-        )
-
+    parse = ReasoningParser(ImageFinder.from_options(options), require_labels)
     own_options = {"require_labels": require_labels}
     return read_records(sources, image_root, ReasoningRecord, parse, options, own_options)
 

@@ -61,6 +61,39 @@ class QuestionRecord:
         return {answer: whole * count / len(self.answers) for answer, count in Counter(self.answers).items()}
 
 
+@dataclass(frozen=True)
+class QuestionParser:
+    """
+    Makes questions out of a record's fields.
+
+    Args:
+        images: finds the images.
+        answer_limit: refuses answers that the decoder has no positions for.
+        require_answers: whether a question without answers is bad, as in training.
+    """
+
+    images: ImageFinder
+    answer_limit: AnswerLimit | None = None
+    require_answers: bool = True
+
+    def __call__(self, fields: Mapping, raw: RawRecord) -> QuestionRecord:
+        """Raises `RecordProblem` for a record that cannot be used."""
+        record = QuestionRecord(
+            image=self.images.read(fields, raw),
+            question=read_text(fields, "question"),
+            question_id=read_identifier(fields, "question_id"),
+            answers=_read_answers(fields, raw, is_required=self.require_answers),
+            dataset=_read_dataset(fields),
+            question_type=_read_kind(fields, "question_type"),
+            answer_type=_read_kind(fields, "answer_type"),
+            concepts=read_concepts(fields),
+            where=raw.where,
+        )
+        if self.answer_limit is not None:
+            self.answer_limit.check(record.answers)
+        return record
+
+
 def read_question_records(
     sources,
     image_root: str | os.PathLike | Sequence[str] | None = None,
@@ -88,35 +121,23 @@ def read_question_records(
     Raises:
         AnnotationError: as `read_image_text_records`.
     """
-    images = ImageFinder.from_options(options)
+    parse_question = QuestionParser(
+        ImageFinder.from_options(options), answer_limit, require_answers=not for_evaluation
+    )
     known_ids: dict[int | str, str] = {}
     unnamed: Counter[str] = Counter()
 
-    def parse(fields: Mapping, raw: RawRecord) -> QuestionRecord:
-        record = QuestionRecord(
-            image=images.read(fields, raw),
-            question=read_text(fields, "question"),
-            question_id=read_identifier(fields, "question_id"),
-            answers=_read_answers(fields, raw, is_required=not for_evaluation),
-            dataset=_read_dataset(fields),
-            question_type=_read_kind(fields, "question_type"),
-            answer_type=_read_kind(fields, "answer_type"),
-            concepts=read_concepts(fields),
-            where=raw.where,
-        )
-        if answer_limit is not None:
-            answer_limit.check(record.answers)
-        if for_evaluation and record.question_id is None:
+    def parse_named(fields: Mapping, raw: RawRecord) -> QuestionRecord:
+        record = parse_question(fields, raw)
+        if record.question_id is None:
             record = replace(record, question_id=_name_by_image(fields, raw, unnamed))
-        if for_evaluation:
-            first = known_ids.setdefault(record.question_id, raw.where)
-            if first != raw.where:
-                remedy = "give every question its own id: results are told apart by it"
-                raise RecordProblem(
-                    "question_id", "repeated", remedy, f"{record.question_id!r} is also that of {first}"
-                )
+        first = known_ids.setdefault(record.question_id, raw.where)
+        if first != raw.where:
+            remedy = "give every question its own id: results are told apart by it"
+            raise RecordProblem("question_id", "repeated", remedy, f"{record.question_id!r} is also that of {first}")
         return record
 
+    parse = parse_named if for_evaluation else parse_question
     # A tokenizer cannot be written down as a part of a cache's key.
     own_options = {"for_evaluation": for_evaluation} if answer_limit is None else None
     return read_records(sources, image_root, QuestionRecord, parse, options, own_options)

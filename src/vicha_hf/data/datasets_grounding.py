@@ -1,22 +1,34 @@
 """Expressions that name a part of an image, for the evaluation of grounding; it is trained as retrieval."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
 
 from .annotations_grounding import GroundingRecord
-from .datasets_annotated import AnnotatedDataset
+from .datasets_annotated import AnnotatedDataset, TaskItems
 from .named_sides import names_side
 
 
 class GroundingItem(TypedDict):
-    """`pixel_values` float [3, H, W], the `text`, the image's `concepts`, the item's `index`."""
+    """`pixel_values` float [3, H, W], the `text`, the image's `concepts`, in a dataset its `index`."""
 
     pixel_values: torch.Tensor
     text: str
     concepts: list[str]
-    index: int
+    index: NotRequired[int]
+
+
+class GroundingItems(TaskItems[GroundingRecord]):
+    """Examples of expressions; see `TaskItems`."""
+
+    def make(self, record: GroundingRecord, rng: np.random.Generator) -> GroundingItem:
+        concepts = self._draw_concepts(record.concepts, rng)
+        return GroundingItem(
+            pixel_values=self.transform(record.open_image(), rng, may_mirror=not names_side(record.text)),
+            text=record.text,
+            concepts=concepts,
+        )
 
 
 class GroundingDataset(AnnotatedDataset[GroundingRecord]):
@@ -25,12 +37,4 @@ class GroundingDataset(AnnotatedDataset[GroundingRecord]):
     give the records to `PretrainingDataset(captions="all")`.
     """
 
-    def make_item(self, index: int, rng: np.random.Generator) -> GroundingItem:
-        record = self.annotations[index]
-        concepts = self._draw_concepts(record.concepts, rng)
-        return GroundingItem(
-            pixel_values=self.transform(record.open_image(), rng, may_mirror=not names_side(record.text)),
-            text=record.text,
-            concepts=concepts,
-            index=index,
-        )
+    item_type = GroundingItems

@@ -1,33 +1,32 @@
 """Statements about two images, for fine-tuning and evaluation."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
 
 from .annotations_reasoning import ReasoningRecord
-from .datasets_annotated import AnnotatedDataset
+from .datasets_annotated import AnnotatedDataset, TaskItems
 from .named_sides import names_side
 
 
 class ReasoningItem(TypedDict):
     """
     `pixel_values` float [2, 3, H, W] and `concepts`, the left image's and the right one's; the `text`, `label` (1 =
-    true) or None, and the item's `index`.
+    true) or None, and in a dataset the item's `index`.
     """
 
     pixel_values: torch.Tensor
     text: str
     concepts: tuple[list[str], list[str]]
     label: int | None
-    index: int
+    index: NotRequired[int]
 
 
-class ReasoningDataset(AnnotatedDataset[ReasoningRecord]):
-    """Records of `read_reasoning_records`; see `AnnotatedDataset`. Both images are augmented apart."""
+class ReasoningItems(TaskItems[ReasoningRecord]):
+    """Examples of statements; see `TaskItems`. Both images are augmented apart."""
 
-    def make_item(self, index: int, rng: np.random.Generator) -> ReasoningItem:
-        record = self.annotations[index]
+    def make(self, record: ReasoningRecord, rng: np.random.Generator) -> ReasoningItem:
         left, right = (self._draw_concepts(concepts, rng) for concepts in record.concepts)
         may_mirror = not names_side(record.sentence)
         return ReasoningItem(
@@ -37,5 +36,10 @@ class ReasoningDataset(AnnotatedDataset[ReasoningRecord]):
             text=record.sentence,
             concepts=(left, right),
             label=record.label,
-            index=index,
         )
+
+
+class ReasoningDataset(AnnotatedDataset[ReasoningRecord]):
+    """Records of `read_reasoning_records`; see `AnnotatedDataset`."""
+
+    item_type = ReasoningItems

@@ -1,19 +1,19 @@
 """Questions about images, for fine-tuning and evaluation."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
 
 from .annotations_vqa import QuestionRecord
-from .datasets_annotated import AnnotatedDataset
+from .datasets_annotated import AnnotatedDataset, TaskItems
 from .named_sides import names_side
 
 
 class QuestionItem(TypedDict):
     """
     `pixel_values` float [3, H, W], the `question`, the image's `concepts`, the different `answers` with their
-    `weights` (empty where none are known), and the item's `index`.
+    `weights` (empty where none are known), and in a dataset the item's `index`.
     """
 
     pixel_values: torch.Tensor
@@ -21,14 +21,13 @@ class QuestionItem(TypedDict):
     concepts: list[str]
     answers: list[str]
     weights: list[float]
-    index: int
+    index: NotRequired[int]
 
 
-class QuestionAnsweringDataset(AnnotatedDataset[QuestionRecord]):
-    """Records of `read_question_records`; see `AnnotatedDataset`."""
+class QuestionItems(TaskItems[QuestionRecord]):
+    """Examples of questions; see `TaskItems`."""
 
-    def make_item(self, index: int, rng: np.random.Generator) -> QuestionItem:
-        record = self.annotations[index]
+    def make(self, record: QuestionRecord, rng: np.random.Generator) -> QuestionItem:
         concepts = self._draw_concepts(record.concepts, rng)
         weights = record.answer_weights()
         return QuestionItem(
@@ -37,5 +36,10 @@ class QuestionAnsweringDataset(AnnotatedDataset[QuestionRecord]):
             concepts=concepts,
             answers=list(weights),
             weights=list(weights.values()),
-            index=index,
         )
+
+
+class QuestionAnsweringDataset(AnnotatedDataset[QuestionRecord]):
+    """Records of `read_question_records`; see `AnnotatedDataset`."""
+
+    item_type = QuestionItems

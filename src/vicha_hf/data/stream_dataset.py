@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from .annotation_fields import ImageFinder, read_concepts, read_texts
-from .annotation_sources import as_corpus_source, list_sources
-from .annotations import ImageTextRecord
-from .datasets_pretraining import PretrainingItem, PretrainingItems
+from .annotation_fields import ImageFinder
+from .annotation_sources import as_corpus_source, list_sources, roots_of_sources
+from .annotations import ImageTextParser, fields_of
+from .datasets_annotated import TaskItems
+from .datasets_pretraining import PretrainingItems
 from .image_files import ImageReadError
 from .raw_records import AnnotationError, RawRecord, RecordProblem
 from .read_report import RejectedRecord, RejectsFile
-from .stored_images import EmbeddedImage
 from .stream_shards import StreamShard, describe_shards, skip_records, stream_shards
 
 
@@ -181,10 +181,11 @@ class StreamDataset(IterableDataset):
 
     Args:
         sources: one or several; see `stream_shards`. `weight` says how often examples come from a source, 1 by default.
-        items: makes examples out of records.
+        items: makes examples out of the task's records.
         collator: makes batches out of examples.
         options: of the stream.
-        image_root: folder that relative image paths start from.
+        image_root: folder that relative image paths start from, or one for each source.
+        parser: takes what finds images, and returns what makes a record of the task out of a record's fields.
 
     Attributes:
         rejects: where records are written down that were left out; None writes nothing.
@@ -197,20 +198,23 @@ class StreamDataset(IterableDataset):
     def __init__(
         self,
         sources: object,
-        items: PretrainingItems,
-        collator: Callable[[Sequence[PretrainingItem]], dict[str, torch.Tensor]],
+        items: PretrainingItems | TaskItems,
+        collator: Callable[[Sequence[Mapping]], dict[str, torch.Tensor]],
         options: StreamOptions,
-        image_root: str | None = None,
+        image_root: str | Sequence[str] | None = None,
+        parser: Callable[[ImageFinder], Callable[[Mapping, RawRecord], object]] = ImageTextParser,
     ):
         listed = list_sources(sources)
-        self.shards = [stream_shards(source, image_root) for source in listed]
+        roots = roots_of_sources(listed, image_root)
+        self.shards = [stream_shards(source, root) for source, root in zip(listed, roots, strict=True)]
         weights = [getattr(as_corpus_source(source), "weight", None) or 1.0 for source in listed]
         self._shares = np.cumsum(weights) / sum(weights)
         self.items = items
         self.collator = collator
         self.options = options
         self.rejects: RejectsFile | None = None
-        self._finder = ImageFinder(True, options.allow_outside_root)
+        # A file that is missing is found when it is opened: the names of a stream's files would fill the memory.
+        self._parse = parser(ImageFinder(False, options.allow_outside_root))
         fresh = ReaderState((StreamPlace(),) * len(listed))
         self._states = [fresh] * options.readers_per_process
         self._next_reader = 0
@@ -259,7 +263,7 @@ class StreamDataset(IterableDataset):
                     break
             yield StreamBatch(self.collator(items), records, reader, state.as_json())
 
-    def _examples(self, own_number: int, state: ReaderState) -> Iterator[tuple[PretrainingItem, str, ReaderState]]:
+    def _examples(self, own_number: int, state: ReaderState) -> Iterator[tuple[Mapping, str, ReaderState]]:
         options = self.options
         reader = options.process_index * options.readers_per_process + own_number
         streams = [
@@ -275,7 +279,7 @@ class StreamDataset(IterableDataset):
             raw, place = next(streams[source])
             places = tuple(place if number == source else one for number, one in enumerate(state.places))
             try:
-                item = self.items.make(self._parse(raw), self._rng(reader, _ITEM, state.examples))
+                item = self.items.make(self._parse(fields_of(raw), raw), self._rng(reader, _ITEM, state.examples))
             except (RecordProblem, ImageReadError) as problem:
                 self._reject(raw, problem)
                 bad_in_a_row += 1
@@ -286,15 +290,6 @@ class StreamDataset(IterableDataset):
             bad_in_a_row = 0
             state = ReaderState(places, state.examples + 1)
             yield item, raw.where, state
-
-    def _parse(self, raw: RawRecord) -> ImageTextRecord:
-        if raw.problem is not None:
-            raise raw.problem
-        if not isinstance(raw.value, Mapping):
-            raise RecordProblem("", "not an object", 'write {"image": ..., ...}')
-        image = self._finder.read(raw.value, raw)
-        captions, concepts = read_texts(raw.value, "caption"), read_concepts(raw.value)
-        return ImageTextRecord(image, captions, _number_of(image, raw), concepts, raw.where)
 
     def _reject(self, raw: RawRecord, problem: RecordProblem | ImageReadError) -> None:
         if isinstance(problem, ImageReadError):
@@ -308,13 +303,3 @@ class StreamDataset(IterableDataset):
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.options.seed, spawn_key=key))
-
-
-def _number_of(image: str | EmbeddedImage, raw: RawRecord) -> int:
-    """A number that is the same for equal images: in a stream nobody can count them."""
-    image_id = raw.value.get("image_id")
-    if image_id is not None:
-        content = json.dumps([raw.source, image_id], default=repr).encode()
-    else:
-        content = image.read_bytes() if isinstance(image, EmbeddedImage) else image.encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) >> 1

@@ -16,7 +16,12 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrained
 from transformers.processing_utils import ProcessorMixin
 
 from ..arguments import require
+from ..data.annotations import ImageTextParser
+from ..data.datasets_annotated import TaskItems
+from ..data.datasets_pretraining import PretrainingItems
 from ..data.reading_arguments import ReadingArguments
+from ..data.stream_dataset import StreamDataset
+from ..data.stream_shards import wants_streaming
 from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanImage, PretrainingTransform
 from ..evaluation.task_result import TaskResult
 from ..families import PROCESSORS, find_model_folder, head_class, read_config, read_for_task
@@ -28,6 +33,7 @@ from .adapters import TrainedPartsArguments, choose_trained_parts
 from .arguments import TrainingArguments
 from .loop import EvaluationHook, TrainingLoop, TrainingResult
 from .own_tokenizer import load_or_make_tokenizer
+from .streams import training_stream
 
 
 @dataclass(kw_only=True)
@@ -78,6 +84,7 @@ class FinetuningDataArguments(ReadingArguments):
         image_root: Folder that relative image paths start from, or a list of one for each source; null takes each annotation file's own folder. A source written as {path: ..., image_root: ...} has its own.
         on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them; an image that turns out broken in training is replaced by another draw.
         allow_outside_root: Whether absolute image paths may lead out of the image root.
+        shuffle_buffer: Records of a stream that are shuffled together, per loading process.
         tokenizer: Folder or Hub id of a BERT-like tokenizer, for a model without processor; null takes the folder's processor, or makes one from the training texts for random weights.
         max_text_length: Text tokens kept; null keeps the processor's limit.
         max_concept_length: Concept tokens kept; null keeps the processor's limit.
@@ -92,6 +99,7 @@ class FinetuningDataArguments(ReadingArguments):
 
     train: str | dict[str, Any] | list[str | dict[str, Any]]
     validation: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
+    shuffle_buffer: int = 1000
     tokenizer: str | None = None
     max_text_length: int | None = None
     max_concept_length: int | None = None
@@ -124,12 +132,8 @@ class FinetuningDataArguments(ReadingArguments):
                 self.crop_scale,
                 "give [smallest, largest] within (0, 1], or null.",
             )
-        require(
-            self.evaluation_batch_size >= 1,
-            "data.evaluation_batch_size",
-            self.evaluation_batch_size,
-            "it must be at least 1.",
-        )
+        for name in ("evaluation_batch_size", "shuffle_buffer"):
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "it must be at least 1.")
 
 
 @dataclass(kw_only=True)
@@ -200,14 +204,29 @@ class FinetuningRun:
         return kind.from_image_processor(self.processor.image_processor)
 
     @property
+    def item_options(self) -> dict[str, Any]:
+        """Options of every example in training."""
+        return {"concept_fraction": self.arguments.data.concept_fraction, "use_concepts": self.use_concepts}
+
+    @property
     def train_options(self) -> dict[str, Any]:
         """Options of every dataset in training."""
         return {
             "seed": self.arguments.seed,
-            "concept_fraction": self.arguments.data.concept_fraction,
-            "use_concepts": self.use_concepts,
             "on_bad_record": self.arguments.data.on_bad_record,
+            **self.item_options,
         }
+
+    @property
+    def streams(self) -> bool:
+        """Whether the training records come as a stream."""
+        return wants_streaming(self.arguments.data.train)
+
+    def training_stream(
+        self, items: PretrainingItems | TaskItems, collator: Callable, parser: Callable = ImageTextParser
+    ) -> StreamDataset:
+        """The training records as a stream; see [`~vicha_hf.training.streams.training_stream`]."""
+        return training_stream(self.arguments, items, collator, parser)
 
     @property
     def evaluation_options(self) -> dict[str, Any]:
@@ -220,7 +239,7 @@ class FinetuningRun:
 
     def train(
         self,
-        dataset: Dataset,
+        dataset: Dataset | StreamDataset,
         collator: Callable,
         evaluate: Callable[[PreTrainedModel], TaskResult] | None = None,
         primary_metric: str | None = None,

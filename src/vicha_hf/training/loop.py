@@ -361,10 +361,10 @@ class TrainingLoop:
         """Write down the records that are done without, those that training comes to included."""
         self._rejects = RejectsFile(self.output_dir / REJECTS_FILE)
         report = getattr(getattr(self.train_dataset, "annotations", None), "report", None)
-        if self.accelerator.is_main_process and report is not None:
+        if self.accelerator.is_main_process:
             if is_new:
                 self._rejects.path.unlink(missing_ok=True)
-            if report.num_skipped:
+            if report is not None and report.num_skipped:
                 write_whole_file(self._rejects.path, self._rejects.joined_with(report))
         self.accelerator.wait_for_everyone()
         if hasattr(self.train_dataset, "rejects"):

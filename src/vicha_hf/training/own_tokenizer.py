@@ -4,6 +4,8 @@ import logging
 
 from transformers import PreTrainedTokenizerBase
 
+from ..arguments import require
+from ..data.stream_shards import wants_streaming
 from ..data.tokenizer_building import build_tokenizer, iterate_raw_texts
 from ..text_tokenizers import load_tokenizer
 
@@ -20,11 +22,18 @@ def load_or_make_tokenizer(source: str | None, train: object) -> PreTrainedToken
         train: sources of the training records.
 
     Raises:
-        ValueError: no tokenizer there, or one without a token that the objectives need; texts without a word.
+        ValueError: no tokenizer there, or one without a token that the objectives need; texts without a word; a stream.
         AnnotationError: training records that cannot be read.
     """
     if source is not None:
         return load_tokenizer(source, "data.tokenizer")
+    require(
+        not wants_streaming(train),
+        "data.tokenizer",
+        None,
+        "a tokenizer is made from all training texts, and a stream never holds them all; name one, or make one of a part "
+        "of the corpus with `vicha-hf tokenizer CORPUS --output DIR`.",
+    )
     tokenizer = build_tokenizer(iterate_raw_texts(train))
     logger.warning(
         "No tokenizer was given: the run made one of %d tokens from its training texts, and saves it with the model.",

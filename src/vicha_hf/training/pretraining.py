@@ -3,12 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from ..arguments import require
 from ..data.reading_arguments import ReadingArguments
-from ..data.stream_dataset import StreamOptions
 from ..families import HEADS, PROCESSORS, find_model_folder, head_class, read_config
 from ..models.configuration_vision_text import require_known_fields
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
@@ -218,33 +216,14 @@ def build_pretraining_model(
     return model
 
 
-def stream_options(arguments: PretrainingArguments) -> StreamOptions:
-    """The options of a stream to train on; every process makes its own.
-
-    Raises:
-        ValueError: settings that need a corpus of known length.
-    """
-    data = arguments.data
-    require(
-        arguments.max_steps is not None, "max_steps", None, "a stream has no end; say after how many steps to stop."
-    )
+def require_streamable(data: DataArguments) -> None:
+    """Raises `ValueError` for settings that need a corpus of known length."""
     require(data.captions == "one", "data.captions", data.captions, "of a stream's records one caption is drawn.")
     require(
         data.stored_visual_tokens is None,
         "data.stored_visual_tokens",
         data.stored_visual_tokens,
         "they belong to a corpus whose images have names; use data.visual_tokenizer.",
-    )
-    state = PartialState()
-    return StreamOptions(
-        batch_size=arguments.per_device_batch_size,
-        seed=arguments.seed,
-        buffer_size=data.shuffle_buffer,
-        on_bad_record=data.on_bad_record,
-        num_processes=state.num_processes,
-        process_index=state.process_index,
-        num_workers=arguments.num_workers,
-        allow_outside_root=data.allow_outside_root,
     )
 
 

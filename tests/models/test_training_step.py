@@ -81,6 +81,39 @@ def test_a_training_step_updates_teacher_first_then_the_queue(builder):
     torch.testing.assert_close(queue.text_features[:3], expected)
 
 
+def test_a_step_without_teacher_contrasts_the_batch_with_itself():
+    model, ids = tiny_pretraining_model(momentum=0.8).train(), [7, 8, 7, 9]
+    model.add_training_state()
+    fill_queue(model, 4)
+    before = {name: value.clone() for name, value in model.training_state.named_buffers()}
+    teacher = model.training_state.teacher
+    teacher["vicha"].vision_model.forward = teacher["vicha"].text_model.forward = None  # whoever calls them fails
+    with torch.no_grad():
+        teacher["mlm_head"].decoder.bias.add_(1.0)
+        moved = model.get_parameter("mlm_head.decoder.bias") - teacher["mlm_head"].decoder.bias
+    batch = tiny_batch(4)
+    output = model(**batch, **given(batch), image_ids=torch.tensor(ids), distillation_alpha=0.4, use_teacher=False)
+    assert output.distillation_alpha == 0.0
+    assert all(torch.equal(value, before[name]) for name, value in model.training_state.named_buffers())
+    # The teacher follows all the same.
+    after = model.get_parameter("mlm_head.decoder.bias") - teacher["mlm_head"].decoder.bias
+    torch.testing.assert_close(after, 0.8 * moved)
+
+    images = {key: value for key, value in batch.items() if key not in ("input_ids", "attention_mask")}
+    image_embeds = model.vicha.encode_images(**images).embeds
+    text_embeds = model.vicha.encode_texts(batch["input_ids"], batch["attention_mask"]).embeds
+    similarity, losses = image_embeds @ text_embeds.T / model.vicha.temperature, []
+    for logits in (similarity, similarity.T):
+        for row in range(4):
+            others = [column for column in range(4) if column == row or ids[column] != ids[row]]
+            losses.append(logits[row, others].logsumexp(dim=0) - logits[row, row])
+    expected = torch.stack(losses).mean()
+    torch.testing.assert_close(output.itc_loss, expected)
+    weight = model.vicha.vision_projection.weight
+    (observed,), (wanted,) = (torch.autograd.grad(loss, weight) for loss in (output.itc_loss, expected))
+    torch.testing.assert_close(observed, wanted)
+
+
 @pytest.mark.parametrize("builder", [tiny_pretraining_model, tiny_retrieval_model])
 def test_evaluation_mode_changes_nothing_and_works_without_training_state(builder):
     model = builder()

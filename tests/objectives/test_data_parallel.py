@@ -53,6 +53,7 @@ class Scenario:
     draws: bool = False
     negative_images: tuple = (1, 2, 0, 5, 3, 4)
     negative_texts: tuple = (2, 0, 1, 4, 5, 3)
+    use_teacher: bool = True
 
 
 SCENARIOS = {
@@ -63,6 +64,8 @@ SCENARIOS = {
     "pretraining, second process without concepts": Scenario(without_concepts=(3, 4, 5)),
     "pretraining, no process with concepts": Scenario(without_concepts=(0, 1, 2, 3, 4, 5)),
     "pretraining, half of the patches": Scenario(fields={"patch_dropout": 0.5}),
+    "pretraining, without teacher": Scenario(use_teacher=False),
+    "pretraining, without teacher, no ids": Scenario(use_teacher=False, image_ids=None),
     "pretraining, without matching": Scenario(fields={"itm_weight": 0}),
     "pretraining, nothing fuses": Scenario(fields={"itm_weight": 0, "mlm_weight": 0}),
     "pretraining, negatives from everywhere": Scenario(**EVERYWHERE, negative_texts=(5, 0, 3, 4, 2, 0)),
@@ -136,12 +139,14 @@ def whole_batch(scenario, step):
     if scenario.head == "simla":
         batch["visual_token_ids"] = torch.randint(11, (BATCH, NUM_PATCHES), generator=generator)
         batch["bool_masked_pos"] = torch.rand(BATCH, NUM_PATCHES, generator=generator) < 0.4
+    if not scenario.use_teacher:
+        batch["use_teacher"] = False
     return batch
 
 
 def part_of(scenario, batch, rank):
     rows = slice(rank * PER_RANK, (rank + 1) * PER_RANK)
-    part = {name: value[rows] for name, value in batch.items()}
+    part = {name: value[rows] if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
     if "negative_image_indices" in part and not scenario.fields.get("cross_process_negatives"):
         for name in ("negative_image_indices", "negative_text_indices"):
             part[name] = part[name] - rank * PER_RANK

@@ -35,6 +35,11 @@ def vicha_config(model: ModelArguments, **text_config):
         ({"lr_schedule": "published", "warmup_steps": 150}, r"warmup_steps=150.*lr_schedule=cosine"),
         ({"output_dir": ""}, r"output_dir='' .*folder"),
         ({"gradient_caching": True}, r"gradient_caching=True .*gradient_accumulation_steps to 2 or more"),
+        ({"teacher_start_step": -1}, r"teacher_start_step=-1 .*negative"),
+        (
+            {"teacher_start_step": 5, "gradient_caching": True, "gradient_accumulation_steps": 2},
+            r"teacher_start_step=5 .*gradient_caching",
+        ),
     ],
 )
 def test_an_impossible_value_names_field_value_and_remedy(changes, message):

@@ -101,6 +101,34 @@ def test_alpha_without_ramp_is_constant(tmp_path):
     assert loop.unwrapped_model.alphas == [0.4, 0.4]
 
 
+class SometimesWithoutTeacher(StandIn):
+    def forward(self, inputs, image_ids, distillation_alpha=None, update_teacher=True, use_teacher=True):
+        self.used = [*getattr(self, "used", []), use_teacher]
+        return super().forward(inputs, image_ids, distillation_alpha, update_teacher)
+
+
+def test_the_teacher_takes_part_from_a_step_on(tmp_path):
+    arguments = stand_in_arguments(tmp_path, max_steps=3, teacher_start_step=2, gradient_accumulation_steps=2)
+    loop = stand_in_loop(arguments, model_class=SometimesWithoutTeacher)
+    loop.run()
+    assert loop.unwrapped_model.used == [False] * 4 + [True] * 2
+
+
+def test_a_model_that_always_needs_its_teacher_cannot_wait_for_it(tmp_path):
+    with pytest.raises(ValueError, match=r"teacher_start_step=2 .*StandIn needs its teacher"):
+        stand_in_loop(stand_in_arguments(tmp_path, teacher_start_step=2))
+
+
+def test_the_precision_of_matrix_products_is_that_of_the_run(tmp_path):
+    def observe(model, accelerator):
+        return evaluate(model, accelerator) | {"is_medium": float(torch.get_float32_matmul_precision() == "medium")}
+
+    arguments = stand_in_arguments(tmp_path, max_steps=1, float32_matmul_precision="medium")
+    result = stand_in_loop(arguments, evaluate=observe, primary_metric="r_mean").run()
+    assert result.metrics["is_medium"] == 1.0
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 def test_accumulated_batches_equal_one_big_batch(tmp_path):
     arguments = stand_in_arguments(tmp_path / "whole", per_device_batch_size=8, max_grad_norm=0.05)
     whole = stand_in_loop(arguments, model_class=WithoutRandomness)

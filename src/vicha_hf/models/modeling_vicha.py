@@ -148,6 +148,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         patch_indices: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
+        use_teacher: bool = True,
         contrast_part: ContrastPart | None = None,
         return_loss: bool = True,
         **kwargs,
@@ -169,6 +170,8 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
                 `patch_dropout` says in training mode, and otherwise all.
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
+            use_teacher: false for a step without the teacher's features and targets: the contrast compares the batch
+                with itself, with gradient on both sides, and nothing joins the queue.
             contrast_part: the batch is a part of a larger one; from `cache_contrast`.
             return_loss: tells transformers' Trainer that the loss needs no labels; there is always one.
         """
@@ -188,6 +191,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             pairs,
             distillation_alpha=distillation_alpha,
             update_teacher=update_teacher,
+            use_teacher=use_teacher,
             part=contrast_part,
             patch_dropout=self.config.patch_dropout,
             record_layers=self.hierarchical_itc is not None,

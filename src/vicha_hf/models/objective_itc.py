@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from .feature_queue import FeatureQueue
 from .pair_step import ContrastColumns, PairStep
-from .process_group import gather, rank, require_equal_rows
+from .process_group import gather, gather_with_gradient, rank, require_equal_rows
 
 
 @dataclass
@@ -58,32 +58,46 @@ class ImageTextContrast(nn.Module):
 
     def columns(
         self,
-        teacher_image_embeds: torch.Tensor,
-        teacher_text_embeds: torch.Tensor,
+        image_embeds: torch.Tensor,
+        text_embeds: torch.Tensor,
         image_ids: torch.Tensor | None = None,
+        with_gradient: bool = False,
     ) -> ContrastColumns:
-        """Of a process's teacher features [B, E] and image ids [B]: those of all processes."""
-        collect = (lambda tensor: tensor) if self.local_columns else gather
+        """
+        Of a process's features [B, E], the teacher's, and image ids [B]: those of all processes.
+
+        Args:
+            with_gradient: the features are the model's own, and learn as columns too.
+        """
+        if self.local_columns:
+            return ContrastColumns(image_embeds, text_embeds, image_ids, start=0)
+        collect = gather_with_gradient if with_gradient else gather
         return ContrastColumns(
-            image_features=collect(teacher_image_embeds),
-            text_features=collect(teacher_text_embeds),
-            image_ids=None if image_ids is None else collect(image_ids),
-            start=0 if self.local_columns else rank() * len(teacher_image_embeds),
+            image_features=collect(image_embeds),
+            text_features=collect(text_embeds),
+            image_ids=None if image_ids is None else gather(image_ids),
+            start=rank() * len(image_embeds),
         )
 
     def on_pairs(self, step: PairStep) -> ContrastiveOutput:
         """The contrast of an encoded batch, whose teacher features then join the queue."""
-        require_equal_rows(step.images.embeds)
+        images, texts = step.images.embeds, step.texts.embeds
+        require_equal_rows(images)
+        columns = None if step.part is None else step.part.columns
+        if step.uses_teacher:
+            keys = step.teacher_images.embeds, step.teacher_texts.embeds
+        else:
+            keys = images, texts
+            columns = self.columns(*keys, step.pairs.image_ids, with_gradient=True)
         contrast = self(
-            step.images.embeds,
-            step.texts.embeds,
-            step.teacher_images.embeds,
-            step.teacher_texts.embeds,
+            images,
+            texts,
+            *keys,
             step.temperature,
             step.alpha,
             queue=step.queue,
             image_ids=step.pairs.image_ids,
-            columns=None if step.part is None else step.part.columns,
+            columns=columns,
         )
         step.enqueue_teacher_features()
         return contrast
@@ -103,7 +117,8 @@ class ImageTextContrast(nn.Module):
         """
         Args:
             image_embeds, text_embeds: [B, E], L2-normalised, with gradient; row b of both is a pair.
-            teacher_image_embeds, teacher_text_embeds: [B, E], L2-normalised, without gradient.
+            teacher_image_embeds, teacher_text_embeds: [B, E], L2-normalised, without gradient; without a teacher the model's
+                own.
             temperature: [] or [1], learned.
             alpha: share of the teacher's soft targets.
             queue: past teacher features, not yet holding this batch.

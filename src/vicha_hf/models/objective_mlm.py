@@ -165,16 +165,18 @@ class MaskedLanguageModeling(nn.Module):
             position, is_read = None, predicted
         states = step.model.fuse_tokens(step.images, texts, key_values=step.key_values, output_index=position)
         states = states.last_hidden_state
-        with torch.no_grad():
-            teacher_states = step.teacher_model.fuse_tokens(step.teacher_images, texts, output_index=position)
-            teacher_logits = step.teacher["mlm_head"](teacher_states.last_hidden_state[is_read])
+        teacher_logits = None
+        if step.uses_teacher:
+            with torch.no_grad():
+                teacher_states = step.teacher_model.fuse_tokens(step.teacher_images, texts, output_index=position)
+                teacher_logits = step.teacher["mlm_head"](teacher_states.last_hidden_state[is_read])
         soft = head(states).log_softmax(dim=1)[predicted] if over_sequence else None
         return self(head(states[is_read]), teacher_logits, labels[predicted], step.alpha, soft)
 
     def forward(
         self,
         logits: torch.Tensor,
-        teacher_logits: torch.Tensor,
+        teacher_logits: torch.Tensor | None,
         labels: torch.Tensor,
         alpha: float,
         soft_log_probabilities: torch.Tensor | None = None,

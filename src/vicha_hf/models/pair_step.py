@@ -74,8 +74,8 @@ class PairStep:
     teacher_model: VisionTextModel
     images: ImageEncoding
     texts: TextEncoding
-    teacher_images: ImageEncoding
-    teacher_texts: TextEncoding
+    teacher_images: ImageEncoding | None
+    teacher_texts: TextEncoding | None
     image_layers: tuple[torch.Tensor, ...] | None
     text_layers: tuple[torch.Tensor, ...] | None
     alpha: float
@@ -91,6 +91,7 @@ class PairStep:
         *,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
+        use_teacher: bool = True,
         part: ContrastPart | None = None,
         patch_dropout: float = 0.0,
         record_layers: bool = False,
@@ -103,6 +104,7 @@ class PairStep:
             pairs: the batch.
             distillation_alpha: the configuration's by default.
             update_teacher: false where the teacher has moved already.
+            use_teacher: false for a step that the teacher has no part in, except that it follows the model.
             part: the batch is a part of a larger one, for which the teacher has moved already.
             patch_dropout: share of each image's patches that the model does not see in training mode; drawn here unless
                 the batch names the patches that stay.
@@ -110,7 +112,7 @@ class PairStep:
         """
         model = head.base_model
         pairs = replace(pairs, texts=pairs.texts.masked())
-        alpha = head.alpha_of(distillation_alpha)
+        alpha = head.alpha_of(distillation_alpha) if use_teacher else 0.0
         _begin(head, update_teacher and part is None)
         if head.training and patch_dropout > 0 and pairs.patch_indices is None:
             pairs = replace(pairs, patch_indices=_draw_kept_patches(head, pairs, patch_dropout))
@@ -119,10 +121,11 @@ class PairStep:
             pairs.pixel_values, pairs.concepts, patch_indices=pairs.patch_indices, **record
         )
         texts, text_output = model.embed_texts(pairs.texts, **record)
-        if part is None:
-            teacher_images, teacher_texts = encode_by_teacher(head, pairs)
-        else:
+        teacher_images = teacher_texts = None
+        if part is not None:
             teacher_images, teacher_texts = part.teacher_images, part.teacher_texts
+        elif use_teacher:
+            teacher_images, teacher_texts = encode_by_teacher(head, pairs)
         teacher = head.teacher_modules()
         return cls(
             pairs=pairs,
@@ -136,10 +139,15 @@ class PairStep:
             image_layers=vision_output.hidden_states,
             text_layers=text_output.hidden_states,
             alpha=alpha,
-            queue=None if head.training_state is None else head.training_state.queue,
+            queue=head.training_state.queue if use_teacher and head.training_state is not None else None,
             part=part,
             training=head.training,
         )
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether the teacher has encoded the batch."""
+        return self.teacher_images is not None
 
     @cached_property
     def key_values(self) -> list[KeyValues | None]:

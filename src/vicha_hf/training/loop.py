@@ -52,6 +52,7 @@ from .data_order import ENDLESS, DataOrder
 from .gradient_caching import require_cacheable
 from .interruption import SigtermNotice
 from .launch_block import LaunchBlock, report_launch
+from .matmul_precision import float32_matmul_precision
 from .model_card import card_files
 from .non_finite import NonFiniteGuard, Visit, require_finite
 from .one_process import on_main_process
@@ -193,6 +194,12 @@ class TrainingLoop:
 
         # Read before `prepare`, which may hide the model's own signature. A decorator may hide a part of it as well.
         self._forward_arguments = inspect.signature(inspect.unwrap(model.forward)).parameters
+        require(
+            arguments.teacher_start_step == 0 or "use_teacher" in self._forward_arguments,
+            "teacher_start_step",
+            arguments.teacher_start_step,
+            f"{type(model).__name__} needs its teacher from the first step; set it to 0.",
+        )
         self._temperature = next(
             (value for name, value in model.named_parameters() if name.split(".")[-1] == "temperature"), None
         )
@@ -251,7 +258,8 @@ class TrainingLoop:
         main = self.accelerator.is_main_process
         if main:
             require_writable(self.output_dir)
-        with locked_folder(self.output_dir, main):
+        precision = float32_matmul_precision(self.arguments.float32_matmul_precision)
+        with locked_folder(self.output_dir, main), precision:
             return self._run()
 
     def _run(self) -> TrainingResult:
@@ -442,6 +450,8 @@ class TrainingLoop:
         if "distillation_alpha" in self._forward_arguments:
             options["distillation_alpha"] = state["distillation_alpha"] = self._alpha(epoch, step_in_epoch)
 
+        if self.progress.step < self.arguments.teacher_start_step:
+            options["use_teacher"] = False
         if not self._moves_teacher_in_forward:
             self.unwrapped_model.update_teacher()
         self._guard.begin_step()

@@ -149,3 +149,43 @@ def test_a_tokenizer_without_mask_is_an_error(tokenizer, tmp_path):
     )
     with pytest.raises(ValueError, match=r"data.tokenizer=.*no mask_token"):
         load_tokenizer(arguments.tokenizer_source, "data.tokenizer")
+
+
+def weights_of(model):
+    return {name: value for name, value in model.named_parameters() if not name.startswith("training_state")}
+
+
+def test_a_new_model_takes_the_weights_that_another_has(tokenizer, tmp_path):
+    """From an ALBEF, which has no concepts and no reconstruction, to a ViCHA."""
+    albef = from_scratch()
+    albef.config = OBJECTIVES | {"use_concepts": False, "hierarchical_itc_weight": 0, "mim_weight": 0}
+    first = build_pretraining_model(albef, tokenizer)
+    first.save_pretrained(tmp_path / "albef")
+    arguments = from_scratch()
+    arguments.weights_from = str(tmp_path / "albef")
+    torch.manual_seed(1)
+    second = build_pretraining_model(arguments, tokenizer)
+    assert second.config.use_concepts and second.mim is not None
+    given, taken = weights_of(first), weights_of(second)
+    assert given.keys() < taken.keys()
+    assert all(torch.equal(taken[name], value) for name, value in given.items())
+    text = dict(first.vicha.text_model.named_parameters())
+    concepts = dict(second.vicha.concept_model.named_parameters())
+    assert concepts and all(torch.equal(value, text[name]) for name, value in concepts.items())
+    teacher = second.training_state.teacher["vicha"]
+    assert torch.equal(teacher.text_projection.weight, first.vicha.text_projection.weight)
+
+
+def test_weights_of_other_sizes_or_families_are_refused(tokenizer, tmp_path):
+    first = from_scratch()
+    first.vision_config = {**SIZES, "num_hidden_layers": 2, "image_size": 32}
+    first.config = OBJECTIVES | {"hierarchical_itc_levels": 1}
+    build_pretraining_model(first, tokenizer).save_pretrained(tmp_path / "shallow")
+    arguments = from_scratch()
+    arguments.weights_from = str(tmp_path / "shallow")
+    with pytest.raises(ValueError, match=r"model.weights_from=.*shallow.*vision_model.layers.2"):
+        build_pretraining_model(arguments, tokenizer)
+    with pytest.raises(ValueError, match=r"model.weights_from='a' .*from_pretrained"):
+        ModelArguments(from_pretrained="b", weights_from="a")
+    with pytest.raises(ValueError, match=r"model.text='b' .*weights_from='a' has both encoders"):
+        ModelArguments(weights_from="a", text="b")

@@ -449,9 +449,10 @@ class TrainingLoop:
         state, options = {"learning_rate": learning_rate}, {}
         if "distillation_alpha" in self._forward_arguments:
             options["distillation_alpha"] = state["distillation_alpha"] = self._alpha(epoch, step_in_epoch)
-
         if self.progress.step < self.arguments.teacher_start_step:
-            options["use_teacher"] = False
+            options |= {"use_teacher": False, "distillation_alpha": 0.0}
+            state["distillation_alpha"] = 0.0
+
         if not self._moves_teacher_in_forward:
             self.unwrapped_model.update_teacher()
         self._guard.begin_step()

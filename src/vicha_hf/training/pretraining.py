@@ -1,8 +1,10 @@
 """Arguments of pretraining, and the model and processor that they describe."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from ..arguments import require
@@ -11,6 +13,7 @@ from ..families import HEADS, PROCESSORS, find_model_folder, head_class, read_co
 from ..models.configuration_vision_text import require_known_fields
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.objective_image_token_reconstruction import require_fitting_tokenizer
+from ..models.pretrained_encoders import ENCODERS, copy_matching_weights
 from ..models.processing_vision_text import VisionTextProcessor
 from ..text_tokenizers import require_fitting_length, require_fitting_vocabulary, special_tokens
 from ..visual_tokens.loading import load_visual_tokenizer
@@ -23,15 +26,18 @@ from .arguments import TrainingArguments
 
 DEFAULT_FAMILY = "vicha"
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(kw_only=True)
 class ModelArguments(TrainedPartsArguments):
     """Options of the model to train. It starts from a folder of this library, from two separate encoders, or from
-    random weights.
+    random weights; a new model can take what fits from a folder of this library.
 
     Args:
         family: "vicha" (ALBEF too) or "simla"; null takes ViCHA, or the family of model.from_pretrained.
         from_pretrained: Folder or Hub id of a pretrained model to continue from.
+        weights_from: Folder or Hub id of a pretrained model of the family that a new model takes its weights from, wherever names and shapes are the same. A concept encoder that is not there takes those of the text encoder, as the paper's takes BERT's. The rest starts from random weights.
         vision: Folder or Hub id of a ViT or DeiT to start the vision encoder from (paper: DeiT-B); null starts it from random weights.
         text: Folder or Hub id of a BERT to start the text and concept encoders from (paper: bert-base-uncased); null starts them from random weights.
         image_size: Side of the images in pixels, to continue from a folder at another size; the positions are interpolated to it. Null keeps the folder's.
@@ -44,6 +50,7 @@ class ModelArguments(TrainedPartsArguments):
 
     family: str | None = None
     from_pretrained: str | None = None
+    weights_from: str | None = None
     vision: str | None = None
     text: str | None = None
     image_size: int | None = None
@@ -70,8 +77,13 @@ class ModelArguments(TrainedPartsArguments):
             self.image_size,
             "it changes the size of model.from_pretrained; of a new model set model.vision_config.image_size.",
         )
+        if self.weights_from is not None:
+            for name in ("vision", "text"):
+                value = getattr(self, name)
+                remedy = f"model.weights_from={self.weights_from!r} has both encoders."
+                require(value is None, f"model.{name}", value, remedy)
         if self.from_pretrained is not None:
-            for name in ("family", "vision", "text", "vision_config", "text_config"):
+            for name in ("family", "weights_from", "vision", "text", "vision_config", "text_config"):
                 value = getattr(self, name)
                 remedy = f"model.from_pretrained={self.from_pretrained!r} decides it."
                 if name == "vision_config" and "image_size" in (value or {}):
@@ -211,9 +223,54 @@ def build_pretraining_model(
         else:
             model = head(head.config_class(vision_config=arguments.vision_config, text_config=text_config, **fields))
     require_fitting_vocabulary(model.config, tokenizer)
+    if arguments.weights_from is not None:
+        take_weights(model, arguments.weights_from)
     choose_trained_parts(model, arguments)
     model.add_training_state()
     return model
+
+
+def take_weights(model: VisionTextPreTrainedModel, source: str) -> None:
+    """
+    Gives a new model the weights of a pretrained one, wherever names and shapes are the same; the others stay.
+
+    Args:
+        model: a pretraining head, without training state.
+        source: folder or Hub id of a model of the family.
+
+    Raises:
+        ValueError: a model of another family, or whose encoders do not fit.
+    """
+    folder = find_model_folder(source)
+    family = read_config(folder).model_type
+    require(
+        family == model.config.model_type,
+        "model.weights_from",
+        source,
+        f"it is of the family {family!r}, and the new model of {model.config.model_type!r}.",
+    )
+    require_weights_of_folder(folder)
+    given = head_class(family, "pretraining").from_pretrained(folder)
+    old, new = given.base_model, model.base_model
+    left = copy_matching_weights(given, model)
+    for part in ENCODERS:
+        unfit = [name for name in left if f".{part}." in f".{name}"]
+        require(
+            not unfit, "model.weights_from", source, f"{unfit[:1]} of the {part} has another shape or is not there."
+        )
+    if getattr(new, "concept_model", None) is not None and getattr(old, "concept_model", None) is None:
+        own = copy_matching_weights(old.text_model, new.concept_model)
+        prefix = f"{model.base_model_prefix}.concept_model."
+        left = [name for name in left if not name.startswith(prefix) or name.removeprefix(prefix) in own]
+    if PartialState().is_main_process:
+        logger.info(
+            "%s gives all weights but %s.", source, ", ".join(sorted({_part(name) for name in left})) or "none"
+        )
+
+
+def _part(name: str) -> str:
+    """`vicha.concept_projection.weight` -> `vicha.concept_projection`"""
+    return ".".join(name.split(".")[:2])
 
 
 def require_streamable(data: DataArguments) -> None:

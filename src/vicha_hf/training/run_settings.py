@@ -44,6 +44,7 @@ FREE_ARGUMENTS = frozenset(
         "mixed_precision",
         "model.family",
         "model.from_pretrained",
+        "model.weights_from",
         "model.vision",
         "model.text",
         "model.image_size",

@@ -55,6 +55,8 @@ IMPOSSIBLE = [
     ("mim_mask_ratio", {"mim_mask_ratio": 75.0}, "75.0", "between 0 and 1"),
     ("mim_mask_ratio", {"mim_mask_ratio": 0.99}, "0.99", "at least one must stay"),
     ("mim_mask_ratio", {"mim_mask_ratio": 1.0}, "1.0", "between 0 and 1"),
+    ("mim_fraction", {"mim_fraction": 0.0}, "0.0", "above 0"),
+    ("mim_fraction", {"mim_fraction": 1.5}, "1.5", "above 0"),
     ("mlm_probability", {"mlm_probability": 15.0}, "15.0", "between 0 and 1"),
     ("mlm_probability", {"mlm_probability": 0.0}, "0.0", "between 0 and 1"),
     ("patch_dropout", {"patch_dropout": 1.0}, "1.0", "16 patches .* one patch must stay"),

@@ -125,6 +125,20 @@ def test_loss_is_the_error_of_removed_patches_alone(mode, branches):
     assert output.loss.item() == pytest.approx(sum(expected) / branches, rel=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["unimodal", "both"])
+@pytest.mark.parametrize(("fraction", "rows"), [(0.4, 2), (0.01, 1), (1, 3)])
+def test_a_fraction_of_the_batch_is_reconstructed(mode, fraction, rows):
+    model, batch, text_states, noise = model_and_inputs(mode)
+    with torch.no_grad():
+        first = {name: value[:rows] for name, value in batch.items()}
+        expected = run(model, first, text_states[:rows], noise[:rows]).loss
+        everything = run(model, batch, text_states, noise).loss
+        model.config.mim_fraction = fraction
+        observed = model(**batch, mim_noise=noise).mim_loss
+    torch.testing.assert_close(observed, expected)
+    assert torch.isclose(observed, everything) == (rows == 3)
+
+
 @pytest.mark.parametrize("mode", ["unimodal", "crossmodal"])
 def test_predictions_do_not_see_the_removed_pixels(mode):
     model, batch, text_states, noise = model_and_inputs(mode)

@@ -104,6 +104,8 @@ class ViChaConfig(VisionTextConfig):
         mim_mode (`str`, defaults to `"unimodal"`): `"unimodal"` reconstructs from the kept patches through a small
             decoder, `"crossmodal"` through the fusion layers with the text as keys, `"both"` averages the two.
         mim_mask_ratio (`float`, defaults to 0.75): share of the patches that is removed.
+        mim_fraction (`float`, defaults to 1): share of a batch's images that are reconstructed, at least one; fewer save
+            time (not of the paper).
         mim_decoder_hidden_size, mim_decoder_layers, mim_decoder_heads: the reconstruction decoder (768, 2, 16).
         mlm_probability (`float`, defaults to 0.15): share of the tokens that is predicted.
         queue_size (`int`, defaults to 65536): teacher features of past samples that serve as negatives.
@@ -135,6 +137,7 @@ class ViChaConfig(VisionTextConfig):
     mim_weight: float | int = 1.0
     mim_mode: str = "unimodal"
     mim_mask_ratio: float = 0.75
+    mim_fraction: float | int = 1.0
     mim_decoder_hidden_size: int = 768
     mim_decoder_layers: int = 2
     mim_decoder_heads: int = 16
@@ -182,6 +185,12 @@ class ViChaConfig(VisionTextConfig):
             "mim_mask_ratio",
             self.mim_mask_ratio,
             f"of the {vision.num_patches} patches at least one must stay and one must go ({kept} would stay).",
+        )
+        require(
+            0 < self.mim_fraction <= 1,
+            "mim_fraction",
+            self.mim_fraction,
+            "choose it above 0 and at most 1, or set mim_weight=0.",
         )
         if self.mim_mode != "unimodal":
             require(

@@ -7,6 +7,7 @@ References:
 """
 
 import copy
+import math
 from dataclasses import dataclass
 
 import torch
@@ -165,19 +166,22 @@ class PixelReconstruction(nn.Module):
         init.zeros_(self.mask_token)
 
     def on_pairs(self, step: PairStep, noise: torch.Tensor | None = None) -> PixelReconstructionOutput:
-        """Reconstructs the images of an encoded batch; `noise` [B, P] is drawn by default."""
+        """
+        Reconstructs the images of an encoded batch, or the first of them, as `mim_fraction` says; `noise` [B, P] is drawn
+        by default.
+        """
         pixel_values, num_patches = step.pairs.pixel_values, self.config.vision_config.num_patches
         if noise is None:
             generator = step.generator()
             noise = torch.rand(len(pixel_values), num_patches, device=pixel_values.device, generator=generator)
-        model = step.model
+        model, rows = step.model, slice(math.ceil(len(pixel_values) * self.config.mim_fraction))
         return self(
-            pixel_values,
+            pixel_values[rows],
             model.vision_model,
             model.text_model,
-            step.texts.hidden_states,
-            step.pairs.texts.attention_mask,
-            noise,
+            step.texts.hidden_states[rows],
+            step.pairs.texts.attention_mask[rows],
+            noise[rows],
         )
 
     def forward(

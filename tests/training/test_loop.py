@@ -107,11 +107,13 @@ class SometimesWithoutTeacher(StandIn):
         return super().forward(inputs, image_ids, distillation_alpha, update_teacher)
 
 
-def test_the_teacher_takes_part_from_a_step_on(tmp_path):
-    arguments = stand_in_arguments(tmp_path, max_steps=3, teacher_start_step=2, gradient_accumulation_steps=2)
+@pytest.mark.parametrize(("start", "used"), [(0, [True] * 3), (2, [False, False, True]), (None, [False] * 3)])
+def test_the_teacher_takes_part_from_a_step_on(tmp_path, start, used):
+    arguments = stand_in_arguments(tmp_path, max_steps=3, teacher_start_step=start, gradient_accumulation_steps=2)
     loop = stand_in_loop(arguments, model_class=SometimesWithoutTeacher)
     loop.run()
-    assert loop.unwrapped_model.used == [False] * 4 + [True] * 2
+    assert loop.unwrapped_model.used == [value for value in used for _ in range(2)]
+    assert [record["distillation_alpha"] > 0 for record in read_log(tmp_path)][1:] == used[1:]
 
 
 def test_a_model_that_always_needs_its_teacher_cannot_wait_for_it(tmp_path):

@@ -39,7 +39,7 @@ class TrainingArguments:
         max_grad_norm: Gradients of a greater norm are scaled down to it; null does not clip, as the paper.
         on_non_finite_loss: What to do when a loss or the gradient is infinite or NaN: "stop", or "skip" the step, counted in the log.
         max_consecutive_skips: How many steps in a row may be skipped before the run stops after all.
-        teacher_start_step: Optimiser steps before the momentum teacher takes part; until then the contrast compares the batch with itself, with gradient on both sides, and nothing is distilled or enqueued. From random weights an early teacher knows nothing. 0 is the papers' way.
+        teacher_start_step: Optimiser steps before the momentum teacher takes part; until then the contrast compares the batch with itself, with gradient on both sides, and nothing is distilled or enqueued. From random weights an early teacher knows nothing. 0 is the papers' way; null leaves the teacher out.
         ramp_distillation_alpha: Raise the teacher's share linearly from 0 over the first epoch.
         mixed_precision: "no", "bf16" or "fp16"; null leaves it to `accelerate launch`.
         float32_matmul_precision: "highest", "high" or "medium", of matrix products in float32, as torch calls them. "high" lets a
@@ -81,7 +81,7 @@ class TrainingArguments:
     max_grad_norm: float | None = None
     on_non_finite_loss: Literal["stop", "skip"] = "stop"
     max_consecutive_skips: int = 10
-    teacher_start_step: int = 0
+    teacher_start_step: int | None = 0
     ramp_distillation_alpha: bool = True
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     float32_matmul_precision: MatmulPrecision = "highest"
@@ -118,15 +118,21 @@ class TrainingArguments:
             "one forward pass contrasts all its samples anyway; set gradient_accumulation_steps to 2 or more.",
         )
         require(
-            not (self.gradient_caching and self.teacher_start_step),
+            self.teacher_start_step is None or self.teacher_start_step >= 0,
             "teacher_start_step",
             self.teacher_start_step,
-            "gradient_caching contrasts the parts of a batch through the teacher; set one of the two off.",
+            "it must not be negative; null leaves the teacher out.",
+        )
+        require(
+            not self.gradient_caching or self.teacher_start_step == 0,
+            "teacher_start_step",
+            self.teacher_start_step,
+            "gradient_caching contrasts the parts of a batch through the teacher; set it to 0.",
         )
         for name in ("max_steps", "evaluation_steps", "early_stopping_evaluations", "checkpoint_steps"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "it must be at least 1, or null.")
-        for name in ("seed", "warmup_steps", "teacher_start_step", "num_workers", "weight_decay"):
+        for name in ("seed", "warmup_steps", "num_workers", "weight_decay"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "it must not be negative.")
         for name in ("adam_beta1", "adam_beta2"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "choose it within [0, 1).")
@@ -154,6 +160,10 @@ class TrainingArguments:
         )
         # Complains about a warm-up that the schedule cannot follow before any data is read.
         self.learning_rate_schedule(steps_per_epoch=1)
+
+    def teacher_takes_part(self, step: int) -> bool:
+        """Whether the momentum teacher takes part in the optimiser step behind `step` others."""
+        return self.teacher_start_step is not None and step >= self.teacher_start_step
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimiser steps of the whole run."""

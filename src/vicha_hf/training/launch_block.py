@@ -72,6 +72,9 @@ class LaunchBlock:
         if annotations is not None and hasattr(processor, "tokenizer"):
             corpus = summarize_corpus(annotations, processor.tokenizer, processor.max_text_length)
         queue = getattr(getattr(model, "training_state", None), "queue", None)
+        if arguments.teacher_start_step is None:
+            # Nothing fills it.
+            queue = None
         return cls(
             num_samples=None if order.dataset_size == ENDLESS else order.dataset_size,
             samples_per_step=order.samples_per_step,
@@ -83,7 +86,8 @@ class LaunchBlock:
             queue_size=0 if queue is None else queue.size,
             queue_start=0
             if queue is None
-            else math.ceil(model.config.queue_warmup_batches / arguments.gradient_accumulation_steps),
+            else arguments.teacher_start_step
+            + math.ceil(model.config.queue_warmup_batches / arguments.gradient_accumulation_steps),
         )
 
     @property

@@ -449,7 +449,7 @@ class TrainingLoop:
         state, options = {"learning_rate": learning_rate}, {}
         if "distillation_alpha" in self._forward_arguments:
             options["distillation_alpha"] = state["distillation_alpha"] = self._alpha(epoch, step_in_epoch)
-        if self.progress.step < self.arguments.teacher_start_step:
+        if not self.arguments.teacher_takes_part(self.progress.step):
             options |= {"use_teacher": False, "distillation_alpha": 0.0}
             state["distillation_alpha"] = 0.0
 

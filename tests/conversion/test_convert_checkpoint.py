@@ -214,8 +214,10 @@ def test_the_head_must_be_known_told_and_the_checkpoints_own(tmp_path):
     with pytest.raises(CheckpointError, match=r"(?s)retrieval.*grounding.*`head`"):
         convert_checkpoint(retrieval, **HEADS)
     assert type(convert_checkpoint(retrieval, head="retrieval", **HEADS)) is ViChaForRetrieval
-    with pytest.raises(CheckpointError, match=r"`head='retriever'`.*pretraining.*retrieval"):
-        convert_checkpoint(retrieval, head="retriever", **HEADS)
+    # Before the file is looked at.
+    for source in (retrieval, "nowhere.pth"):
+        with pytest.raises(CheckpointError, match=r"`head='retriever'`.*pretraining.*retrieval"):
+            convert_checkpoint(source, head="retriever", **HEADS)
     with pytest.raises(CheckpointError, match=r"for pretraining, not for retrieval.*from_pretrained"):
         convert_checkpoint(pretraining, head="retrieval", **HEADS, **DECODER)
     with pytest.raises(CheckpointError, match=r"retrieval.*not for pretraining"):

@@ -122,4 +122,9 @@ def test_convert_verifies_and_pushes(tmp_path, user):
     assert "Verified: weights are equal" in process.stdout
     assert private and {"README.md", "model.safetensors", "processor_config.json"} <= set(names)
     assert data["license"] == "bsd-3-clause" and "model-index" not in data
-    assert "Not evaluated." in text and "the paper's" in text and "khan2022simla" in text
+    assert (
+        "Not evaluated." in text
+        and "the paper's" in text
+        and "arxiv.org/abs/2203.14395" in text
+        and "khan2022simla" in text
+    )

@@ -309,3 +309,22 @@ def test_the_answer_list_goes_where_the_model_goes(tmp_path):
     assert (tmp_path / "second/answer_list.json").read_text() == '["mine"]'
     head.save_pretrained(tmp_path / "third")
     assert not (tmp_path / "third/answer_list.json").exists()
+
+
+@torch.no_grad()
+def test_generation_settings_travel_with_the_folder_and_a_call_overrides_them(tmp_path):
+    model, inputs = tiny_head("vqa"), inference_inputs("vqa")
+    assert model.generation_config.max_new_tokens == 10
+    model.generation_config.max_new_tokens = model.generation_config.min_new_tokens = 2
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert loaded.generate(**inputs).shape[1] == 2
+    assert loaded.generate(**inputs, max_new_tokens=5, min_new_tokens=5).shape[1] == 5
+    assert torch.equal(loaded.generate(**inputs), model.generate(**inputs))
+    # Folders of before, and those whose settings name no tokens.
+    (tmp_path / "generation_config.json").unlink()
+    earlier = type(model).from_pretrained(tmp_path)
+    earlier.generation_config.eos_token_id = None
+    ids = earlier.generate(**inputs, max_new_tokens=6)
+    ended = (ids == SEP).int().cumsum(1).bool()
+    assert ids.shape[1] <= 6 and (ids[:, 1:][ended[:, :-1]] == PAD).all()

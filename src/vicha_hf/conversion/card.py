@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
+from ..reporting.citations import PAPERS
 from ..reporting.model_card import method_name
 from ..reporting.run_card import CARD_FILE, RunCard
 
@@ -30,6 +31,7 @@ def write_card(
         summary=f"The published {method} checkpoint `{source.name}` for transformers.",
         license=license,
         origin=f"`vicha-hf convert` made this folder of `{source.name}` (sha256 `{digest}`). No weight was changed. The figures "
-        "of the paper are the paper's: they were measured with its own code and are not repeated here.",
+        f"of the paper are the paper's: they were measured with its own code and stand in its tables ({PAPERS[method.lower()]}). "
+        "None is repeated here.",
     )
     (folder / CARD_FILE).write_text(str(card.build()), encoding="utf-8")

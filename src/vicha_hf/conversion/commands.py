@@ -53,10 +53,11 @@ def _convert(arguments: argparse.Namespace) -> None:
     from ..hub_upload import prepare_repository, upload_folder
     from ..text_tokenizers import load_tokenizer
     from .card import write_card
-    from .convert import CheckpointConfigError, convert_checkpoint
+    from .convert import CheckpointConfigError, convert_checkpoint, require_known_head
     from .processor import build_processor
     from .verification import verify_folder
 
+    require_known_head(arguments.head)
     overrides = read_yaml_mapping(arguments.config) if arguments.config else {}
     if arguments.push_to_hub is not None:
         prepare_repository(arguments.push_to_hub, private=not arguments.public)

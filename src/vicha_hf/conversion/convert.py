@@ -1,5 +1,6 @@
 """Converting a published ViCHA, ALBEF or SIMLA checkpoint."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def convert_checkpoint(
             by name.
         ValueError: an override that the family's configuration does not have.
     """
+    require_known_head(head)
     tensors, options = _read(path)
     head = _resolve_head(path, tensors, head)
     try:
@@ -74,10 +76,17 @@ def convert_checkpoint(
     return model.eval()
 
 
+def require_known_head(head: str | None) -> None:
+    """Refuses a head that no checkpoint can have; None leaves it to the checkpoint's keys."""
+    if head is not None and head not in HEADS:
+        raise CheckpointError(f"`head={head!r}` is not known; choose one of {', '.join(HEADS)}.")
+
+
 def _read(path) -> tuple[dict[str, torch.Tensor], Mapping]:
     try:
         require_weights(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped: the system may drop the pages again. Files of before torch 1.6 are no archives, and are read whole.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise
     except Exception as error:
@@ -154,8 +163,6 @@ def _problem(name: str, value: torch.Tensor) -> str | None:
 
 def _resolve_head(path, tensors, head: str | None) -> str:
     found = detect_head(tensors)
-    if head is not None and head not in HEADS:
-        raise CheckpointError(f"`head={head!r}` is not known; choose one of {HEADS}.")
     if not found:
         raise CheckpointError(f"{path} has the keys of none of the heads {HEADS}.")
     if head is None and len(found) > 1:

@@ -1,11 +1,14 @@
 """Visual question answering by generating, or by ranking a list of answers (ALBEF section 5, VQA)."""
 
+import copy
 from collections.abc import Mapping
 from itertools import chain
 from typing import ClassVar
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
+from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 from transformers.utils import can_return_tuple, logging
 
@@ -20,6 +23,8 @@ from .process_group import mean_over_processes
 
 
 logger = logging.get_logger(__name__)
+
+LONGEST_ANSWER = 10
 
 
 class QuestionAnsweringTask:
@@ -43,6 +48,26 @@ class QuestionAnsweringTask:
         self.answer_decoder = AnswerDecoder(text, text.num_hidden_layers - text.first_doubled_layer)
         self.mlm_head = LanguageModelingHead(text)
         self.post_init()
+        self.generation_config = GenerationConfig(**self._answer_settings())
+
+    # A saved folder holds `generation_config.json`, and what stands there is read back.
+    adjust_generation_fn = GenerationMixin.adjust_generation_fn
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        return True
+
+    def _answer_settings(self) -> dict[str, int | bool]:
+        """How answers are written unless `generation_config` says otherwise: greedily, from [CLS] to [SEP]."""
+        text = self.config.text_config
+        return {
+            "bos_token_id": text.cls_token_id,
+            "eos_token_id": text.sep_token_id,
+            "pad_token_id": text.pad_token_id,
+            "max_new_tokens": LONGEST_ANSWER,
+            "do_sample": False,
+            "use_cache": False,
+        }
 
     def tie_weights(self, missing_keys: set[str] | None = None, recompute_mapping: bool = True):
         """A folder without a decoder is whole: transformers would call it corrupt, as if a tied weight had been lost."""
@@ -306,7 +331,7 @@ class QuestionAnsweringTask:
         attention_mask: torch.Tensor | None = None,
         concept_input_ids: torch.Tensor | None = None,
         concept_attention_mask: torch.Tensor | None = None,
-        max_new_tokens: int = 10,
+        max_new_tokens: int | None = None,
         **generation_options,
     ) -> torch.Tensor:
         """
@@ -316,31 +341,33 @@ class QuestionAnsweringTask:
             pixel_values: [B, 3, H, W].
             input_ids, attention_mask: [B, T], the questions; 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional.
-            max_new_tokens: longest answer, tokens, the final [SEP] included.
-            generation_options: of [`~transformers.GenerationMixin.generate`], e.g. `num_beams=3`; greedy by default.
+            max_new_tokens: longest answer, tokens, the final [SEP] included; that of `generation_config` by default.
+            generation_options: of [`~transformers.GenerationMixin.generate`], e.g. `num_beams=3`; what is not given stands in
+                `generation_config`, greedy by default.
 
         Returns:
             Token ids [B, L] without the leading [CLS], padded after [SEP].
         """
-        text = self.config.text_config
         question = self.encode_questions(
             pixel_values, input_ids, attention_mask, concept_input_ids, concept_attention_mask
         )
-        start = input_ids.new_full((len(input_ids), 1), text.cls_token_id)
-        options = {
-            "eos_token_id": text.sep_token_id,
-            "pad_token_id": text.pad_token_id,
-            "bos_token_id": text.cls_token_id,
-            "do_sample": False,
-            "use_cache": False,
-        }
+        settings = copy.deepcopy(generation_options.pop("generation_config", None) or self.generation_config)
+        for name, value in self._answer_settings().items():
+            # Folders of others, and tokenizers without names for them, leave some open.
+            if getattr(settings, name, None) is None:
+                setattr(settings, name, value)
+        if max_new_tokens is not None:
+            settings.max_new_tokens = max_new_tokens
+        # The decoder has no cache of its own: its keys and values are the question's.
+        settings.use_cache = False
+        start = input_ids.new_full((len(input_ids), 1), self.config.text_config.cls_token_id)
         answers = self.answer_decoder.generate(
             start,
             attention_mask=torch.ones_like(start),
             question=question,
             question_index=torch.arange(len(start), device=start.device),
             head=self.mlm_head,
-            max_new_tokens=max_new_tokens,
-            **(options | generation_options),
+            generation_config=settings,
+            **generation_options,
         )
         return answers[:, 1:] if isinstance(answers, torch.Tensor) else answers

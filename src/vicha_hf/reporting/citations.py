@@ -23,3 +23,10 @@ CITATIONS = {
   note      = {arXiv:2203.14395}
 }""",
 }
+
+# Where the papers stand, with the figures that are theirs.
+PAPERS = {
+    "vicha": "https://arxiv.org/abs/2208.13628",
+    "albef": "https://arxiv.org/abs/2107.07651",
+    "simla": "https://arxiv.org/abs/2203.14395",
+}

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from vicha_hf.data import randaugment, transforms
 from vicha_hf.evaluation import grounding, vqa, vqa_normalization
 from vicha_hf.evaluation.retrieval import retrieval_metrics
-from vicha_hf.models.block_mask import draw_block_masks
 from vicha_hf.models.encoder_vision import interpolate_positions
 from vicha_hf.models.image_processing_vicha import ViChaImageProcessor
 from vicha_hf.models.objective_mim import sincos_positions
+from vicha_hf.models.random_draws import draw_block_masks
 from vicha_hf.models.task_grounding import rank_boxes
 from vicha_hf.models.text_cleaning import clean_caption, clean_question
 from vicha_hf.training.schedule import published_learning_rate

@@ -7,8 +7,8 @@ import torch
 from simla_models import SimlaForPreTraining, simla_batch, simla_model
 from tiny_models import NUM_PATCHES, assert_same, gradients, predict_positions, tiny_batch, tiny_pretraining_model
 
-from vicha_hf.models.block_mask import draw_kept_patches, num_kept_patches
 from vicha_hf.models.encoder_vision import VisionEncoder, VisionOutput
+from vicha_hf.models.random_draws import draw_kept_patches, num_kept_patches
 
 
 BATCH = 4

@@ -4,7 +4,7 @@ import pytest
 import torch
 from block_mask_obvious import RecordedDraws, obvious_block_mask
 
-from vicha_hf.models.block_mask import check_block_mask, draw_block_masks
+from vicha_hf.models.random_draws import check_block_mask, draw_block_masks
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ from tiny_models import (
 from torch.nn.parallel import DistributedDataParallel
 
 from vicha_hf import SimlaConfig, SimlaForPreTraining
-from vicha_hf.models.block_mask import draw_kept_patches
+from vicha_hf.models.random_draws import draw_kept_patches
 
 
 WORLD_SIZE, BATCH, STEPS = 2, 6, 2

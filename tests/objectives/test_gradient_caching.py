@@ -25,8 +25,8 @@ from tiny_models import (
 )
 from torch.nn.parallel import DistributedDataParallel
 
-from vicha_hf.models.block_mask import draw_kept_patches
 from vicha_hf.models.pair_step import cache_contrast
+from vicha_hf.models.random_draws import draw_kept_patches
 from vicha_hf.training.gradient_caching import require_cacheable
 
 

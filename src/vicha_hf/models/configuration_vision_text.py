@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
-from .block_mask import num_kept_patches
+from .random_draws import num_kept_patches
 
 
 # Grad-CAM of the matching head, or of the similarity.

@@ -45,22 +45,30 @@ def attention_probabilities(
 
 class AttentionRecord:
     """
-    Plain attention that keeps its `probabilities` [B, H, Q, K] and starts a gradient there. Whatever led to them is
-    not differentiated, so their gradient costs one backward pass through what follows.
+    Plain attention that keeps its `probabilities` [B, H, Q, K]. Whatever led to them is not differentiated.
+
+    Args:
+        added: joins the probabilities. The gradient with respect to zeros of their shape is theirs, and costs one backward
+            pass through what follows.
     """
 
     probabilities: torch.Tensor | None = None
 
+    def __init__(self, added: torch.Tensor | None = None):
+        self.added = added
+
     def __call__(self, module, query, key, value, attention_mask, scaling=None, **kwargs):
         mask = _additive_mask(attention_mask, query.dtype)
-        self.probabilities = attention_probabilities(query, key, mask, scaling).detach().requires_grad_()
-        return torch.matmul(self.probabilities, value).transpose(1, 2).contiguous(), self.probabilities
+        self.probabilities = probabilities = attention_probabilities(query, key, mask, scaling).detach()
+        if self.added is not None:
+            probabilities = probabilities + self.added.to(probabilities.dtype)
+        return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), self.probabilities
 
 
 @contextmanager
-def recorded_attention(module: nn.Module) -> Iterator[AttentionRecord]:
+def recorded_attention(module: nn.Module, added: torch.Tensor | None = None) -> Iterator[AttentionRecord]:
     """One attention module runs as [`AttentionRecord`] inside the block, whatever implementation is configured."""
-    module.attention_record = AttentionRecord()
+    module.attention_record = AttentionRecord(added)
     try:
         yield module.attention_record
     finally:

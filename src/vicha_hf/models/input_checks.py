@@ -50,6 +50,17 @@ def check_together(**arguments: torch.Tensor | None) -> None:
         raise ValueError(f"`{given[0]}` was given without `{missing[0]}`: give both or neither.")
 
 
+def value_bounds(tensor: torch.Tensor) -> tuple[int, int] | None:
+    """
+    The least and the greatest of some integers, for a check of arguments; `None` of no integers. `None` in a compiled
+    graph, too: values are not to be had there, and an index that is out of range fails where it is used.
+    """
+    if tensor.numel() == 0 or torch.compiler.is_compiling():
+        return None
+    least, greatest = tensor.aminmax()
+    return int(least), int(greatest)
+
+
 def check_labels(labels: torch.Tensor, batch_size: int, classes: tuple[str, ...]) -> None:
     """`labels` are [batch_size] indices into `classes`."""
     if labels.shape != (batch_size,) or labels.is_floating_point():
@@ -57,8 +68,8 @@ def check_labels(labels: torch.Tensor, batch_size: int, classes: tuple[str, ...]
             f"`labels` has shape {tuple(labels.shape)} and dtype {labels.dtype}; expected one class index per sample, "
             f"[{batch_size}], of an integer type."
         )
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+    bounds = value_bounds(labels)
+    if bounds is not None and not 0 <= bounds[0] <= bounds[1] < len(classes):
         raise ValueError(
-            f"`labels` holds {int(labels.min())} to {int(labels.max())}; the classes are numbered 0 to "
-            f"{len(classes) - 1}: {classes}."
+            f"`labels` holds {bounds[0]} to {bounds[1]}; the classes are numbered 0 to {len(classes) - 1}: {classes}."
         )

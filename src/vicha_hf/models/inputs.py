@@ -181,22 +181,15 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.pixel_values)
 
-    def generator(self, device: torch.device | None = None) -> torch.Generator:
-        """
-        Random numbers that depend on the batch alone, for evaluation: the same batch draws the same ones.
-
-        Args:
-            device: of the generator; the batch's by default.
-        """
+    def seed(self) -> torch.Tensor:
+        """A number of the batch, int64 []: the same batch has the same one. For random draws in evaluation."""
         # Sums of integers: exact, so that no order of summation changes them.
         bits = self.pixel_values.detach().contiguous().view(INTEGERS[self.pixel_values.element_size()])
         ids = self.texts.input_ids
         if self.texts.attention_mask is not None:
             ids = ids * (self.texts.attention_mask > 0)
         position = torch.arange(1, ids.shape[1] + 1, device=ids.device)
-        seed = int(bits.sum(dtype=torch.int64) * 31 + (ids * position).sum(dtype=torch.int64))
-        generator = torch.Generator(self.pixel_values.device if device is None else device)
-        return generator.manual_seed(seed % 2**63)
+        return bits.sum(dtype=torch.int64) * 31 + (ids * position).sum(dtype=torch.int64)
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "Pairs":
         """The same pairs with `function` of every tensor."""

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 from transformers.utils import can_return_tuple
+from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .concept_selector import ConceptIndexMixin
 from .configuration_vicha import ViChaConfig
@@ -126,6 +127,9 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
                 config.hierarchical_itc_level_weights,
                 local_diagonal=config.quirks.hitc_local_diagonal,
             )
+            # At the first call transformers would do it behind a lock, which a compiled graph cannot take.
+            for encoder in (self.vicha.vision_model, self.vicha.text_model):
+                maybe_install_capturing_hooks(encoder)
         self.mim = PixelReconstruction(config) if config.mim_weight > 0 else None
         self._freeze_untrained()
         self.post_init()

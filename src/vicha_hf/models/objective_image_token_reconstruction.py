@@ -15,11 +15,12 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from .block_mask import check_block_mask, draw_block_masks
 from .configuration_simla import SimlaConfig
-from .objective_mlm import distilled_cross_entropy, leading_positions
+from .input_checks import value_bounds
+from .objective_mlm import IGNORED, distilled_cross_entropy, leading_positions, predicted_rows
 from .pair_step import PairStep
 from .process_group import mean_over_processes
+from .random_draws import Draws, block_masks, check_block_mask
 
 
 @dataclass
@@ -70,18 +71,13 @@ class ImageTokenReconstruction(nn.Module):
     def _check_grid(self, grid: tuple[int, int]) -> None:
         check_block_mask(grid, **self._mask_settings())
 
-    def draw_masks(self, pixel_values: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def draw_masks(self, pixel_values: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
         """
-        Draws block-wise masks [B, P] for images [B, 3, H, W], true = masked; see [`draw_block_masks`]. `generator`: of the
-        CPU, torch's own by default.
+        Draws block-wise masks [B, P] for images [B, 3, H, W], true = masked; see [`draw_block_masks`]. `draws`: source of
+        the draws, torch's generator by default.
         """
-        return draw_block_masks(
-            len(pixel_values),
-            self._grid(pixel_values),
-            **self._mask_settings(),
-            device=pixel_values.device,
-            generator=generator,
-        )
+        seed = None if draws is None else draws.seed
+        return block_masks(pixel_values, seed, *self._grid(pixel_values), **self._mask_settings())
 
     def check_tokens(
         self, pixel_values: torch.Tensor, visual_token_ids: torch.Tensor | None, bool_masked_pos: torch.Tensor | None
@@ -98,10 +94,10 @@ class ImageTokenReconstruction(nn.Module):
                 "(the collator does), or switch the objective off with `mim_weight=0`."
             )
         tokens = self._flatten("visual_token_ids", visual_token_ids, pixel_values)
-        low, high = (int(value) for value in tokens.aminmax()) if tokens.numel() else (0, 0)
-        if not 0 <= low <= high < self.config.visual_vocab_size:
+        bounds = value_bounds(tokens)
+        if bounds is not None and not 0 <= bounds[0] <= bounds[1] < self.config.visual_vocab_size:
             raise ValueError(
-                f"`visual_token_ids` holds {low} to {high}, but the model has `visual_vocab_size="
+                f"`visual_token_ids` holds {bounds[0]} to {bounds[1]}, but the model has `visual_vocab_size="
                 f"{self.config.visual_vocab_size}`; use the visual tokenizer that it was made for."
             )
         if bool_masked_pos is None:
@@ -137,7 +133,7 @@ class ImageTokenReconstruction(nn.Module):
         """
         pixel_values, texts = step.pairs.pixel_values, step.pairs.texts
         if bool_masked_pos is None:
-            bool_masked_pos = self.draw_masks(pixel_values, step.generator(torch.device("cpu")))
+            bool_masked_pos = self.draw_masks(pixel_values, step.draws())
         model, teacher = step.model, step.teacher_model
         text_embeddings = model.text_model.embeddings(texts.input_ids)
         logits = self.predict(
@@ -154,7 +150,8 @@ class ImageTokenReconstruction(nn.Module):
                 text_embeddings,
                 texts.attention_mask,
             )
-        return self(logits, teacher_logits, visual_token_ids[bool_masked_pos], step.alpha)
+        labels = predicted_rows(visual_token_ids.masked_fill(~bool_masked_pos, IGNORED), bool_masked_pos)
+        return self(logits, teacher_logits, labels, step.alpha)
 
     def reconstruct(
         self,
@@ -199,17 +196,19 @@ class ImageTokenReconstruction(nn.Module):
     ) -> torch.Tensor:
         """Logits [M, visual vocabulary] at the masked patches; arguments as in [`~ImageTokenReconstruction.reconstruct`]."""
         position, is_masked = leading_positions(bool_masked_pos)
+        # Behind [CLS].
+        wanted = None if position is None else position + 1
         states = self.reconstruct(
-            vision_model, text_model, pixel_values, bool_masked_pos, text_embeddings, text_mask, position + 1
+            vision_model, text_model, pixel_values, bool_masked_pos, text_embeddings, text_mask, wanted
         )
-        return self.head(states[is_masked])
+        return self.head(predicted_rows(states[:, 1:] if wanted is None else states, is_masked))
 
     def forward(
         self, logits: torch.Tensor, teacher_logits: torch.Tensor | None, labels: torch.Tensor, alpha: float
     ) -> ImageTokenReconstructionOutput:
         """`logits`, `teacher_logits` [M, visual vocabulary] and `labels` [M] at the masked patches; alpha: the teacher's share."""
         losses = distilled_cross_entropy(logits, teacher_logits, labels, alpha)
-        loss = mean_over_processes(losses.sum(), torch.tensor(len(labels), device=losses.device))
+        loss = mean_over_processes(losses.sum(), (labels != IGNORED).sum())
         return ImageTokenReconstructionOutput(loss=loss, logits=logits, teacher_logits=teacher_logits, labels=labels)
 
 

@@ -16,6 +16,7 @@ from .encodings import ImageEncoding, TextEncoding
 from .objective_itc import ContrastiveOutput
 from .pair_step import PairStep
 from .process_group import RowFetcher, gather, longest_of_all, mean_over_processes, world_size
+from .random_draws import Draws
 
 
 MATCH = 1
@@ -49,7 +50,7 @@ class HardNegativeSampler(nn.Module):
         text_indices: torch.Tensor | None = None,
         own_start: int = 0,
         candidate_ids: torch.Tensor | None = None,
-        generator: torch.Generator | None = None,
+        draws: Draws | None = None,
     ) -> HardNegatives:
         """
         Args:
@@ -59,7 +60,7 @@ class HardNegativeSampler(nn.Module):
             image_indices, text_indices: [B], negatives given instead of drawn.
             own_start: the candidate that is the first row's own pair; the others follow.
             candidate_ids: [N], the candidates' image ids, where they are not `image_ids`.
-            generator: of the draws; torch's own by default.
+            draws: source of the draws; torch's generator by default.
         """
         rows, candidates = (torch.arange(size, device=sim_i2t.device) for size in sim_i2t.shape)
         own_pair = rows[:, None] + own_start == candidates
@@ -68,10 +69,11 @@ class HardNegativeSampler(nn.Module):
             candidate_ids = image_ids if candidate_ids is None else candidate_ids
             same = same | (image_ids[:, None] == candidate_ids[None, :])
         exists = ~same.all(dim=1)
+        draws = Draws() if draws is None else draws
         if image_indices is None:
-            image_indices = _draw(sim_t2i, same, own_pair, generator)
+            image_indices = _draw(sim_t2i, same, own_pair, draws)
         if text_indices is None:
-            text_indices = _draw(sim_i2t, same, own_pair, generator)
+            text_indices = _draw(sim_i2t, same, own_pair, draws)
         return HardNegatives(
             image_indices=image_indices,
             text_indices=text_indices,
@@ -80,9 +82,7 @@ class HardNegativeSampler(nn.Module):
         )
 
 
-def _draw(
-    similarity: torch.Tensor, same: torch.Tensor, own_pair: torch.Tensor, generator: torch.Generator | None
-) -> torch.Tensor:
+def _draw(similarity: torch.Tensor, same: torch.Tensor, own_pair: torch.Tensor, draws: Draws) -> torch.Tensor:
     """One column for each row of [B, N] similarities; a row whose columns are all `same` draws its own pair."""
     # The softmax over the candidates alone has the same proportions as one over all columns, and cannot underflow to
     # nothing where the own pair is far ahead.
@@ -91,7 +91,7 @@ def _draw(
     weights = weights + (own_pair & same.all(dim=1, keepdim=True)).to(weights.dtype)
     # What is not finite cannot be drawn by; whoever reads the loss, which is not finite either, says what happened.
     weights = torch.where(weights.isfinite().all(dim=1, keepdim=True), weights, own_pair.to(weights.dtype))
-    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+    return draws.choices(weights)
 
 
 @dataclass
@@ -154,8 +154,7 @@ class ImageTextMatching(nn.Module):
             text_indices,
             own_start=first - candidates.start,
             candidate_ids=gather(image_ids) if everywhere and image_ids is not None else None,
-            # What is given needs no draws, and a generator would break the graph of a compiled step.
-            generator=step.generator() if image_indices is None or text_indices is None else None,
+            draws=step.draws(),
         )
         images, texts, key_values = step.images, step.texts, step.key_values
         image_index, text_index = negatives.image_indices, negatives.text_indices

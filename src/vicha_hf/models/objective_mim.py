@@ -172,8 +172,7 @@ class PixelReconstruction(nn.Module):
         """
         pixel_values, num_patches = step.pairs.pixel_values, self.config.vision_config.num_patches
         if noise is None:
-            generator = step.generator()
-            noise = torch.rand(len(pixel_values), num_patches, device=pixel_values.device, generator=generator)
+            noise = step.draws().uniform((len(pixel_values), num_patches), pixel_values.device)
         model, rows = step.model, slice(math.ceil(len(pixel_values) * self.config.mim_fraction))
         return self(
             pixel_values[rows],

@@ -107,7 +107,7 @@ class PseudoLabelKeywords(nn.Module):
         with recorded_attention(model.text_model.encoder.layer[-1].attention.self) as record:
             # Only what [CLS] attends to is read.
             model.fuse_tokens(images, texts, output_index=texts.input_ids.new_zeros(1, 1))
-        return record.probabilities[:, :, 0].detach()
+        return record.probabilities[:, :, 0]
 
     def select(
         self, attention: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None

@@ -1,20 +1,19 @@
 """A training step on pairs of image and text: the batch is encoded once, and every objective takes what it needs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from .block_mask import draw_kept_patches
 from .encoder_text import KeyValues
 from .encodings import ImageEncoding, TextEncoding
 from .feature_queue import FeatureQueue
 from .inputs import Pairs
 from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
 from .process_group import require_equal_rows
+from .random_draws import Draws, draw_kept_patches
 
 
 @dataclass
@@ -82,6 +81,8 @@ class PairStep:
     queue: FeatureQueue | None
     part: ContrastPart | None
     training: bool
+    # Not a cached property, whose lock a compiled graph cannot take.
+    _key_values: list[KeyValues | None] | None = field(default=None, init=False)
 
     @classmethod
     def encode(
@@ -149,10 +150,12 @@ class PairStep:
         """Whether the teacher has encoded the batch."""
         return self.teacher_images is not None
 
-    @cached_property
+    @property
     def key_values(self) -> list[KeyValues | None]:
         """The images' keys and values for every text layer, projected once for all passes that fuse with them."""
-        return self.model.text_model.project_keys_values(self.images.hidden_states)
+        if self._key_values is None:
+            self._key_values = self.model.text_model.project_keys_values(self.images.hidden_states)
+        return self._key_values
 
     @property
     def temperature(self) -> torch.Tensor:
@@ -163,12 +166,12 @@ class PairStep:
         """The temperature as a number to report; FSDP2 takes the weights' storage back after the step."""
         return self.temperature.detach().clone()
 
-    def generator(self, device: torch.device | None = None) -> torch.Generator | None:
+    def draws(self) -> Draws:
         """
-        Source of a step's random draws: torch's own in training mode (`None`), the batch in evaluation mode, where the
-        same batch gives the same loss. `device`: of the generator; the batch's by default.
+        Source of a step's random draws: torch's own in training mode, the batch in evaluation mode, where the same batch
+        gives the same loss.
         """
-        return None if self.training else self.pairs.generator(device)
+        return Draws(None if self.training else self.pairs.seed())
 
     def enqueue_teacher_features(self) -> None:
         """Adds the batch to the queue in training mode; of a batch in parts, all parts with the last."""

@@ -6,8 +6,9 @@ References:
     [2] Li et al., Align before Fuse (ALBEF), arXiv 2107.07651, section 6.4 (RefCOCO+).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -153,14 +154,20 @@ class GroundingTask:
         layer = _resolve_layer(layer, max(first, end * 2 // 3), first, end, "itm")
         with torch.no_grad():
             images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
-        with recorded_attention(base.text_model.encoder.layer[layer].crossattention.self) as record:
-            states = base.fuse_tokens(images, pairs.texts).last_hidden_state
-        logits = self.itm_head(states[:, 0])
-        (gradient,) = torch.autograd.grad(logits[:, MATCH].sum(), record.probabilities)
+
+        def match(added: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+            with recorded_attention(base.text_model.encoder.layer[layer].crossattention.self, added) as record:
+                states = base.fuse_tokens(images, pairs.texts).last_hidden_state
+            logits = self.itm_head(states[:, 0])
+            return logits[:, MATCH].sum(), (logits, record.probabilities)
+
+        tokens = images.hidden_states
+        shape = (len(pairs), config.num_attention_heads, pairs.texts.input_ids.shape[1], tokens.shape[1])
+        gradient, (logits, probabilities) = _gradient_at_zero(match, tokens.new_zeros(shape))
         grid = self._grid(pairs.pixel_values)
         counted, number = self._counted_positions(pairs.texts)
         counted = counted[:, None, :, None, None]
-        attention = _on_grid(record.probabilities, grid) * counted
+        attention = _on_grid(probabilities, grid) * counted
         gradient = _on_grid(gradient, grid).clamp(min=0) * counted
         word_heatmaps = (attention * gradient).mean(dim=1)
         return GroundingOutput(
@@ -177,12 +184,18 @@ class GroundingTask:
         layer = _resolve_layer(layer, depth * 2 // 3, 0, depth, "itc")
         with torch.no_grad():
             texts, _ = base.embed_texts(pairs.texts)
-        with recorded_attention(base.vision_model.layers[layer].attention) as record:
-            images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
-        similarity = images.embeds @ texts.embeds.T / base.temperature
-        (gradient,) = torch.autograd.grad(similarity.diagonal().sum(), record.probabilities)
+
+        def compare(added: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+            with recorded_attention(base.vision_model.layers[layer].attention, added) as record:
+                images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
+            similarity = images.embeds @ texts.embeds.T / base.temperature
+            return similarity.diagonal().sum(), (similarity, record.probabilities)
+
         grid = self._grid(pairs.pixel_values)
-        attention = _on_grid(record.probabilities[:, :, 0], grid)
+        num_tokens = 1 + grid[0] * grid[1] + (0 if pairs.concepts is None else pairs.concepts.input_ids.shape[1])
+        shape = (len(pairs), self.config.vision_config.num_attention_heads, num_tokens, num_tokens)
+        gradient, (similarity, probabilities) = _gradient_at_zero(compare, texts.embeds.new_zeros(shape))
+        attention = _on_grid(probabilities[:, :, 0], grid)
         gradient = _on_grid(gradient[:, :, 0], grid).clamp(min=0)
         return GroundingOutput(
             heatmaps=(attention * gradient).mean(dim=1),
@@ -217,7 +230,19 @@ def _gradients_enabled() -> Iterator[None]:
 
 def _usable(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor that can take part in a gradient; one made in inference mode cannot, its copy can."""
-    return tensor.clone() if tensor.is_inference() else tensor
+    return tensor.clone() if not torch.compiler.is_compiling() and tensor.is_inference() else tensor
+
+
+def _gradient_at_zero(
+    function: Callable[[torch.Tensor], tuple[torch.Tensor, Any]], zeros: torch.Tensor
+) -> tuple[torch.Tensor, Any]:
+    """The gradient of a function's first result with respect to `zeros`, and its second result."""
+    if torch.compiler.is_compiling():
+        # A compiler follows this one; it does not go with hooks for saved tensors, which are there otherwise.
+        return torch.func.grad(function, has_aux=True)(zeros)
+    value, others = function(zeros.requires_grad_())
+    (gradient,) = torch.autograd.grad(value, zeros)
+    return gradient, others
 
 
 def _resolve_layer(layer: int | None, default: int, first: int, end: int, method: str) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 from typing import ClassVar
 
@@ -18,7 +19,7 @@ from .decoder_answer import AnswerDecoder, QuestionEncoding
 from .input_checks import check_arguments
 from .inputs import Pairs
 from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
-from .objective_mlm import LanguageModelingHead, distilled_cross_entropy
+from .objective_mlm import IGNORED, LanguageModelingHead, distilled_cross_entropy, predicted_rows
 from .process_group import mean_over_processes
 
 
@@ -193,20 +194,20 @@ class QuestionAnsweringTask:
         )
         answers = (answer_input_ids[:, :-1], answer_attention_mask[:, :-1])
         predicted = answer_attention_mask[:, 1:].bool()
-        labels = answer_input_ids[:, 1:][predicted]
+        labels = predicted_rows(answer_input_ids[:, 1:].masked_fill(~predicted, IGNORED), predicted)
         self.begin_training_step(update_teacher)
 
         question, fused = self._encode_questions(self._online_modules(), questions, **record)
         states = self.answer_decoder(*answers, question=question, question_index=question_index).last_hidden_state
-        logits = self.mlm_head(states[predicted])
+        logits = self.mlm_head(predicted_rows(states, predicted))
         alpha, teacher_logits = None, None
         if self.training:
             alpha = self.alpha_of(distillation_alpha)
             teacher_logits = self._teacher_logits(questions, answers, question_index, predicted)
         effective = 0.0 if self.config.quirks.vqa_alpha_unused else alpha
         losses = distilled_cross_entropy(logits, teacher_logits, labels, effective)
-        answer_of_token = predicted.nonzero()[:, 0]
-        answer_losses = losses.new_zeros(len(predicted)).index_add(0, answer_of_token, losses)
+        answer = torch.arange(len(predicted), device=losses.device)[:, None].expand_as(predicted)
+        answer_losses = losses.new_zeros(len(predicted)).index_add(0, predicted_rows(answer, predicted), losses)
         count = torch.tensor(len(input_ids), device=losses.device)
         return QuestionAnsweringOutput(
             loss=mean_over_processes((weights * answer_losses).sum(), count),
@@ -229,7 +230,7 @@ class QuestionAnsweringTask:
         teacher = self.teacher_modules()
         question, _ = self._encode_questions(teacher, questions)
         states = teacher["answer_decoder"](*answers, question=question, question_index=question_index)
-        return teacher["mlm_head"](states.last_hidden_state[predicted])
+        return teacher["mlm_head"](predicted_rows(states.last_hidden_state, predicted))
 
     @staticmethod
     def _assign_answers(
@@ -242,19 +243,22 @@ class QuestionAnsweringTask:
         num_answers, device = len(answer_input_ids), answer_input_ids.device
         if answer_counts is None:
             answer_counts = torch.ones(num_questions, dtype=torch.long, device=device)
-        if answer_counts.shape != (num_questions,) or int(answer_counts.sum()) != num_answers:
+        # In a compiled graph values are not to be had; `output_size` then fails where the counts do not sum up.
+        total = num_answers if torch.compiler.is_compiling() else int(answer_counts.sum())
+        if answer_counts.shape != (num_questions,) or total != num_answers:
             raise ValueError(
-                f"`answer_counts` (shape {tuple(answer_counts.shape)}, sum {int(answer_counts.sum())}) must say for each "
-                f"of the {num_questions} questions how many of the {num_answers} rows of `answer_input_ids` are its own."
+                f"`answer_counts` (shape {tuple(answer_counts.shape)}, sum {total}) must say for each of the "
+                f"{num_questions} questions how many of the {num_answers} rows of `answer_input_ids` are its own."
             )
+        spread = partial(torch.repeat_interleave, repeats=answer_counts, output_size=num_answers)
         if answer_weights is None:
-            answer_weights = (1.0 / answer_counts.clamp(min=1)).repeat_interleave(answer_counts)
+            answer_weights = spread(1.0 / answer_counts.clamp(min=1))
         if answer_weights.shape != (num_answers,):
             raise ValueError(
                 f"`answer_weights` has shape {tuple(answer_weights.shape)}; expected one weight for each row of "
                 f"`answer_input_ids`, [{num_answers}]."
             )
-        return torch.arange(num_questions, device=device).repeat_interleave(answer_counts), answer_weights
+        return spread(torch.arange(num_questions, device=device)), answer_weights
 
     @torch.no_grad()
     def rank_answers(

@@ -9,12 +9,13 @@ from transformers.utils import ModelOutput, can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig, name_classes
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
-from .input_checks import check_arguments, check_labels
+from .input_checks import check_arguments, check_labels, value_bounds
 from .inputs import Pairs
 from .modeling_outputs import TextAssignmentOutput
 from .modeling_vision_text import draws_its_labels
 from .objective_mlm import distilled_cross_entropy
 from .process_group import mean_over_processes
+from .random_draws import Draws
 
 
 FIRST, SECOND, NEITHER = 0, 1, 2
@@ -48,24 +49,25 @@ class ImagePairSampler(nn.Module):
         self,
         image_embeds: torch.Tensor,
         image_ids: torch.Tensor | None = None,
-        generator: torch.Generator | None = None,
+        draws: Draws | None = None,
     ) -> ImagePairs:
         """
-        `image_embeds` [B, E], L2-normalised; `image_ids` [B], equal for the same image; `generator` of the draws, torch's
-        own by default.
+        `image_embeds` [B, E], L2-normalised; `image_ids` [B], equal for the same image; `draws`: source of the draws, torch's
+        generator by default.
         """
         batch_size, device = len(image_embeds), image_embeds.device
         same = _same_image(image_embeds, image_ids)
         similarity = image_embeds.float() @ image_embeds.float().T / SIMILARITY_TEMPERATURE
         # Adding Gumbel noise and taking the largest draws without replacement in proportion to the softmax, for all
         # rows at once and without underflow.
-        noise = -torch.empty_like(similarity).exponential_(generator=generator).log()
+        draws = Draws() if draws is None else draws
+        noise = -draws.exponential(similarity.shape, device).log()
         others = (similarity + noise).masked_fill(same, -torch.inf).topk(min(2, batch_size), dim=1).indices
         num_others = (~same).sum(dim=1)
         own = torch.arange(batch_size, device=device)
         first_other = torch.where(num_others > 0, others[:, 0], own)
-        labels = torch.randint(3, (batch_size,), device=device, generator=generator)
-        without_neither = torch.randint(2, (batch_size,), device=device, generator=generator)
+        labels = draws.integers(3, (batch_size,), device)
+        without_neither = draws.integers(2, (batch_size,), device)
         labels = torch.where(num_others > 1, labels, without_neither)
         indices = torch.stack(
             [torch.where(labels == FIRST, own, first_other), torch.where(labels == SECOND, own, first_other)], dim=1
@@ -95,6 +97,7 @@ class TextAssignmentTask(ImagePairTask):
         self._add_base_model()
         self._freeze_untrained()
         self.image_pair_encoder = ImagePairEncoder(text, text.first_doubled_layer)
+        self.image_pair_sampler = ImagePairSampler()
         name_classes(config, self.CLASSES)
         self.assignment_head = nn.Linear(text.hidden_size, len(self.CLASSES))
         self.post_init()
@@ -116,14 +119,14 @@ class TextAssignmentTask(ImagePairTask):
         labels: torch.Tensor | None,
     ) -> ImagePairs:
         if pair_indices is None and labels is None:
-            generator = None if self.training else pairs.generator()
-            return ImagePairSampler()(image_embeds, pairs.image_ids, generator)
+            draws = Draws(None if self.training else pairs.seed())
+            return self.image_pair_sampler(image_embeds, pairs.image_ids, draws)
         batch_size = len(image_embeds)
         if pair_indices is None or labels is None:
             raise ValueError("Give both `pair_indices` [B, 2] and `labels` [B], or neither to have them drawn.")
-        if (
-            pair_indices.shape != (batch_size, 2)
-            or not 0 <= int(pair_indices.min()) <= int(pair_indices.max()) < batch_size
+        bounds = value_bounds(pair_indices)
+        if pair_indices.shape != (batch_size, 2) or (
+            bounds is not None and not 0 <= bounds[0] <= bounds[1] < batch_size
         ):
             raise ValueError(
                 f"`pair_indices` has shape {tuple(pair_indices.shape)}; expected two rows of the batch for each text, "

@@ -136,7 +136,7 @@ def _require_alike(teacher: list[nn.Parameter], online: list[nn.Parameter]) -> N
 
 def _require_precision(teacher: list[nn.Parameter], momentum: float) -> None:
     """A step of 1 - momentum between two neighbouring numbers is rounded away, and the teacher stays where it is."""
-    coarsest = max((torch.finfo(parameter.dtype).eps for parameter in teacher), default=0.0)
+    coarsest = max([0.0, *(torch.finfo(parameter.dtype).eps for parameter in teacher)])
     if 1.0 - momentum < coarsest and momentum < 1.0:
         raise RuntimeError(
             f"The teacher's weights are {teacher[0].dtype}, too coarse to follow at momentum={momentum}: a step of "

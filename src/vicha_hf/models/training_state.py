@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers.utils import cached_file, logging
@@ -88,6 +89,8 @@ class TrainingStateMixin:
         """
         if not self.training or not self._online_modules():
             return
+        if self.training_state is None and torch.compiler.is_compiling():
+            raise RuntimeError("A compiled step cannot make the teacher: call `model.add_training_state()` before it.")
         if self.training_state is None:
             logger.warning_once(
                 "Training starts without `add_training_state()`: the teacher copies the present weights."

@@ -1,5 +1,5 @@
 """
-Block-wise masks: which patches masked image modelling on discrete visual tokens hides.
+Random draws of a step: uniform numbers, choices, and the patches that masked image modelling hides in blocks.
 
 References:
     [1] Khan et al., SIMLA, arXiv 2203.14395, section 3.3 (cross-modality reconstruction).
@@ -7,8 +7,76 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+
+
+# The lower half of an integer of 64 bits: hashes work on it, so that no product overflows.
+HALF = 0xFFFFFFFF
+
+
+class Draws:
+    """
+    Source of a step's random numbers. Without a seed it is torch's own generator. With one, numbers are hashes of it and
+    of how many draws came before: a formula without state, so that a compiled step is one graph.
+
+    Args:
+        seed: int64 [], such as [`Pairs.seed`].
+    """
+
+    def __init__(self, seed: torch.Tensor | None = None):
+        self.seed = seed
+        self._drawn = 0
+
+    def uniform(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Numbers from 0 to 1, float32."""
+        if self.seed is None:
+            return torch.rand(*shape, device=device)
+        # 23 bits and a half: exact in float32, and neither 0 nor 1.
+        return ((self._words(shape) >> 9).to(torch.float32) + 0.5) / 2**23
+
+    def integers(
+        self, end: int, shape: Sequence[int], device: torch.device, dtype: torch.dtype = torch.int64
+    ) -> torch.Tensor:
+        """Integers from 0 to `end`, which is left out; at most 2**32."""
+        if self.seed is None:
+            return torch.randint(end, shape, dtype=dtype, device=device)
+        return (self._words(shape) % end).to(dtype)
+
+    def exponential(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Exponentially distributed numbers, float32."""
+        if self.seed is None:
+            return torch.empty(*shape, device=device).exponential_()
+        return -self.uniform(shape, device).log()
+
+    def choices(self, weights: torch.Tensor) -> torch.Tensor:
+        """One column for each row of `weights` [B, N], in proportion to them: [B]."""
+        if self.seed is None:
+            return torch.multinomial(weights, 1).squeeze(1)
+        # The first of exponential clocks to ring, each at its weight's rate.
+        return (weights / self.exponential(weights.shape, weights.device)).argmax(dim=1)
+
+    def _words(self, shape: Sequence[int]) -> torch.Tensor:
+        """Integers of 32 random bits."""
+        self._drawn += 1
+        first = _mixed((self.seed & HALF) ^ self._drawn)
+        # Mixed twice, or the row whose index is the seed's upper half would always be 0.
+        second = _mixed(_mixed(((self.seed >> 32) & HALF) ^ first) ^ self._drawn)
+        index = torch.arange(math.prod(shape), device=self.seed.device)
+        return _mixed(_mixed(index ^ first) ^ second).reshape(shape)
+
+
+def _mixed(words: torch.Tensor) -> torch.Tensor:
+    """
+    Hashes integers of 32 bits, held in 64, to such integers, one to one: xor-shifts and products with odd constants
+    (C. Wellons, "Prospecting for hash functions", 2018).
+    """
+    words = words ^ (words >> 15)
+    words = (words * 0x2C1B3C6D) & HALF
+    words = words ^ (words >> 12)
+    words = (words * 0x297A2D39) & HALF
+    return words ^ (words >> 15)
 
 
 # Placements tried for one block before an image counts as full, as in BEiT.
@@ -138,4 +206,34 @@ def draw_kept_patches(num_images: int, num_patches: int, dropout: float, device:
     return order[:, : num_kept_patches(num_patches, dropout)].sort(dim=1).values
 
 
-__all__ = ["check_block_mask", "draw_block_masks", "draw_kept_patches", "num_kept_patches"]
+@torch.library.custom_op("vicha_hf::block_masks", mutates_args=(), tags=(torch.Tag.nondeterministic_seeded,))
+def block_masks(
+    pixel_values: torch.Tensor,
+    seed: torch.Tensor | None,
+    rows: int,
+    columns: int,
+    max_masked: int,
+    min_block: int,
+    min_aspect: float,
+) -> torch.Tensor:
+    """
+    [`draw_block_masks`] for images [B, ...] as one operator: how often it draws depends on what it drew, which is no
+    graph. Without a seed (int64 []) torch's generator draws.
+    """
+    return draw_block_masks(
+        len(pixel_values),
+        (rows, columns),
+        max_masked=max_masked,
+        min_block=min_block,
+        min_aspect=min_aspect,
+        device=pixel_values.device,
+        generator=None if seed is None else torch.Generator().manual_seed(int(seed)),
+    )
+
+
+@block_masks.register_fake
+def _(pixel_values, seed, rows, columns, max_masked, min_block, min_aspect):
+    return pixel_values.new_empty((len(pixel_values), rows * columns), dtype=torch.bool)
+
+
+__all__ = ["Draws", "block_masks", "check_block_mask", "draw_block_masks", "draw_kept_patches", "num_kept_patches"]

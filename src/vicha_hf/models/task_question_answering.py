@@ -59,7 +59,7 @@ class QuestionAnsweringTask:
         return True
 
     def _answer_settings(self) -> dict[str, int | bool]:
-        """How answers are written unless `generation_config` says otherwise: greedily, from [CLS] to [SEP]."""
+        """Settings of written answers where `generation_config` has none: greedy, from [CLS] to [SEP]."""
         text = self.config.text_config
         return {
             "bos_token_id": text.cls_token_id,

@@ -1,7 +1,8 @@
-"""Plain attention function and choice of backend for every attention layer."""
+"""Plain attention function, choice of backend and the place of padding for every attention layer."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -117,6 +118,42 @@ def _additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> t
 def split_heads(hidden_states: torch.Tensor, head_dim: int) -> torch.Tensor:
     """[B, T, H * d] -> [B, H, T, d]"""
     return hidden_states.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class RealTokens:
+    """
+    The tokens of padded texts [B, T] that are no padding. Layers that work on each token alone run on these; attention
+    sees the padded texts, as its kernels want them.
+
+    Args:
+        index: [tokens], of the flattened [B * T].
+        shape: (B, T).
+    """
+
+    index: torch.Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, attention_mask: torch.Tensor) -> "RealTokens | None":
+        """
+        Tokens that the mask [B, T], 1 = attend, marks, and every text's first, which the heads read. `None` where there
+        is no padding, and for a compiler, which needs to know the number of tokens.
+        """
+        if torch.compiler.is_compiling():
+            return None
+        first = torch.arange(attention_mask.shape[1], device=attention_mask.device) == 0
+        index = (attention_mask.bool() | first).flatten().nonzero()[:, 0]
+        return None if len(index) == attention_mask.numel() else cls(index, tuple(attention_mask.shape))
+
+    def pack(self, states: torch.Tensor) -> torch.Tensor:
+        """[B, T, d] -> [tokens, d]"""
+        return states.flatten(0, 1).index_select(0, self.index)
+
+    def pad(self, states: torch.Tensor) -> torch.Tensor:
+        """[tokens, d] -> [B, T, d], zeros where there is padding."""
+        padded = states.new_zeros(self.shape[0] * self.shape[1], states.shape[-1])
+        return padded.index_copy(0, self.index, states).unflatten(0, self.shape)
 
 
 def cross_attention_implementation(implementation: str) -> str:

@@ -13,7 +13,13 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vision_text import TextConfig
-from .encoder_attention import attention_function, cross_attention_implementation, expand_key_mask, split_heads
+from .encoder_attention import (
+    RealTokens,
+    attention_function,
+    cross_attention_implementation,
+    expand_key_mask,
+    split_heads,
+)
 from .encoder_recomputation import keeps_all, recomputed, recomputed_input
 
 
@@ -73,25 +79,35 @@ class SelfAttention(nn.Module):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         attended_states: torch.Tensor | None = None,
+        real_tokens: RealTokens | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`attended_states`: the whole sequence, where `hidden_states` are only some of its rows."""
+        """
+        `attended_states`: the whole sequence, where `hidden_states` are only some of its rows. `real_tokens`: the whole
+        sequence, and what is returned of it, is [tokens, d_t].
+        """
         implementation = self.config._attn_implementation
-        if attended_states is None:
+        is_whole = attended_states is None
+        if is_whole:
             attended_states = hidden_states
         else:
             implementation = cross_attention_implementation(implementation)
+        query, key, value = self.query(hidden_states), self.key(attended_states), self.value(attended_states)
+        if real_tokens is not None:
+            query = real_tokens.pad(query) if is_whole else query
+            key, value = real_tokens.pad(key), real_tokens.pad(value)
         context, probabilities = attention_function(self, implementation, kwargs.get("output_attentions"))(
             self,
-            split_heads(self.query(hidden_states), self.head_dim),
-            split_heads(self.key(attended_states), self.head_dim),
-            split_heads(self.value(attended_states), self.head_dim),
+            split_heads(query, self.head_dim),
+            split_heads(key, self.head_dim),
+            split_heads(value, self.head_dim),
             attention_mask,
             dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
             scaling=self.scaling,
             **kwargs,
         )
-        return context.flatten(2), probabilities
+        context = context.flatten(2)
+        return real_tokens.pack(context) if real_tokens is not None and is_whole else context, probabilities
 
 
 class CrossAttention(nn.Module):
@@ -131,10 +147,15 @@ class CrossAttention(nn.Module):
         value: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         index: torch.Tensor | None = None,
+        real_tokens: RealTokens | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`index` [B]: which keys and values [N, H, S, d] each text attends to."""
-        query, selected = split_heads(self.query(hidden_states), self.head_dim), []
+        """
+        `index` [B]: which keys and values [N, H, S, d] each text attends to. `real_tokens`: `hidden_states`, and what is
+        returned, are [tokens, d_t].
+        """
+        query, selected = self.query(hidden_states), []
+        query = split_heads(query if real_tokens is None else real_tokens.pad(query), self.head_dim)
         if index is not None:
             # A copy for each text of what is kept once: it is made again for the backward pass.
             shared = key.detach(), value.detach()
@@ -156,7 +177,8 @@ class CrossAttention(nn.Module):
                 scaling=self.scaling,
                 **kwargs,
             )
-        return context.flatten(2), probabilities
+        context = context.flatten(2)
+        return context if real_tokens is None else real_tokens.pack(context), probabilities
 
 
 class ResidualOutput(nn.Module):
@@ -214,14 +236,23 @@ class TextLayer(GradientCheckpointingLayer):
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_index: torch.Tensor | None = None,
         output_index: torch.Tensor | None = None,
+        real_tokens: RealTokens | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """[B, T, d_t] -> [B, T, d_t], or [B, Q, d_t] where only the rows `output_index` [B or 1, Q] are wanted."""
+        """
+        [B, T, d_t] -> [B, T, d_t], or [B, Q, d_t] where only the rows `output_index` [B or 1, Q] are wanted.
+        `real_tokens`: all that is done to single tokens is done to these.
+        """
+        states = hidden_states if real_tokens is None else real_tokens.pack(hidden_states)
         if output_index is None:
-            hidden_states = self.attention(hidden_states, attention_mask, **kwargs)
+            hidden_states = self.attention(states, attention_mask, real_tokens=real_tokens, **kwargs)
         else:
             wanted = hidden_states.take_along_dim(output_index.unsqueeze(-1), dim=1)
-            hidden_states = self.attention(wanted, attention_mask, attended_states=hidden_states, **kwargs)
+            hidden_states = self.attention(
+                wanted, attention_mask, attended_states=states, real_tokens=real_tokens, **kwargs
+            )
+            # The wanted rows are a batch without padding.
+            real_tokens = None
         if encoder_key is not None:
             hidden_states = self.crossattention(
                 hidden_states,
@@ -229,12 +260,14 @@ class TextLayer(GradientCheckpointingLayer):
                 encoder_value,
                 encoder_attention_mask,
                 encoder_index,
+                real_tokens,
                 **kwargs,
             )
-        return self.feed_forward(hidden_states)
+        hidden_states = self.feed_forward(hidden_states)
+        return hidden_states if real_tokens is None else real_tokens.pad(hidden_states)
 
     def feed_forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """[B, T, d_t] -> [B, T, d_t]"""
+        """[..., d_t] -> [..., d_t]"""
         return recomputed_input(
             self.intermediate.activation,
             self.intermediate.dense(hidden_states),
@@ -315,6 +348,7 @@ class TextEncoder(PreTrainedModel):
         encoder_attention_mask: torch.Tensor | None = None,
         encoder_index: torch.Tensor | None = None,
         output_index: torch.Tensor | None = None,
+        real_tokens: RealTokens | None = None,
         mode: Literal["text", "fusion", "multimodal"] = "multimodal",
         **kwargs,
     ) -> BaseModelOutputWithCrossAttentions:
@@ -330,6 +364,7 @@ class TextEncoder(PreTrainedModel):
             encoder_index: [B], which of the N sequences each text attends to; by default text b attends to b.
             output_index: [B, Q], or [1, Q] for all, the positions whose states are wanted: the last layer computes no
                 others. By default all.
+            real_tokens: of the texts: padding is then left out where it costs, and its states are 0.
         Returns:
             `last_hidden_state` [B, T, d_t], or [B, Q, d_t] with `output_index`.
         """
@@ -371,6 +406,7 @@ class TextEncoder(PreTrainedModel):
                 encoder_attention_mask,
                 encoder_index,
                 rows,
+                real_tokens,
                 **kwargs,
             )
         return BaseModelOutputWithCrossAttentions(last_hidden_state=hidden_states)

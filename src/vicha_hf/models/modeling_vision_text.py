@@ -17,6 +17,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig
+from .encoder_attention import RealTokens
 from .encoder_text import KeyValues, TextEncoder
 from .encoder_vision import VisionEncoder, VisionOutput
 from .encodings import ImageEncoding, TextEncoding
@@ -257,13 +258,20 @@ class VisionTextModel:
         return self.embed_texts(Texts.given(input_ids, attention_mask), token_type_ids)[0]
 
     def embed_texts(
-        self, texts: Texts, token_type_ids: torch.Tensor | None = None, **record: bool
+        self,
+        texts: Texts,
+        token_type_ids: torch.Tensor | None = None,
+        *,
+        real_tokens: RealTokens | None = None,
+        **record: bool,
     ) -> tuple[TextEncoding, BaseModelOutputWithCrossAttentions]:
         """
         Encodes N texts by the text-only layers, and tells what the encoder recorded on the way; `token_type_ids`
-        [N, T], `record` as in [`~VisionTextModel.embed_images`].
+        [N, T], `real_tokens` of the texts, `record` as in [`~VisionTextModel.embed_images`].
         """
-        output = self.text_model(texts.input_ids, texts.attention_mask, token_type_ids, mode="text", **record)
+        output = self.text_model(
+            texts.input_ids, texts.attention_mask, token_type_ids, mode="text", real_tokens=real_tokens, **record
+        )
         states = output.last_hidden_state
         fuses_from_ids = self.text_model.config.fusion_mode == "multimodal"
         encoding = TextEncoding(
@@ -283,6 +291,7 @@ class VisionTextModel:
         image_index: torch.Tensor | None = None,
         text_index: torch.Tensor | None = None,
         output_index: torch.Tensor | None = None,
+        real_tokens: RealTokens | None = None,
         **record: bool,
     ) -> BaseModelOutputWithCrossAttentions:
         """
@@ -294,6 +303,7 @@ class VisionTextModel:
             key_values: the images', from [`~TextEncoder.project_keys_values`]; projected here by default.
             image_index, text_index: [n], the image and the text of each pair; by default those of the same row.
             output_index: [n, Q] or [1, Q], the text positions whose states are wanted; all by default.
+            real_tokens: of the pairs' texts, whose padding is then left out.
             record: as in [`~VisionTextModel.embed_images`].
 
         Returns:
@@ -314,6 +324,7 @@ class VisionTextModel:
             encoder_attention_mask=images.attention_mask,
             encoder_index=image_index,
             output_index=output_index,
+            real_tokens=real_tokens,
             **record,
         )
 
@@ -324,6 +335,7 @@ class VisionTextModel:
         *,
         key_values: Sequence[KeyValues | None] | None = None,
         output_index: torch.Tensor | None = None,
+        real_tokens: RealTokens | None = None,
         **record: bool,
     ) -> BaseModelOutputWithCrossAttentions:
         """
@@ -337,6 +349,7 @@ class VisionTextModel:
             encoder_key_values=key_values,
             encoder_attention_mask=images.attention_mask,
             output_index=output_index,
+            real_tokens=real_tokens,
             **record,
         )
 

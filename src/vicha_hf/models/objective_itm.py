@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from .encoder_attention import RealTokens
 from .encoder_text import KeyValues
 from .encodings import ImageEncoding, TextEncoding
 from .objective_itc import ContrastiveOutput
@@ -163,12 +164,14 @@ class ImageTextMatching(nn.Module):
             images, texts, key_values = _with_negatives(step, negatives)
             # Behind the own images and texts come the fetched ones, one for each row.
             image_index = text_index = pair + batch_size
+        text_index = torch.cat([pair, pair, text_index])
         fused = step.model.fuse(
             images,
             texts,
             key_values=key_values,
             image_index=torch.cat([pair, image_index, pair]),
-            text_index=torch.cat([pair, pair, text_index]),
+            text_index=text_index,
+            real_tokens=RealTokens.of(texts.attention_mask.index_select(0, text_index)),
             # The matching head reads [CLS] alone.
             output_index=pair.new_zeros(1, 1),
             **record,

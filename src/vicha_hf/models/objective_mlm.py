@@ -171,17 +171,17 @@ class MaskedLanguageModeling(nn.Module):
             masked_ids, labels = mask_texts(step.pairs.texts, step.model.config, step.draws())
         texts, predicted = Texts(masked_ids, step.pairs.texts.attention_mask), labels != IGNORED
         # Only these positions are read: as many columns as the text with the most of them needs.
-        position, is_read = leading_positions(predicted)
+        (position, is_read), real_tokens = leading_positions(predicted), step.real_tokens
         over_sequence = step.model.config.quirks.mlm_softmax_over_sequence
         if over_sequence:
-            position, is_read = None, predicted
-        states = step.model.fuse_tokens(step.images, texts, key_values=step.key_values, output_index=position)
-        states = states.last_hidden_state
+            # The softmax runs over padding too.
+            position, is_read, real_tokens = None, predicted, None
+        read = {"output_index": position, "real_tokens": real_tokens}
+        states = step.model.fuse_tokens(step.images, texts, key_values=step.key_values, **read).last_hidden_state
         teacher_logits = None
         if step.uses_teacher:
             with torch.no_grad():
-                teacher_states = step.teacher_model.fuse_tokens(step.teacher_images, texts, output_index=position)
-                teacher_states = teacher_states.last_hidden_state
+                teacher_states = step.teacher_model.fuse_tokens(step.teacher_images, texts, **read).last_hidden_state
                 teacher_logits = step.teacher["mlm_head"](predicted_rows(teacher_states, is_read))
         soft = predicted_rows(head(states).log_softmax(dim=1), predicted) if over_sequence else None
         logits, labels = head(predicted_rows(states, is_read)), predicted_rows(labels, predicted)

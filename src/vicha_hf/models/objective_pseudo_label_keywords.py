@@ -106,7 +106,8 @@ class PseudoLabelKeywords(nn.Module):
         images = step.images if self.config.quirks.simla_teacher_online_inputs else step.teacher_images
         with recorded_attention(model.text_model.encoder.layer[-1].attention.self) as record:
             # Only what [CLS] attends to is read.
-            model.fuse_tokens(images, texts, output_index=texts.input_ids.new_zeros(1, 1))
+            only_cls = texts.input_ids.new_zeros(1, 1)
+            model.fuse_tokens(images, texts, output_index=only_cls, real_tokens=step.real_tokens)
         return record.probabilities[:, :, 0]
 
     def select(

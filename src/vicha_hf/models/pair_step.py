@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .encoder_attention import RealTokens
 from .encoder_text import KeyValues
 from .encodings import ImageEncoding, TextEncoding
 from .feature_queue import FeatureQueue
@@ -61,6 +62,7 @@ class PairStep:
         teacher_images, teacher_texts: encodings by the teacher, without.
         image_layers, text_layers: the output of every layer [B, S, d_v] and [B, T, d_t], the embeddings first; where
             they were asked for.
+        real_tokens: of the texts; `None` where there is no padding.
         alpha: share of the teacher's soft targets.
         queue: the teacher's features of earlier batches; `None` without training state.
         part: the batch is a part of a larger one.
@@ -77,6 +79,7 @@ class PairStep:
     teacher_texts: TextEncoding | None
     image_layers: tuple[torch.Tensor, ...] | None
     text_layers: tuple[torch.Tensor, ...] | None
+    real_tokens: RealTokens | None
     alpha: float
     queue: FeatureQueue | None
     part: ContrastPart | None
@@ -121,12 +124,13 @@ class PairStep:
         images, vision_output = model.embed_images(
             pairs.pixel_values, pairs.concepts, patch_indices=pairs.patch_indices, **record
         )
-        texts, text_output = model.embed_texts(pairs.texts, **record)
+        real_tokens = RealTokens.of(pairs.texts.attention_mask)
+        texts, text_output = model.embed_texts(pairs.texts, real_tokens=real_tokens, **record)
         teacher_images = teacher_texts = None
         if part is not None:
             teacher_images, teacher_texts = part.teacher_images, part.teacher_texts
         elif use_teacher:
-            teacher_images, teacher_texts = encode_by_teacher(head, pairs)
+            teacher_images, teacher_texts = encode_by_teacher(head, pairs, real_tokens)
         teacher = head.teacher_modules()
         return cls(
             pairs=pairs,
@@ -139,6 +143,7 @@ class PairStep:
             teacher_texts=teacher_texts,
             image_layers=vision_output.hidden_states,
             text_layers=text_output.hidden_states,
+            real_tokens=real_tokens,
             alpha=alpha,
             queue=head.training_state.queue if use_teacher and head.training_state is not None else None,
             part=part,
@@ -196,11 +201,13 @@ def _draw_kept_patches(head: VisionTextPreTrainedModel, pairs: Pairs, dropout: f
 
 
 @torch.no_grad()
-def encode_by_teacher(head: VisionTextPreTrainedModel, pairs: Pairs) -> tuple[ImageEncoding, TextEncoding]:
-    """Encodes whole images and texts by a head's teacher."""
+def encode_by_teacher(
+    head: VisionTextPreTrainedModel, pairs: Pairs, real_tokens: RealTokens | None = None
+) -> tuple[ImageEncoding, TextEncoding]:
+    """Encodes whole images and texts by a head's teacher; `real_tokens`: of the texts, where they are known."""
     teacher = head.teacher_modules()[head.base_model_prefix]
     images, _ = teacher.embed_images(pairs.pixel_values, pairs.concepts)
-    texts, _ = teacher.embed_texts(pairs.texts)
+    texts, _ = teacher.embed_texts(pairs.texts, real_tokens=real_tokens)
     return images, texts
 
 
@@ -238,7 +245,8 @@ def cache_contrast(head: VisionTextPreTrainedModel, batches: Sequence[Mapping[st
     encoded = []
     for batch in batches:
         pairs = Pairs.given(**{name: batch.get(name) for name in ENCODED_ARGUMENTS})
-        encoded.append(encode_by_teacher(head, replace(pairs, texts=pairs.texts.masked())))
+        pairs = replace(pairs, texts=pairs.texts.masked())
+        encoded.append(encode_by_teacher(head, pairs, RealTokens.of(pairs.texts.attention_mask)))
     image_embeds, text_embeds = (torch.cat([pair[side].embeds for pair in encoded]) for side in (0, 1))
     ids = [batch.get("image_ids") for batch in batches]
     image_ids = None if ids[0] is None else torch.cat(ids)

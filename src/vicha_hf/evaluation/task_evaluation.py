@@ -105,6 +105,12 @@ class EvaluationArguments(ReadingArguments):
     def __post_init__(self):
         for name in ("batch_size", "k", "top"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "it must be at least 1.")
+        require(
+            self.use_concepts or self.concepts == "given",
+            "concepts",
+            self.concepts,
+            "use_concepts=false leaves them out; choose one of the two.",
+        )
         require(self.num_workers >= 0, "num_workers", self.num_workers, "it must not be negative.")
         require(bool(self.methods), "methods", self.methods, f"choose among {GROUNDING_METHODS}.")
         require(
@@ -139,8 +145,11 @@ class _Setup:
 
     def with_found_concepts(self, annotations: Annotations) -> Annotations:
         """The annotations, with concepts that the model's index finds where these are asked for."""
-        if self.arguments.concepts == "given" or not self.with_concepts:
+        if self.arguments.concepts == "given" or self.text_only:
             return annotations
+        require(
+            self.with_concepts, "concepts", "auto", f"{self.folder} reads no visual concepts; leave the option out."
+        )
         selector = ConceptSelector.from_pretrained(self.folder, device=str(self.model.device))
         return find_concepts(annotations, selector, **self.running)
 

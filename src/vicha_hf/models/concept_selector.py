@@ -311,7 +311,7 @@ class ConceptSelector:
             hub_options: `revision`, `token`, `cache_dir`, ... as for `from_pretrained`.
 
         Raises:
-            FileNotFoundError: no index there.
+            FileNotFoundError: no index there, or its encoder is gone.
             ValueError: a broken index, or one of another encoder.
         """
         index = ConceptIndex.from_pretrained(folder, **_known(hub_options))
@@ -322,6 +322,11 @@ class ConceptSelector:
                 str(home), revision=hub_options.get("revision"), device=device, **options
             )
         else:
+            if os.path.isabs(index.encoder) and not os.path.isdir(index.encoder):
+                raise FileNotFoundError(
+                    f"the concept index of {folder} was made by {index.encoder}, which is not there: put that model back, "
+                    "or make the index anew with `vicha-hf concepts index`"
+                )
             encoder = DualEncoder.from_pretrained(
                 index.encoder, revision=index.encoder_revision, device=device, **options
             )

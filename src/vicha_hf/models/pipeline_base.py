@@ -133,16 +133,17 @@ class VisionTextPipeline(Pipeline):
     def _encode_images(self, images: Sequence, concepts: Sequence) -> dict[str, torch.Tensor]:
         """Pixel values, and concepts where there are any, for one image per entry."""
         images, named = list(map(_opened, images)), {}
-        if "concept_input_ids" in self.processor.model_input_names and any(entry for entry in concepts):
+        if any(entry for entry in concepts):
+            require_reading_concepts(self)
             named["concepts"] = self._concept_words(images, concepts)
-        elif any(entry for entry in concepts):
-            raise ValueError(f"{type(self).__name__}: this model reads no visual concepts; leave `concepts` out.")
         encoded = dict(self.processor(images=images, **named, padding=True, return_tensors="pt"))
         encoded["pixel_values"] = encoded["pixel_values"].to(self.model.dtype)
         return encoded
 
     def _concept_words(self, images: Sequence, concepts: Sequence) -> list[list[str]]:
         """The words of each image; where "auto" stands in their place, those that the concept index finds."""
+        for entry in concepts:
+            require_words(type(self).__name__, entry)
         rows = [[] if entry is None or entry == "auto" else list(entry) for entry in concepts]
         places = [place for place, entry in enumerate(concepts) if entry == "auto"]
         if places:
@@ -153,6 +154,18 @@ class VisionTextPipeline(Pipeline):
 
     def _encode_texts(self, texts: Sequence[str], truncation: bool = True) -> dict[str, torch.Tensor]:
         return dict(self.processor(text=list(texts), padding=True, truncation=truncation, return_tensors="pt"))
+
+
+def require_words(pipeline: str, concepts) -> None:
+    """Raises a `ValueError` for one word in the place of a list: its letters would be taken for words."""
+    if isinstance(concepts, str) and concepts != "auto":
+        raise ValueError(f'{pipeline}: concepts={concepts!r} must be a list of words, or "auto".')
+
+
+def require_reading_concepts(pipeline: Pipeline) -> None:
+    """Raises a `ValueError` for a model that reads no visual concepts."""
+    if not getattr(pipeline.model.config, "use_concepts", False):
+        raise ValueError(f"{type(pipeline).__name__}: this model reads no visual concepts; leave `concepts` out.")
 
 
 class _Stream(IterableDataset):
@@ -198,4 +211,4 @@ def _exchanged(model, pipeline: str, task: str, required: str):
     return head.to(model.device)
 
 
-__all__ = ["VisionTextPipeline"]
+__all__ = ["VisionTextPipeline", "require_reading_concepts", "require_words"]

@@ -1,16 +1,20 @@
 """Pipelines that find: labels and texts for an image, images for a text, and the place in an image that an expression names."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from os import PathLike
 
 import torch
 from PIL import Image, ImageOps
+from transformers import AutoProcessor
+from transformers.image_utils import load_image
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .hub_export import AUTO_CLASSES
 from .image_heatmap import hottest_box
 from .objective_itm import MATCH
-from .pipeline_base import VisionTextPipeline
+from .pipeline_base import VisionTextPipeline, require_reading_concepts, require_words
 
 
 class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
@@ -25,19 +29,50 @@ class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
     >>> classify("photo.jpg", candidate_labels=["a dog in the snow", "a red car"])
     [{'score': 0.93, 'label': 'a dog in the snow'}, ...]
     ```
+
+    Args:
+        concepts: the visual concepts of the image, where it is only one; "auto" finds those of every image.
+        options: of transformers' pipeline.
     """
+
+    def __call__(self, image=None, candidate_labels=None, concepts: Sequence[str] | str | None = None, **options):
+        if concepts is not None:
+            require_words(type(self).__name__, concepts)
+            require_reading_concepts(self)
+            if concepts != "auto" and isinstance(options.get("images", image), list | tuple):
+                raise ValueError(
+                    f'{type(self).__name__}: `concepts` are those of one image; give "auto" for several, or ask for each.'
+                )
+        return super().__call__(image, candidate_labels, concepts=concepts, **options)
 
     def _sanitize_parameters(self, **options):
         preprocessing, *others = super()._sanitize_parameters(**options)
-        if options.get("tokenizer_kwargs") is not None:
-            preprocessing["tokenizer_kwargs"] = options["tokenizer_kwargs"]
+        for name in ("tokenizer_kwargs", "concepts"):
+            if options.get(name) is not None:
+                preprocessing[name] = options[name]
         return preprocessing, *others
 
-    def preprocess(self, image, candidate_labels=None, tokenizer_kwargs=None, **options):
+    def preprocess(self, image, candidate_labels=None, tokenizer_kwargs=None, concepts=None, **options):
         if self.model.config.model_type in AUTO_CLASSES:
             options = {"hypothesis_template": "{}"} | options
             tokenizer_kwargs = {"truncation": True} | (tokenizer_kwargs or {})
-        return super().preprocess(image, candidate_labels, tokenizer_kwargs=tokenizer_kwargs, **options)
+        if concepts is None:
+            return super().preprocess(image, candidate_labels, tokenizer_kwargs=tokenizer_kwargs, **options)
+        image = load_image(image, timeout=options.get("timeout"))
+        inputs = super().preprocess(image, candidate_labels, tokenizer_kwargs=tokenizer_kwargs, **options)
+        words = self._concept_processor.concept_selector.words([image]) if concepts == "auto" else [list(concepts)]
+        inputs.update(self._concept_processor(concepts=words, return_tensors="pt"))
+        return inputs
+
+    @cached_property
+    def _concept_processor(self):
+        """The processor of the model's folder: transformers loads its parts alone for this task."""
+        if self.processor is not None:
+            return self.processor
+        # Where this code came with a folder that the user trusts, its processor needs the same trust.
+        trusted = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+        revision = getattr(self.model.config, "_commit_hash", None)
+        return AutoProcessor.from_pretrained(self.model.name_or_path, revision=revision, trust_remote_code=trusted)
 
 
 class ImageTextRetrievalPipeline(VisionTextPipeline):

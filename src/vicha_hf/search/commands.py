@@ -235,11 +235,13 @@ def _add_device(parser: CommandParser) -> None:
 
 
 def _add_concepts(parser: CommandParser) -> None:
-    parser.add_argument("--concepts", nargs="+", metavar="WORD", help="visual concepts of the image")
+    parser.add_argument("--concepts", nargs="+", metavar="WORD", help="visual concepts of the image; auto finds them")
 
 
 def _concepts(arguments: argparse.Namespace) -> dict:
-    return {} if arguments.concepts is None else {"concepts": arguments.concepts}
+    if arguments.concepts is None:
+        return {}
+    return {"concepts": "auto" if arguments.concepts == ["auto"] else arguments.concepts}
 
 
 def _add_json(parser: CommandParser) -> None:

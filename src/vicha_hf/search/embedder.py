@@ -37,6 +37,8 @@ class Embedder:
         self.device = choose_device(device)
         self.model = load_finetuned("retrieval", self.name).to(self.device)
         self.processor = AutoProcessor.from_pretrained(self.name)
+        if find_concepts and not self.reads_concepts:
+            raise ValueError(f"{self.name} reads no visual concepts: leave them to be given, or none.")
         self.concept_selector = ConceptSelector.from_pretrained(self.name) if find_concepts else None
 
     @property
@@ -47,7 +49,7 @@ class Embedder:
     @property
     def reads_concepts(self) -> bool:
         """Whether the model takes visual concepts with an image."""
-        return "concept_input_ids" in self.processor.model_input_names
+        return self.model.config.use_concepts
 
     @property
     def reranks(self) -> bool:

@@ -37,7 +37,7 @@ def run(tmp_path, capsys):
         status = main([*argv, "--no-progress", *options])
         printed = capsys.readouterr()
         assert status == expected_status, printed.err
-        records = [json.loads(line) for line in output.read_text().splitlines()] if output.is_file() else []
+        records = [json.loads(line) for line in output.read_text().split("\n") if line] if output.is_file() else []
         return records, printed.out + printed.err
 
     run.output = tmp_path / "out.jsonl"
@@ -168,9 +168,14 @@ IMAGE_DATA = [
 ]
 
 
-@pytest.mark.parametrize("with_image_data", [True, False])
+@pytest.mark.parametrize("with_image_data", ["image_id", "id", None])
 def test_visual_genome(run, with_image_data):
-    files = {"region_descriptions.json": REGIONS} | ({"image_data.json": IMAGE_DATA} if with_image_data else {})
+    files = {"region_descriptions.json": REGIONS}
+    if with_image_data:
+        files["image_data.json"] = [
+            {with_image_data if name == "image_id" else name: value for name, value in one.items()}
+            for one in IMAGE_DATA
+        ]
     records, printed = run("visual-genome", files, images=["VG_100K_2/1.jpg"])
     assert records == [{"image": "images/VG_100K_2/1.jpg", "image_id": 1, "caption": ["the clock is green"]}]
     assert "1 x region without phrase" in printed and "1 x image without phrase" in printed
@@ -208,6 +213,9 @@ def test_conceptual_captions(run):
         (f"images/2_{crc}", "a caption of 2"),
     ]
     assert "1 x image file not found" in printed and "1 x line that is no caption and address" in printed
+    # What Unicode counts as an end of a line stands inside captions.
+    records, _ = run("cc3m", {"odd.tsv": "one\u2028two\x85three\x0cfour\thttp://x.org/odd.jpg\n"})
+    assert records == [{"image": "odd.jpg", "caption": "one\u2028two\x85three\x0cfour", "url": "http://x.org/odd.jpg"}]
     turned = "".join(f"{url}\t{index}\n" for index, url in enumerate(urls[:1]))
     records, _ = run("cc3m", {"cc12m.tsv": turned})
     assert records == [{"image": "one.jpg", "caption": "0", "url": urls[0]}]
@@ -252,8 +260,12 @@ def test_vqa_v2(run):
     assert "1 x question without annotation" in printed
     assert read_question_records(run.output, for_evaluation=True)[0].answers == ("down",) * 10
     test = questions | {"data_subtype": "test-dev2015"}
-    records, _ = run("vqa-v2", {"test.json": test | {"data_subtype": "test2015"}})
-    assert records[0]["image"] == "test2015/COCO_test2015_000000262148.jpg" and "answer" not in records[0]
+    for subset in ("test2015", "test-dev2015"):
+        records, _ = run("vqa-v2", {"test.json": test | {"data_subtype": subset}})
+        assert records[0]["image"] == "test2015/COCO_test2015_000000262148.jpg" and "answer" not in records[0]
+    scenes = test | {"data_type": "abstract_v002", "data_subtype": "val2015"}
+    records, _ = run("vqa-v2", {"test.json": scenes})
+    assert records[0]["image"] == "val2015/abstract_v002_val2015_000000262148.png"
 
 
 def test_visual_genome_questions(run):

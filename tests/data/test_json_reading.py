@@ -124,3 +124,44 @@ def test_long_captions_are_captions(image_folder):
     )
     read = read_image_text_records(image_folder / "a.json")
     assert len(read[0].captions[0]) == 100_000 and read[1].concepts == ("a",)
+
+
+def test_many_records_at_once_are_those_one_by_one(tmp_path):
+    """Whatever stands at any byte of a list: the values of Python's own decoder, or one clear line."""
+    values = [
+        {"a": "}, {", "b": [{"c": 1}, {"d": '\\"},'}]},
+        {"e": {"f": {}}, "g": 1e5},
+        {"h": "ü\u2028"},
+        {"i": None, "j": [True]},
+    ]
+    path, whole = tmp_path / "a.json", json.dumps(values, ensure_ascii=False).encode()
+    changed = [whole[:cut] for cut in range(len(whole))]
+    for byte in (b'"', b"}", b",", b"\0", b"\xff", b"NaN"):
+        changed += [whole[:place] + byte + whole[place + 1 :] for place in range(len(whole))]
+    agreed = 0
+    for content in [whole, whole.replace(b"1e5", b"NaN"), *changed]:
+        path.write_bytes(content)
+        try:
+            expected = json.loads(content.decode())
+        except ValueError:
+            expected = None
+        try:
+            found = list(iterate_json_list(path))
+        except AnnotationError as error:
+            assert expected is None or not isinstance(expected, list), content
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+        else:
+            # NaN is not equal to itself.
+            assert repr(found) == repr(expected), content
+            agreed += 1
+    assert agreed > 50
+
+
+def test_numbers_of_more_than_64_bits_are_no_identifiers(image_folder):
+    """A fast decoder rounds them: two images would become one."""
+    records = ", ".join(
+        f'{{"image": "images/{number}.png", "caption": "a", "image_id": {2**64 + number}}}' for number in range(2)
+    )
+    (image_folder / "a.json").write_text(f"[{records}]")
+    with pytest.raises(AnnotationError, match=r"field 'image_id': a number of more than 64 bits.*write it as a text"):
+        read_image_text_records(image_folder / "a.json")

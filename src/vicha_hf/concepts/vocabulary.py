@@ -151,7 +151,7 @@ def _read_json(path: Path) -> dict[str, int]:
         if path.suffix == ".json":
             content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=as_dict)
         else:
-            content = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            content = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as JSON ({error})") from error
     if isinstance(content, Mapping):

@@ -3,12 +3,17 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from ..models.text_cleaning import holds_words, is_blank
 from .raw_records import RawRecord, RecordProblem, shorten
 from .stored_images import EmbeddedImage
+
+
+_LETTER_OR_DIGIT = re.compile(r"[a-zA-Z0-9]")
 
 
 def required(fields: Mapping, name: str, remedy: str):
@@ -28,6 +33,9 @@ def read_text(fields: Mapping, name: str) -> str:
 def read_texts(fields: Mapping, name: str) -> tuple[str, ...]:
     """A text, or a list of at least one text; each holds at least one word."""
     remedy = "write a text, or a list of texts"
+    value = fields.get(name)
+    if type(value) is str and _is_plain(value):
+        return (value,)
     value = required(fields, name, remedy)
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list | tuple):
@@ -35,6 +43,11 @@ def read_texts(fields: Mapping, name: str) -> tuple[str, ...]:
     if not texts:
         raise RecordProblem(name, "empty", remedy, "an empty list")
     return tuple(_checked_text(text, name, remedy) for text in texts)
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text is beyond doubt, as nearly all are: ASCII with a letter or digit."""
+    return text.isascii() and _LETTER_OR_DIGIT.search(text) is not None and "\0" not in text
 
 
 def _checked_text(text, name: str, remedy: str) -> str:
@@ -61,9 +74,12 @@ def read_concepts(fields: Mapping) -> tuple[str, ...]:
     return checked_concepts(fields.get(name), name)
 
 
+_CONCEPTS_REMEDY = 'write a list of words, such as ["dog", "grass"], or leave the field out'
+
+
 def checked_concepts(value, name: str) -> tuple[str, ...]:
     """A list of words, or null for none, without repetitions."""
-    remedy = 'write a list of words, such as ["dog", "grass"], or leave the field out'
+    remedy = _CONCEPTS_REMEDY
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
@@ -72,12 +88,18 @@ def checked_concepts(value, name: str) -> tuple[str, ...]:
     for concept in value:
         if not isinstance(concept, str):
             raise RecordProblem(name, "wrong type", remedy, f"got {shorten(concept)}")
-        require_unicode(concept, name)
-        concept = concept.strip()
-        if is_blank(concept):
-            raise RecordProblem(name, "an empty concept", remedy)
-        concepts[concept] = None
+        concepts[_checked_concept(concept, name)] = None
     return tuple(concepts)
+
+
+# Images share their concepts: most have been checked before.
+@lru_cache(maxsize=2**16)
+def _checked_concept(concept: str, name: str) -> str:
+    require_unicode(concept, name)
+    concept = concept.strip()
+    if is_blank(concept):
+        raise RecordProblem(name, "an empty concept", _CONCEPTS_REMEDY)
+    return concept
 
 
 def read_identifier(fields: Mapping, name: str) -> int | str | None:
@@ -109,6 +131,10 @@ def read_label(fields: Mapping, classes: Sequence[str], *, is_required: bool) ->
     return classes.index(name)
 
 
+# Relative, and without anything that would have to be taken out: nearly all paths are.
+_PLAIN_PATH = re.compile(r"\w[\w-]*(?:[./]\w[\w-]*)*" if os.sep == "/" else r"(?!)", re.ASCII)
+
+
 class ImageFinder:
     """
     Finds the images that records name.
@@ -121,6 +147,8 @@ class ImageFinder:
     def __init__(self, check_images: bool = True, allow_outside_root: bool = False):
         self._known_files: dict[str, bool] | None = {} if check_images else None
         self._allow_outside_root = allow_outside_root
+        self._last_root: Path | None = None
+        self._last_prefix = ""
 
     @classmethod
     def from_options(cls, options: Mapping) -> "ImageFinder":
@@ -135,6 +163,8 @@ class ImageFinder:
         """The image that a field's value names: a path, or an image inside a dataset or shard."""
         if isinstance(image, EmbeddedImage):
             return image
+        if type(image) is str and _PLAIN_PATH.fullmatch(image):
+            return self._checked_path(self._prefix(raw) + image, name)
         # The path of a file that a dataset says it consists of.
         is_own_file = isinstance(image, Path)
         if is_own_file:
@@ -146,10 +176,24 @@ class ImageFinder:
         require_unicode(image, name)
         if "://" in image:
             raise RecordProblem(name, "an address", "download the image and give its path", shorten(image))
+        return self._checked_path(self._full_path(image, raw, name, is_own_file), name)
+
+    def _prefix(self, raw: RawRecord) -> str:
+        root = raw.image_root if raw.image_root is not None else raw.default_root
+        if root is not self._last_root:
+            self._last_root, self._last_prefix = root, os.path.join(os.path.normpath(root), "")
+            if self._last_prefix == os.path.join(os.curdir, ""):
+                self._last_prefix = ""
+        return self._last_prefix
+
+    def _full_path(self, image: str, raw: RawRecord, name: str, is_own_file: bool) -> str:
         root = raw.image_root if raw.image_root is not None else raw.default_root
         path = os.path.normpath(os.path.join(root, image))
         if not is_own_file:
             self._require_inside(path, root, raw.declared_root, image, name)
+        return path
+
+    def _checked_path(self, path: str, name: str) -> str:
         if self._known_files is not None:
             if path not in self._known_files:
                 self._known_files[path] = os.path.isfile(path)
@@ -199,24 +243,31 @@ class ImageIds:
         Raises:
             RecordProblem: an `image_id` that is no identifier, or that another image has.
         """
-        keys = []
-        if isinstance(image, str):
-            keys.append(image)
-        if image_id is not None:
-            keys.append((raw.source, self._id_text(image_id)))
-            if self._refuse_conflicts:
-                self._require_same_image(keys[-1], image, raw.where, image_id)
+        known, number = self._by_key, None
         # The path decides where both are known: it is the image itself.
-        number = next((self._by_key[key] for key in keys if key in self._by_key), None)
+        if isinstance(image, str):
+            number = known.get(image)
+        if image_id is not None:
+            key = (raw.source, self._id_text(image_id))
+            if self._refuse_conflicts:
+                self._require_same_image(key, image, raw.where, image_id)
+            if number is None:
+                number = known.get(key)
         if number is None:
             number = self._count
             self._count += 1
-        for key in keys:
-            self._by_key.setdefault(key, number)
+        if isinstance(image, str):
+            known.setdefault(image, number)
+        if image_id is not None:
+            known.setdefault(key, number)
         return number
 
     @staticmethod
     def _id_text(image_id: object) -> str:
+        if type(image_id) is int or type(image_id) is str:
+            return str(image_id) if type(image_id) is int else f'"{image_id}"'
+        if isinstance(image_id, float) and abs(image_id) >= 2**63:
+            raise RecordProblem("image_id", "a number of more than 64 bits", "write it as a text", shorten(image_id))
         try:
             return json.dumps(image_id, sort_keys=True, default=repr, allow_nan=False)
         except (ValueError, RecursionError) as error:

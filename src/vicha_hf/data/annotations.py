@@ -1,8 +1,10 @@
 """Annotations as validated records: the schema of pretraining and retrieval, and the reading that every task shares."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Generic, Literal, NotRequired, TypedDict, TypeVar, Unpack
 
@@ -12,7 +14,7 @@ from transformers.utils import logging
 
 from .annotation_fields import HashedImageIds, ImageFinder, ImageIds, read_concepts, read_texts
 from .annotation_sources import OpenedSource, list_sources, open_sources
-from .image_check import find_unreadable
+from .image_check import find_unreadable, images_of
 from .image_files import LazyImage, open_image
 from .raw_records import AnnotationError, RawRecord, RecordProblem, shorten
 from .read_report import AnnotationReport
@@ -256,6 +258,32 @@ def _read_all(
     opened: Sequence[OpenedSource], parse: Callable, splits: SplitFilter, writer: RecordWriter
 ) -> AnnotationReport:
     report = AnnotationReport()
+    with _no_garbage_collection():
+        _read_each(opened, parse, splits, writer, report)
+    splits.end()
+    report.num_kept = len(writer)
+    return report
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Millions of new objects would set off the search for circles among them, again and again, and there are none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _read_each(
+    opened: Sequence[OpenedSource],
+    parse: Callable,
+    splits: SplitFilter,
+    writer: RecordWriter,
+    report: AnnotationReport,
+) -> None:
     for number, source in enumerate(opened):
         before = len(writer)
         for raw, value in _wanted_fields(source, splits):
@@ -267,14 +295,15 @@ def _read_all(
             except RecordProblem as problem:
                 report.reject(raw.where, problem.label, problem.message)
             else:
-                _claim_stores(record, number)
+                for image in images_of(record):
+                    if isinstance(image, EmbeddedImage):
+                        image.images.source_index = number
                 writer.append(record)
-                report.notes.update(raw.notes)
-                report.unknown_fields.update(name for name in value if name not in _KNOWN_FIELDS)
+                if raw.notes:
+                    report.notes.update(raw.notes)
+                if not value.keys() <= _KNOWN_FIELDS:
+                    report.unknown_fields.update(value.keys() - _KNOWN_FIELDS)
         report.kept_by_source.append(len(writer) - before)
-    splits.end()
-    report.num_kept = len(writer)
-    return report
 
 
 def iterate_fields(
@@ -307,14 +336,6 @@ def _wanted_fields(source: OpenedSource, splits: SplitFilter) -> Iterator[tuple[
             value = problem
         yield raw, value
     splits.end_source(source)
-
-
-def _claim_stores(record: object, source_index: int) -> None:
-    for one in fields(record):
-        value = getattr(record, one.name)
-        for image in value if isinstance(value, tuple) else (value,):
-            if isinstance(image, EmbeddedImage):
-                image.images.source_index = source_index
 
 
 def _refuse(report: AnnotationReport, on_bad_record: str, sources: object) -> None:

@@ -7,6 +7,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import orjson
+
 from .raw_records import AnnotationError, RecordProblem, printable, shorten
 
 
@@ -14,6 +16,8 @@ from .raw_records import AnnotationError, RecordProblem, printable, shorten
 MAX_RECORD_LENGTH = 16 * 2**20
 _CHUNK = 2**20
 _WHITESPACE = " \t\n\r"
+# Places where a part of a list may end, looked at before its records are decoded one by one.
+_MOST_CUTS = 8
 _LIST_REMEDY = "write a JSON list of records, or name a file with one record per line *.jsonl"
 
 
@@ -44,6 +48,11 @@ def read_text_file(path: str | os.PathLike, kind: str = _ANNOTATION_FILE) -> str
     path = Path(path)
     require_regular_file(path, kind)
     return _decoded(path.read_bytes(), path)
+
+
+def lines_of(text: str) -> list[str]:
+    """Lines as files have them: other marks that Unicode knows for the end of a line stand inside captions."""
+    return text.removesuffix("\n").replace("\r\n", "\n").split("\n") if text else []
 
 
 def read_json(path: str | os.PathLike, kind: type | tuple[type, ...], wanted: str) -> object:
@@ -100,6 +109,7 @@ def iterate_json_list(path: Path) -> Iterator[object]:
             window.position += 1
         else:
             while True:
+                yield from window.decode_values()
                 yield window.decode_value()
                 separator = window.skip_whitespace()
                 window.position += 1
@@ -135,6 +145,12 @@ def iterate_json_lines(path: Path) -> Iterator[tuple[int, object, RecordProblem 
                 line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
+            try:
+                yield number, orjson.loads(line), None
+                continue
+            except orjson.JSONDecodeError:
+                # What it refuses is decoded again, for the message, and because Python's decoder takes more: NaN, half characters.
+                pass
             try:
                 value, problem = decode_json(line.decode("utf-8")), None
             except UnicodeDecodeError as error:
@@ -215,6 +231,8 @@ class _TextWindow:
         self._line, self._column = 1, 0
         self.text = ""
         self.position = 0
+        # Of a window that holds what cannot be decoded at once.
+        self._one_by_one_until = 0
 
     def skip_whitespace(self) -> str:
         """Moves to the next character that is none, and returns it; "" at the end."""
@@ -225,6 +243,29 @@ class _TextWindow:
                 self.position += 1
             if not self._read_more(_CHUNK):
                 return ""
+
+    def decode_values(self) -> list[object]:
+        """
+        Values of the window that commas follow, many at once; the position moves behind the last of these commas. None
+        where they have to be decoded one by one.
+        """
+        if self.position < self._one_by_one_until:
+            return []
+        # Whatever lies in front of a comma is a row of whole values if it can be decoded as such.
+        cut = len(self.text)
+        for _ in range(_MOST_CUTS):
+            cut = self.text.rfind("},", self.position, cut)
+            if cut < 0:
+                return []
+            try:
+                values = orjson.loads(f"[{self.text[self.position : cut + 1]}]")
+            except orjson.JSONDecodeError:
+                continue
+            self.position = cut + 2
+            self.skip_whitespace()
+            return values
+        self._one_by_one_until = len(self.text)
+        return []
 
     def decode_value(self) -> object:
         """The value that begins at the position, which moves behind it."""
@@ -276,6 +317,7 @@ class _TextWindow:
             breaks = dropped.count("\n")
             self._column = len(dropped) - dropped.rfind("\n") - 1 if breaks else self._column + len(dropped)
             self._line += breaks
+            self._one_by_one_until = max(0, self._one_by_one_until - self.position)
             self.text, self.position = self.text[self.position :], 0
         self.text += more
         return bool(more) or bool(content)

@@ -29,7 +29,8 @@ class RecordProblem(Exception):
         self.message = printable(f"{self.label}{f' ({detail})' if detail else ''}; {remedy}")
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: there are millions of them, and freezing makes them several times slower to make.
+@dataclass(slots=True)
 class RawRecord:
     """
     A record as it was found.

@@ -117,7 +117,8 @@ class RejectsFile:
     def joined_with(self, report: AnnotationReport) -> str:
         """The content of the file with the records that the report names, each once."""
         before = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        return "".join(dict.fromkeys((report.rejects_as_jsonl() + before).splitlines(keepends=True)))
+        lines = dict.fromkeys((report.rejects_as_jsonl() + before).split("\n"))
+        return "".join(f"{line}\n" for line in lines if line)
 
     def count(self) -> int:
         """Records in the file. It is read only where it has grown."""
@@ -130,7 +131,9 @@ class RejectsFile:
         """Records by cause; one that was tried several times counts once."""
         if not self.path.is_file():
             return {}
-        entries = map(json.loads, self.path.read_text(encoding="utf-8").splitlines())
+        # Messages may hold what Unicode counts as an end of a line.
+        lines = self.path.read_text(encoding="utf-8").split("\n")
+        entries = [json.loads(line) for line in lines if line]
         distinct = dict.fromkeys((entry["record"], entry["cause"]) for entry in entries)
         return dict(Counter(cause for _, cause in distinct).most_common())
 

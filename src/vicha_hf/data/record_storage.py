@@ -1,7 +1,6 @@
 """Millions of small records as columns of Apache Arrow: in memory, or in a file that all processes map and share."""
 
 import json
-import re
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -21,7 +20,7 @@ _RecordType = TypeVar("_RecordType")
 
 # Rows that are written, and found again, together.
 ROWS_PER_BATCH = 16_384
-_PLACE = re.compile(r"(?P<source>.*), record (?P<index>\d+)(?: \(line (?P<line>\d+)\))?", re.DOTALL)
+_JSON_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 class _Column(ABC):
@@ -37,6 +36,10 @@ class _Column(ABC):
     def decode(self, value):
         """A value as the record holds it."""
 
+    def encode_all(self, values: Sequence) -> pa.Array:
+        """Values as an array."""
+        return pa.array([self.encode(value) for value in values], self.type)
+
 
 class _Plain(_Column):
     def __init__(self, type_: pa.DataType):
@@ -48,6 +51,9 @@ class _Plain(_Column):
     def decode(self, value):
         return value
 
+    def encode_all(self, values: Sequence) -> pa.Array:
+        return pa.array(values, self.type)
+
 
 class _Json(_Column):
     """Identifiers, which are numbers or texts, and whole records as they were written."""
@@ -55,7 +61,7 @@ class _Json(_Column):
     type = pa.string()
 
     def encode(self, value):
-        return json.dumps(value, ensure_ascii=False)
+        return _JSON_ENCODER.encode(value)
 
     def decode(self, value):
         return json.loads(value)
@@ -72,6 +78,13 @@ class _Tuple(_Column):
     def decode(self, value):
         return None if value is None else tuple([self._inner.decode(one) for one in value])
 
+    def encode_all(self, values: Sequence) -> pa.Array:
+        if None in values:
+            return super().encode_all(values)
+        ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+        flat = self._inner.encode_all([one for value in values for one in value])
+        return pa.ListArray.from_arrays(ends, flat, type=self.type)
+
 
 class _Place(_Column):
     """File and record: the name of the file is written once."""
@@ -83,13 +96,20 @@ class _Place(_Column):
         self._positions: dict[str, int] = {name: position for position, name in enumerate(sources)}
 
     def encode(self, value: str):
-        match = _PLACE.fullmatch(value)
-        name = match["source"]
+        return dict(zip(("source", "index", "line"), self._numbers(value), strict=True))
+
+    def encode_all(self, values: Sequence[str]) -> pa.Array:
+        columns = zip(*map(self._numbers, values), strict=True)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self.type, strict=True)]
+        return pa.StructArray.from_arrays(arrays, fields=list(self.type))
+
+    def _numbers(self, value: str) -> tuple[int, int, int | None]:
+        name, _, number = value.rpartition(", record ")
+        index, _, line = number.partition(" (line ")
         if name not in self._positions:
             self._positions[name] = len(self._sources)
             self._sources.append(name)
-        line = match["line"]
-        return {"source": self._positions[name], "index": int(match["index"]), "line": line and int(line)}
+        return self._positions[name], int(index), int(line[:-1]) if line else None
 
     def decode(self, value) -> str:
         return describe_place(self._sources[value["source"]], value["index"], value["line"])
@@ -113,6 +133,13 @@ class _ImageReference(_Column):
             self._positions[key] = len(self._stores)
             self._stores.append(store)
         return {"store": self._positions[key], "first": value.first, "second": value.second}
+
+    def encode_all(self, values: Sequence[str | EmbeddedImage]) -> pa.Array:
+        if not all(type(value) is str for value in values):
+            return super().encode_all(values)
+        paths, *numbers = self.type
+        arrays = [pa.array(values, paths.type), *(pa.nulls(len(values), field.type) for field in numbers)]
+        return pa.StructArray.from_arrays(arrays, fields=[paths, *numbers])
 
     def decode(self, value) -> str | EmbeddedImage:
         if value["path"] is not None:
@@ -145,8 +172,7 @@ class RecordLayout(Generic[_RecordType]):
     def encode(self, records: Sequence[_RecordType]) -> pa.RecordBatch:
         """Records as a batch of rows."""
         arrays = [
-            pa.array([column.encode(getattr(record, name)) for record in records], column.type)
-            for name, column in self.columns.items()
+            column.encode_all([getattr(record, name) for record in records]) for name, column in self.columns.items()
         ]
         return pa.record_batch(arrays, schema=self.schema)
 

@@ -1,6 +1,7 @@
 """Annotations in text files: JSON lists, JSONL, CSV and TSV."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ def iterate_table(path: Path, delimiter: str) -> Iterator[tuple[int, dict | None
         AnnotationError: no readable file, or no names of columns.
     """
     # Kept whole: quoted cells may span lines. Tables for training at scale are Parquet.
-    lines = read_text_file(path).splitlines(keepends=True)
+    lines = list(io.StringIO(read_text_file(path), newline=""))
     if not lines:
         raise AnnotationError(f"{path}: the file is empty; write a first line with the names of the columns")
     if delimiter == "," and "," not in lines[0]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .json_reading import read_text_file, require_regular_file
+from .json_reading import lines_of, read_text_file, require_regular_file
 from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource
 from .source_files import TABLE_DELIMITERS, TEXT_SUFFIXES, TextFileSource, file_fingerprint, iterate_table
 
@@ -83,7 +83,7 @@ class ImageFolderSource(RecordSource):
             value, problem = None, None
             try:
                 require_regular_file(text)
-                captions = [line.strip() for line in read_text_file(text).splitlines() if line.strip()]
+                captions = [line.strip() for line in lines_of(read_text_file(text)) if line.strip()]
                 value = {"image": name, "caption": captions}
             except AnnotationError as error:
                 remedy = f"write the caption of {name} into {text.name} beside it"
@@ -104,7 +104,7 @@ class ImageFolderSource(RecordSource):
     @staticmethod
     def _named_lines(path: Path) -> Iterator[tuple[int, dict | None, RecordProblem | None]]:
         """Lines of an image's name, a tab or comma, and a caption."""
-        for number, line in enumerate(read_text_file(path).splitlines(), start=1):
+        for number, line in enumerate(lines_of(read_text_file(path)), start=1):
             if not line.strip():
                 continue
             name, separator, caption = line.partition("\t" if "\t" in line else ",")

@@ -26,6 +26,7 @@ _SPACED = "-/"
 _CASED = r"[\p{Lu}\p{Ll}\p{Lt}]"
 _BETWEEN = r"[\p{Mn}\p{Me}\p{Cf}\p{Lm}\p{Sk}'.:\u00b7\u2018\u2019\u2024\u2027]"
 _NUMBER = re.compile(r"\d+")
+_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 _WHITESPACE = r"[\s\x1c-\x1f]"
 
 
@@ -84,11 +85,15 @@ def is_blank(text: str) -> bool:
     Whether nothing is left of a text for a tokenizer: white space, zero-width and control characters, and marks
     without a letter only.
     """
+    if _LETTER_OR_DIGIT.search(text):
+        return False
     return all(unicodedata.category(character)[0] in "ZCM" for character in text)
 
 
 def holds_words(text: str) -> bool:
     """Whether something is left of a text after cleaning."""
+    if _LETTER_OR_DIGIT.search(text):
+        return True
     return not is_blank("".join(character for character in text if character not in _REMOVED + _SPACED))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from ..json_reading import read_json, read_text_file
+from ..json_reading import lines_of, read_json, read_text_file
 from ..raw_records import AnnotationError
 from .importing import Account, ImageLocator, ImportOptions, SplitChoice, entries_of, objects, usable_text
 
@@ -65,7 +65,7 @@ def flickr30k(sources: Sequence[Path], options: ImportOptions, account: Account)
     locator = ImageLocator(options.images, account)
     for path in sources:
         captions: dict[str, list[str]] = {}
-        for line in read_text_file(path).splitlines():
+        for line in lines_of(read_text_file(path)):
             if not line.strip():
                 continue
             name, tab, caption = line.partition("\t")
@@ -106,12 +106,15 @@ def visual_genome(sources: Sequence[Path], options: ImportOptions, account: Acco
 def visual_genome_images(path: Path) -> dict[object, str]:
     """`image_data.json`: folder and name of every image, by id."""
     entries = read_json(path, list, "Visual Genome's list of images")
-    if not all(isinstance(entry, dict) and "image_id" in entry and "url" in entry for entry in entries[:1]):
+    if not all(
+        isinstance(entry, dict) and {"image_id", "id"} & entry.keys() and "url" in entry for entry in entries[:1]
+    ):
         raise AnnotationError(f"{path}: the entries have no 'image_id' and 'url'; give image_data.json")
+    # The first version of the file says `id`.
     return {
-        entry["image_id"]: "/".join(PurePosixPath(urlsplit(entry["url"]).path).parts[-2:])
+        entry.get("image_id", entry.get("id")): "/".join(PurePosixPath(urlsplit(entry["url"]).path).parts[-2:])
         for entry in entries
-        if isinstance(entry, dict) and "image_id" in entry and isinstance(entry.get("url"), str)
+        if isinstance(entry, dict) and isinstance(entry.get("url"), str)
     }
 
 
@@ -124,11 +127,11 @@ def visual_genome_names(image_id: object, addresses: dict[object, str]) -> list[
 
 def sbu(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
     """
-    SBU as one JSON (`image_urls`, `captions`), or as the two text files of addresses and captions. Images are named by the
-    last part of their address.
+    SBU as one JSON (`image_urls`, `captions`), or as the two text files of addresses and captions. Images are looked for as
+    those of Conceptual Captions are.
     """
     if len(sources) == 2:
-        urls, captions = (read_text_file(path).splitlines() for path in sources)
+        urls, captions = (lines_of(read_text_file(path)) for path in sources)
         if captions and captions[0].startswith("http") and not urls[0].startswith("http"):
             urls, captions = captions, urls
     else:
@@ -148,7 +151,7 @@ def conceptual_captions(sources: Sequence[Path], options: ImportOptions, account
     """
     for path in sources:
         pairs = []
-        for number, line in enumerate(read_text_file(path).splitlines()):
+        for number, line in enumerate(lines_of(read_text_file(path))):
             cells = line.split("\t")
             if number == 0 and not any(cell.startswith("http") for cell in cells):
                 # A line of names.
@@ -158,12 +161,10 @@ def conceptual_captions(sources: Sequence[Path], options: ImportOptions, account
                 continue
             caption, url = cells if cells[1].startswith("http") else reversed(cells)
             pairs.append((url, caption))
-        yield from _by_address(pairs, options, account, downloader_names=True)
+        yield from _by_address(pairs, options, account)
 
 
-def _by_address(
-    pairs: Sequence[tuple[object, object]], options: ImportOptions, account: Account, downloader_names: bool = False
-) -> Iterator[dict]:
+def _by_address(pairs: Sequence[tuple[object, object]], options: ImportOptions, account: Account) -> Iterator[dict]:
     locator = ImageLocator(options.images, account)
     names = [PurePosixPath(urlsplit(url).path).name if isinstance(url, str) else "" for url, _ in pairs]
     shared = Counter(names)
@@ -173,13 +174,9 @@ def _by_address(
             account.leave_out("no caption" if text is None else "no address")
             continue
         candidates = [name] if name and shared[name] == 1 else []
-        if downloader_names:
-            candidates += [
-                f"{index}_{zlib.crc32(url.encode()) & 0xFFFFFFFF}",
-                f"{index // 10_000:05d}/{index:09d}.jpg",
-            ]
-        if not candidates:
-            # Which of the files belongs to which address cannot be told.
-            account.leave_out("file name that several addresses share")
-        elif (found := locator.find(*candidates)) is not None:
+        candidates += [
+            f"{index}_{zlib.crc32(url.encode()) & 0xFFFFFFFF}",
+            f"{index // 10_000:05d}/{index:09d}.jpg",
+        ]
+        if (found := locator.find(*candidates)) is not None:
             yield {"image": found, "caption": text, "url": url}

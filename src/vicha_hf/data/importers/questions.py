@@ -19,14 +19,16 @@ def vqa_v2(sources: Sequence[Path], options: ImportOptions, account: Account) ->
     for path in sources:
         content = read_json(path, dict, "VQA's questions or annotations")
         if "questions" in content:
-            subset = content.get("data_subtype")
-            questions += [(entry, subset, path) for entry in objects(entries_of(content, "questions", path), account)]
+            kind, subset = content.get("data_type"), content.get("data_subtype")
+            questions += [
+                (entry, kind, subset, path) for entry in objects(entries_of(content, "questions", path), account)
+            ]
         else:
             for entry in objects(entries_of(content, "annotations", path), account):
                 annotations[entry.get("question_id")] = entry
     if not questions:
         raise AnnotationError(f"{sources[0]}: no questions; give the file of questions, then that of annotations")
-    for entry, subset, path in questions:
+    for entry, kind, subset, path in questions:
         annotation = annotations.pop(entry.get("question_id"), None)
         question, image_id = usable_text(entry.get("question")), entry.get("image_id")
         if question is None or not isinstance(image_id, int):
@@ -50,8 +52,10 @@ def vqa_v2(sources: Sequence[Path], options: ImportOptions, account: Account) ->
         if not isinstance(subset, str):
             raise AnnotationError(f"{path}: field 'data_subtype': missing; it names the folder of the images")
         # The questions of the development part of the test set show images of the whole.
-        subset = subset.removesuffix("-dev") if subset.startswith("test") else subset
+        subset = subset.replace("test-dev", "test")
         name = f"{subset}/COCO_{subset}_{image_id:012d}.jpg"
+        if isinstance(kind, str) and kind.startswith("abstract"):
+            name = f"{subset}/{kind}_{subset}_{image_id:012d}.png"
         if (found := locator.find(name)) is not None:
             yield {"image": found, "image_id": image_id, **record, "dataset": "vqa"}
     if annotations:

@@ -40,7 +40,7 @@ def prepare_repository(repo_id: str, private: bool = True) -> None:
     )
 
 
-def upload_folder(folder: str | Path, repo_id: str, message: str) -> str:
+def upload_folder(folder: str | Path, repo_id: str, message: str, revision: str | None = None) -> str:
     """
     Uploads a folder as one commit. Files that are on the Hub already are not sent again.
 
@@ -48,6 +48,7 @@ def upload_folder(folder: str | Path, repo_id: str, message: str) -> str:
         folder: what the repository shall hold.
         repo_id: a repository that exists.
         message: of the commit.
+        revision: branch of the repository, made where it is not there; None takes the main one.
 
     Returns:
         The address of the commit.
@@ -55,9 +56,13 @@ def upload_folder(folder: str | Path, repo_id: str, message: str) -> str:
     Raises:
         HubUploadError: it failed every time. The folder is as it was.
     """
+    by_hand = f"hf upload {repo_id} {folder}" + ("" if revision is None else f" --revision {revision}")
+    failure = f"{folder} was not uploaded; it is whole, send it with `{by_hand}`"
+    if revision is not None:
+        _retried(lambda: HfApi().create_branch(repo_id, branch=revision, exist_ok=True), failure)
     commit = _retried(
-        lambda: HfApi().upload_folder(folder_path=folder, repo_id=repo_id, commit_message=message),
-        f"{folder} was not uploaded; it is whole, send it with `hf upload {repo_id} {folder}`",
+        lambda: HfApi().upload_folder(folder_path=folder, repo_id=repo_id, commit_message=message, revision=revision),
+        failure,
     )
     return str(commit.commit_url)
 

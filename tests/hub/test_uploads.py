@@ -44,8 +44,23 @@ def look(user, hub, repository):
     return json.loads(user(hub, "-c", LOOK, repository).stdout.splitlines()[-1])
 
 
-def fail_first(hub, requests: dict[str, int]):
-    """Lets the first requests to paths that end so fail with 503."""
+REVISIONS = """
+import json, sys
+from huggingface_hub import HfApi
+from safetensors import safe_open
+from transformers.utils import cached_file
+import vicha_hf
+from transformers import AutoModel
+seen = {}
+for branch in HfApi().list_repo_refs(sys.argv[1]).branches:
+    model, report = AutoModel.from_pretrained(sys.argv[1], revision=branch.name, output_loading_info=True)
+    seen[branch.name] = [len(report["missing_keys"]), float(model.text_projection.weight.double().sum())]
+print(json.dumps(seen))
+"""
+
+
+def fail_first(hub, requests: dict[str, int], status: int = 503):
+    """Lets the first requests to paths that end so fail."""
     handler = hub.server.RequestHandlerClass
     answer = handler.answer
 
@@ -54,7 +69,7 @@ def fail_first(hub, requests: dict[str, int]):
             if path.endswith(end) and left and self.command == "POST":
                 requests[end] -= 1
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                raise HubError(503, "overloaded")
+                raise HubError(status, "not now")
         return answer(self, path)
 
     handler.answer = failing
@@ -64,9 +79,11 @@ def test_a_script_pushes_its_model_at_the_end_and_tries_again(tmp_path, user):
     tasks = tmp_path / "tasks"
     tasks.mkdir()
     files = write_task_files(tasks)
-    failures = {"/repos/create": 1, "/commit/main": 1}
+    failures, refusals = {"/repos/create": 1, "/commit/main": 1}, {"/commit/step-1": 1}
     hub = LocalHub(tmp_path / "hub", lfs=True)
     fail_first(hub, failures)
+    # Nobody tries again where the Hub says no.
+    fail_first(hub, refusals, status=403)
     command = [
         "examples/finetune_retrieval.py",
         "--config=examples/configs/vicha/retrieval_tiny.yaml",
@@ -75,14 +92,22 @@ def test_a_script_pushes_its_model_at_the_end_and_tries_again(tmp_path, user):
         f"--data.validation={files / 'retrieval.json'}",
         f"--model.from_pretrained={files / 'pretrained'}",
         *("--per_device_batch_size=4", "--warmup_steps=0", "--max_steps=3", "--logging_steps=1", "--trackers=[]"),
+        *("--checkpoint_steps=1", "--push_checkpoints"),
         *("--push_to_hub=org/mine", "--license=mit"),
     ]
     with hub:
         process = user(hub, *command)
         assert process.returncode == 0, process.stderr[-3000:]
         assert failures == {"/repos/create": 0, "/commit/main": 0} and "trying again" in process.stderr
+        assert refusals == {"/commit/step-1": 0} and "It is sent with the next checkpoint" in process.stderr
+        revisions = json.loads(user(hub, "-c", REVISIONS, "org/mine").stdout.splitlines()[-1])
         private, names, data, text = look(user, hub, "org/mine")
-        refused = user(hub, *command[:2], f"--output_dir={tmp_path / 'new'}", *command[3:-2], "--push_to_hub=a b")
+        evaluated = user(
+            hub, "-m", "vicha_hf.cli", "evaluate", "org/mine", files / "retrieval.json", "--add-to-card", "--k=2"
+        )
+        assert evaluated.returncode == 0, evaluated.stderr[-3000:]
+        results = look(user, hub, "org/mine")
+        refused = user(hub, *command[:2], f"--output_dir={tmp_path / 'new'}", *command[3:-4], "--push_to_hub=a b")
     assert private and {"README.md", "model.safetensors", "tokenizer.json", "training_loss.svg"} <= set(names)
     assert (data["license"], data["library_name"], data["metrics"]) == ("mit", "transformers", ["recall"])
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
@@ -93,6 +118,16 @@ def test_a_script_pushes_its_model_at_the_end_and_tries_again(tmp_path, user):
     assert not any(name.startswith(("chance", "num_")) for name in shown)
     for fact in ("| steps | 3 |", "trained for image-text retrieval", "vicha-hf evaluate org/mine", "shukor2022vicha"):
         assert fact in text
+    # Every checkpoint is a revision, what was refused at first too; the last is the model that the run ends with.
+    assert set(revisions) == {"main", "step-1", "step-2", "step-3"}
+    assert {missing for missing, _ in revisions.values()} == {0}
+    assert len({total for _, total in revisions.values()}) == 3 and revisions["main"] == revisions["step-3"]
+    assert not (tmp_path / "out/unsent_revisions").exists()
+    # An evaluation adds to the card on the Hub.
+    entries = results[2]["model-index"][0]["results"]
+    assert {entry["dataset"].get("config") for entry in entries} == {None, "k 2"}
+    assert "### Image-text retrieval on retrieval.json, k 2" in results[3] and "| steps | 3 |" in results[3]
+    assert set(results[1]) == set(names)
     # Nothing is trained for a repository that cannot be made.
     assert refused.returncode == 1 and refused.stderr.splitlines()[-1].startswith(
         "finetune_retrieval.py: push_to_hub='a b'"

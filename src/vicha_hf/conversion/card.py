@@ -3,10 +3,11 @@
 import hashlib
 from pathlib import Path
 
+from ..evaluation.card_results import CARD_FILE
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..reporting.citations import PAPERS
 from ..reporting.model_card import method_name
-from ..reporting.run_card import CARD_FILE, RunCard
+from ..reporting.run_card import RunCard
 
 
 def write_card(

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..arguments import parse_arguments, require
 from ..command_parser import Commands
@@ -39,6 +40,7 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
     from accelerate import Accelerator
 
     from ..devices import choose_device
+    from .card_results import ResultCard, evaluation_command
     from .task_evaluation import EvaluationArguments, evaluate_task, format_metrics
     from .task_result import ResultFiles
 
@@ -59,6 +61,7 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
         if accelerator.is_main_process
         else None
     )
+    card = ResultCard(arguments.model) if arguments.add_to_card and accelerator.is_main_process else None
     if arguments.device is None:
         result = evaluate_task(arguments, accelerator=accelerator)
     else:
@@ -68,6 +71,13 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
         files.write(result, task=arguments.task, model=arguments.model, num_processes=accelerator.num_processes)
         if arguments.output_dir is not None:
             print(f"Written to {arguments.output_dir}")
+        if card is not None and not result.metrics:
+            print("Nothing was added to the card: the data hold no answers to compare with")
+        elif card is not None:
+            sources, settings = list(map(str, _paths(arguments.data))), arguments.unusual_settings
+            command = evaluation_command(arguments.model, sources, arguments.task, settings)
+            card.add(arguments.task, _dataset_name(sources), result.metrics, settings, command)
+            print(f"Added to the card: {card.write()}")
     accelerator.end_training()
     return result
 
@@ -76,3 +86,8 @@ def _paths(data) -> list:
     """Paths of an evaluation's sources."""
     sources = data if isinstance(data, list) else [data]
     return [source.get("path") if isinstance(source, dict) else source for source in sources]
+
+
+def _dataset_name(sources: list[str]) -> str:
+    """Sources as a card names them: files without their folders, which mean nothing elsewhere."""
+    return ", ".join(source if not Path(source).exists() else Path(source).name for source in sources)

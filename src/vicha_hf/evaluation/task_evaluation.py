@@ -1,7 +1,7 @@
 """One evaluation for every task and family: behind `examples/evaluate.py` and `vicha-hf evaluate`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -38,6 +38,11 @@ from .task_result import TaskResult
 from .vqa import DEFAULT_RULES
 
 
+# Options that change what a model reaches, and say so beside its results.
+_OF_RESULTS = (
+    *("use_concepts", "concepts", "text_only", "splits", "k", "exact", "generate", "vqa_rules"),
+    *("methods", "layer_itm", "layer_itc"),
+)
 # Tasks where a text alone can be answered; in the others chance says what an image is worth.
 TASKS_WITH_TEXT_ONLY = ("vqa", "entailment", "reasoning")
 
@@ -52,6 +57,7 @@ class EvaluationArguments(ReadingArguments):
         task: "retrieval", "vqa", "entailment", "reasoning" or "grounding".
         output_dir: Folder of `metrics.json` and `predictions.json`; null writes nothing.
         json: File of the metrics alone; null writes none.
+        add_to_card: Whether the model's card takes the results: `README.md` of the folder, or of the repository on the Hub.
         image_root: Folder that relative image paths start from, or a list of one for each source; null takes each annotation file's own folder. A source written as {path: ..., image_root: ...} has its own.
         on_bad_record: "raise" refuses annotations with bad records, "skip" leaves such records out and counts them; every image is decoded beforehand.
         allow_outside_root: Whether absolute image paths may lead out of the image root.
@@ -79,6 +85,7 @@ class EvaluationArguments(ReadingArguments):
     task: Literal["retrieval", "vqa", "entailment", "reasoning", "grounding"] = "retrieval"
     output_dir: str | None = None
     json: str | None = None
+    add_to_card: bool = False
     batch_size: int = 32
     num_workers: int = 0
     device: str | None = None
@@ -101,6 +108,12 @@ class EvaluationArguments(ReadingArguments):
     def evaluation_reading(self) -> dict[str, Any]:
         """Options of every reader of annotations."""
         return super().evaluation_reading | {"splits": self.splits}
+
+    @property
+    def unusual_settings(self) -> dict[str, Any]:
+        """The options that a result depends on, where they are not the usual ones."""
+        usual = {one.name: one.default for one in fields(self)} | {"methods": list(GROUNDING_METHODS)}
+        return {name: getattr(self, name) for name in _OF_RESULTS if getattr(self, name) != usual[name]}
 
     def __post_init__(self):
         for name in ("batch_size", "k", "top"):

@@ -5,31 +5,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from ..evaluation.card_results import TASK_METRICS, evaluation_results
 from ..families import HEADS
 from .citations import CITATIONS
 from .model_card import architecture_facts, method_name
 
 
 TEMPLATE = Path(__file__).with_name("run_card.md")
-CARD_FILE = "README.md"
 CURVE_FILE = "training_loss.svg"
 UNKNOWN_LICENSE = "unknown"
 
-# task -> its name for readers, the Hub's pipeline tag, and the metric's type. All folders serve zero-shot classification.
-_TASKS = {
-    "pretraining": ("Image-text retrieval", "zero-shot-image-classification", "recall"),
-    "retrieval": ("Image-text retrieval", "zero-shot-image-classification", "recall"),
-    "grounding": ("Visual grounding", "zero-shot-image-classification", "accuracy"),
-    "vqa": ("Visual question answering", "visual-question-answering", "accuracy"),
-    "entailment": ("Visual entailment", "zero-shot-image-classification", "accuracy"),
-    "reasoning": ("Visual reasoning", "zero-shot-image-classification", "accuracy"),
-    "text-assignment": ("Text assignment", "zero-shot-image-classification", "accuracy"),
-}
-# Not what a model reaches: chance, sizes, and what the texts alone give away.
-_NO_RESULT = ("chance", "num_", "text_only")
+# The Hub's pipeline tag of a task. All folders serve zero-shot classification.
+_TAGS = {"vqa": "visual-question-answering"}
+_USUAL_TAG = "zero-shot-image-classification"
 
 
 @dataclass(frozen=True)
@@ -109,24 +100,12 @@ class RunCard:
 
     def build(self) -> ModelCard:
         """The card, ready to be saved."""
-        name, tag, metric = _TASKS[self.task]
-        results = [
-            EvalResult(
-                task_type=name.lower().replace(" ", "-"),
-                task_name=name,
-                dataset_type=_as_identifier(self.dataset_name),
-                dataset_name=self.dataset_name,
-                metric_type=metric,
-                metric_name=key,
-                metric_value=round(value, 2),
-            )
-            for key, value in self.results.items()
-            if isinstance(value, float) and not key.startswith(_NO_RESULT)
-        ]
+        results = evaluation_results(self.task, self.dataset_name, self.results)
+        metric = TASK_METRICS[self.task][1]
         data = ModelCardData(
             license=self.license or UNKNOWN_LICENSE,
             library_name="transformers",
-            pipeline_tag=tag,
+            pipeline_tag=_TAGS.get(self.task, _USUAL_TAG),
             tags=[
                 *(method_name(self.model.config).lower(), "vision-language", self.task, "custom_code"),
                 *(["sentence-transformers"] if self.embeds else []),
@@ -142,9 +121,4 @@ class RunCard:
 
 def task_name(task: str) -> str:
     """A task's name inside a sentence."""
-    return _TASKS[task][0].lower()
-
-
-def _as_identifier(name: str) -> str:
-    kept = "".join(character if character.isalnum() or character in "._-/" else "-" for character in name.lower())
-    return kept.strip("-./") or "own-data"
+    return TASK_METRICS[task][0].lower()

@@ -55,6 +55,7 @@ class TrainingArguments:
         resume_from_checkpoint: "latest" or the folder of a checkpoint. With "latest" a run that has none yet starts anew.
         allow_changed_settings: Go on from a checkpoint of a run with other settings or data, with a warning that names them.
         push_to_hub: Repository on the Hub, organisation/name, that receives the model at the end; null keeps it here. It is made before training starts.
+        push_checkpoints: Whether the model of every checkpoint is sent too, as the revision `step-N` of that repository.
         hub_private: Whether a new repository is private.
         license: Licence of the weights by the Hub's identifier, such as apache-2.0, for the model's card; null says that it is unknown.
         trackers: Experiment trackers by accelerate's names ("tensorboard", "wandb", ...); [] for none.
@@ -95,6 +96,7 @@ class TrainingArguments:
     resume_from_checkpoint: str | None = None
     allow_changed_settings: bool = False
     push_to_hub: str | None = None
+    push_checkpoints: bool = False
     hub_private: bool = True
     license: str | None = None
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
@@ -151,6 +153,12 @@ class TrainingArguments:
             "optimizer",
             self.optimizer,
             'it needs the bitsandbytes library; install it with pip install "vicha_hf[8bit]".',
+        )
+        require(
+            self.push_to_hub is not None or not self.push_checkpoints,
+            "push_checkpoints",
+            self.push_checkpoints,
+            "name the repository with push_to_hub.",
         )
         require(
             self.max_grad_norm is None or self.max_grad_norm > 0,

@@ -39,6 +39,8 @@ from .adapters import has_adapters, merged_weights
 from .arguments import TrainingArguments
 from .batch_description import describe_samples
 from .batch_statistics import BatchStatistics
+from .checkpoint_revisions import FOLDER as UNSENT_REVISIONS
+from .checkpoint_revisions import CheckpointRevisions
 from .checkpoints import (
     Course,
     Progress,
@@ -310,7 +312,8 @@ class TrainingLoop:
 
     def _begin(self) -> None:
         if self.accelerator.is_main_process:
-            tidy_up(self.output_dir)
+            for folder in (self.output_dir, self.output_dir / UNSENT_REVISIONS):
+                tidy_up(folder)
         checkpoint = on_main_process(
             self.accelerator, lambda: find_checkpoint(self.output_dir, self.arguments.resume_from_checkpoint)
         )
@@ -584,6 +587,8 @@ class TrainingLoop:
                 arguments.keep_last_checkpoints,
                 self._save_companions,
             )
+            if arguments.push_checkpoints:
+                self._push_checkpoint()
         # Samples per second are those of training alone.
         self._window_start += time.perf_counter() - pause
 
@@ -705,8 +710,17 @@ class TrainingLoop:
             duration=str(timedelta(seconds=round(self._train_seconds()))),
         )
 
+    def _push_checkpoint(self) -> None:
+        revisions = self._revisions()
+        self.save_model(revisions.place(self.progress.step), self._card())
+        on_main_process(self.accelerator, revisions.try_to_send)
+
+    def _revisions(self) -> CheckpointRevisions:
+        return CheckpointRevisions(self.output_dir, self.arguments.push_to_hub)
+
     def _push(self) -> None:
         repository = self.arguments.push_to_hub
+        self._revisions().send()
         address = upload_folder(self.output_dir / MODEL_FOLDER, repository, f"Step {self.progress.step}")
         logger.info("Uploaded to the Hub: %s", address)
 

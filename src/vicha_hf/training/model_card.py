@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..evaluation.card_results import CARD_FILE
 from ..families import HEADS, MODEL_FOLDER, task_of
 from ..reporting.line_chart import line_chart
 from ..reporting.model_card import method_name
-from ..reporting.run_card import CARD_FILE, CURVE_FILE, RunCard, task_name
+from ..reporting.run_card import CURVE_FILE, RunCard, task_name
 from ..reporting.run_files import read_log
 from .arguments import TrainingArguments
 

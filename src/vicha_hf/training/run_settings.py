@@ -27,6 +27,7 @@ FREE_ARGUMENTS = frozenset(
         "allow_changed_settings",
         "trackers",
         "push_to_hub",
+        "push_checkpoints",
         "hub_private",
         "license",
         "on_non_finite_loss",

@@ -5,7 +5,8 @@
     python examples/demo.py
 
 It builds the corpus (once), calls `accelerate launch examples/pretrain.py`, and fills outputs/demo with `model/` (for
-`from_pretrained`), `metrics.json`, `report.html` and `pretraining/` (the run with its log). That is ViCHA; the recipe decides:
+`from_pretrained`), `metrics.json`, `report.html` and `pretraining/` (the run with its log). That is ViCHA with concepts that it
+earns: a short ALBEF run (`bootstrap/`) finds them in the images (`concepts/`) and gives its weights. The recipe decides:
 
     python examples/demo.py --config examples/configs/vicha/albef_tiny.yaml --output_dir outputs/demo_albef
     python examples/demo.py --config examples/configs/simla/tiny.yaml --output_dir outputs/demo_simla
@@ -40,7 +41,13 @@ from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform
 from vicha_hf.demo_corpus import DemoCorpus, build_demo_corpus
 from vicha_hf.demo_corpus.builder import SPLITS
-from vicha_hf.demo_corpus.found_concepts import concept_quality, nouns_shown, own_selector, write_found_concepts
+from vicha_hf.demo_corpus.found_concepts import (
+    CONCEPTS_PER_IMAGE,
+    concept_quality,
+    nouns_shown,
+    own_selector,
+    write_found_concepts,
+)
 from vicha_hf.evaluation.found_concepts import find_concepts
 from vicha_hf.evaluation.recall_table import format_recall_table
 from vicha_hf.evaluation.retrieval import RetrievalScores, score_retrieval
@@ -64,6 +71,9 @@ ROOT = Path(__file__).parents[1]
 QUERIES_SHOWN, CANDIDATES_SHOWN, CAPTIONS_ATTENDED = 6, 5, 3
 # Of a visual tokenizer fitted to the corpus, unless the recipe's configuration says `visual_vocab_size`.
 VISUAL_CODES = 256
+# The folder of the run that finds the concepts, and its usual length.
+BOOTSTRAP, BOOTSTRAP_STEPS = "bootstrap", 200
+FOUND_BY_MODEL = "the model itself"
 GALLERIES = {"test": "Held-out images", "test_compositional": "Unseen compositions"}
 # What the model reads besides the image, and how the metrics call it.
 CONDITIONS = {
@@ -82,8 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     corpus = build_demo_corpus(arguments.corpus_dir, **corpus_parameters(arguments.corpus))
     print("== 2. Pretraining", flush=True)
     annotations = {split: corpus.annotations(split) for split in SPLITS}
-    if arguments.bootstrap_steps:
-        annotations = bootstrap_concepts(arguments, corpus)
+    steps = bootstrap_steps(arguments, corpus)
+    if steps:
+        annotations = bootstrap_concepts(arguments, corpus, steps)
     run = pretrain(arguments, corpus, annotations)
     print("== 3. Retrieval on held-out images", flush=True)
     model = load_finetuned("retrieval", str(run / "model"))
@@ -108,15 +119,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset = gallery.found_dataset if condition == "found" else gallery.dataset
         scores[key] = score_retrieval(model, processor, dataset, k=k, with_concepts=condition != "none")
         results[key] = gallery.result(scores[key], condition)
-    facts = facts_of_run(model, settings, corpus, run)
+    facts = facts_of_run(model, settings, corpus, run, has_given_concepts=not steps)
     print("== 4. Model folder, metrics and report", flush=True)
-    quality = concept_facts(galleries["test"], corpus, selector)
-    facts["Concepts that the model finds by itself (test)"] = quality
+    quality = concept_qualities(galleries["test"], corpus, steps)
+    facts["Concepts against the objects of the test images"] = concept_facts(quality, corpus, selector)
+    if steps:
+        facts["Training"] |= bootstrap_facts(arguments.output_dir / BOOTSTRAP, facts["Training"]["seconds"])
     metrics = {
         **results[best].metrics,
-        "concept_precision_at_5": quality["precision of 5"],
-        "concept_recall_at_15": quality["recall of 15"],
-        "train_seconds": facts["Training"]["seconds"],
+        **quality[FOUND_BY_MODEL],
+        "concepts": quality,
+        "bootstrap_steps": steps,
+        "train_seconds": facts["Training"].get("seconds with the bootstrap", facts["Training"]["seconds"]),
         "train_steps": facts["Training"]["steps"],
         "train_processes": facts["Training"]["processes"],
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -126,14 +140,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     sections = model_sections(run / "model", processor, galleries["test"])
     method = method_name(model.config)
     model_id = arguments.model_id or f"org/{method.lower()}-tiny"
-    write_model(output / "model", model, processor, model_id, facts, corpus, list(results.values()))
+    write_model(output / "model", model, processor, model_id, facts, corpus, list(results.values()), steps)
     metrics["total_seconds"] = time.perf_counter() - started
     write_whole_file(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     report = RunReport(
         title=f"{method} on the demo corpus",
         summary=f"{method} with {metrics['num_parameters'] / 1e6:.1f} M parameters, pretrained from random weights on "
         f"{corpus.metadata['splits']['train']['scenes']:,} composed images with captions"
-        f"{' and noisy visual concepts' if model.config.use_concepts else ''}.",
+        f"{described_concepts(model, steps)}.",
         tiles=tiles(metrics),
         results=list(results.values()),
         log=read_log(run),
@@ -172,9 +186,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--bootstrap_steps",
         type=int,
-        default=0,
         metavar="STEPS",
-        help="first train ALBEF so many steps, and let it find the concepts in the images (default: the corpus's own)",
+        help="first train ALBEF so many steps, let it find the concepts in the images, and go on from its weights "
+        f"(default: {BOOTSTRAP_STEPS} for a model that reads concepts); 0 reads the corpus's own",
     )
     arguments = parser.parse_args(own)
     arguments.pretraining = pretraining
@@ -191,18 +205,32 @@ def corpus_parameters(assignments: Sequence[str]) -> dict[str, object]:
     return {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in assignments)}
 
 
-def bootstrap_concepts(arguments: argparse.Namespace, corpus: DemoCorpus) -> dict[str, Path]:
+def bootstrap_steps(arguments: argparse.Namespace, corpus: DemoCorpus) -> int:
+    """Steps of ALBEF before the training; none where they are not asked for and the model reads no concepts."""
+    if arguments.bootstrap_steps is not None:
+        return arguments.bootstrap_steps
+    given = {split: corpus.annotations(split) for split in SPLITS}
+    options = pretraining_options(arguments, corpus, given, arguments.output_dir, num_processes=1)
+    model = parse_training_arguments(PretrainingArguments, options)[0].model
+    starts_new = model.from_pretrained is None and model.weights_from is None
+    reads_concepts = model.family in (None, "vicha") and model.config.get("use_concepts", True)
+    return BOOTSTRAP_STEPS if starts_new and reads_concepts else 0
+
+
+def bootstrap_concepts(arguments: argparse.Namespace, corpus: DemoCorpus, steps: int) -> dict[str, Path]:
     """
-    Has a briefly trained ALBEF find the concepts of every split, as a lab without CLIP would.
+    Has a briefly trained ALBEF find the concepts of every split, as a lab without CLIP would. The training goes on from
+    its weights.
 
     Returns:
         The annotation file of each split.
     """
     first = argparse.Namespace(**vars(arguments) | {"config": ROOT / "examples/configs/vicha/albef_tiny.yaml"})
-    first.pretraining = [*arguments.pretraining, "--max_steps", str(arguments.bootstrap_steps)]
+    first.pretraining = [*arguments.pretraining, "--max_steps", str(steps)]
     first.pretraining += ["--evaluation_steps", "null"]
     given = {split: corpus.annotations(split) for split in SPLITS}
-    run = pretrain(first, corpus, given, "bootstrap")
+    run = pretrain(first, corpus, given, BOOTSTRAP)
+    arguments.pretraining = [*arguments.pretraining, "--model.weights_from", str(run / "model")]
     model = load_finetuned("retrieval", str(run / "model"))
     processor = AutoProcessor.from_pretrained(run / "model")
     selector = own_selector(read_image_text_records(given["train"]), model, processor)
@@ -354,22 +382,65 @@ class Gallery:
         return list(self.records[image].concepts) if self.use_concepts else None
 
 
-def concept_facts(gallery: Gallery, corpus: DemoCorpus, selector: ConceptSelector) -> dict[str, object]:
-    """Quality, in percent, of the concepts that the model finds in a gallery's images, beside chance."""
-    shown = nouns_shown(corpus.annotations(gallery.split))
-    quality = concept_quality(gallery.found_concepts, shown)
+def concept_qualities(gallery: Gallery, corpus: DemoCorpus, steps: int) -> dict[str, dict[str, float]]:
+    """Quality, in percent, of the test images' concepts by who has found them."""
+    annotation_file = corpus.annotations("test")
+    shown = nouns_shown(annotation_file)
+    generated = [record.concepts for record in read_image_text_records(annotation_file)]
+    by_finder = {FOUND_BY_MODEL: gallery.found_concepts, "the corpus's generator": generated}
+    if steps:
+        by_finder[f"ALBEF after {steps} steps"] = gallery.given_concepts
+    return {finder: concept_quality(concepts, shown) for finder, concepts in by_finder.items()}
+
+
+def concept_facts(
+    quality: Mapping[str, Mapping[str, float]], corpus: DemoCorpus, selector: ConceptSelector
+) -> dict[str, object]:
+    """The same for a reader, beside a random choice."""
+    shown = nouns_shown(corpus.annotations("test"))
     number, words = len(selector.index.concepts), set(selector.index.concepts)
     in_vocabulary = sum(len(nouns & words) for nouns in shown)
-    return {
-        "vocabulary": f"{number} nouns of the training captions",
-        "precision of 5": quality["concept_precision_at_5"],
-        "precision of 5, by chance": 100 * in_vocabulary / (number * len(shown)),
-        "recall of 15": quality["concept_recall_at_15"],
-        "recall of 15, by chance": 100 * min(1, 15 / number) * in_vocabulary / sum(map(len, shown)),
-        "recall of the concepts that it was given": concept_quality(gallery.given_concepts, shown)[
-            "concept_recall_at_15"
-        ],
+    chance = {
+        "concept_precision_at_5": 100 * in_vocabulary / (number * len(shown)),
+        "concept_recall_at_15": 100 * min(1, 15 / number) * in_vocabulary / sum(map(len, shown)),
     }
+    return {"vocabulary": f"{number} nouns of the training captions"} | {
+        f"found by {finder}: precision of 5, recall of 15": "{:.1f} %, {:.1f} %".format(*measured.values())
+        for finder, measured in {**quality, "chance": chance}.items()
+    }
+
+
+def bootstrap_facts(run: Path, seconds: float) -> dict[str, object]:
+    """Cost of the ALBEF run that found the concepts."""
+    trained = json.loads((run / "metrics.json").read_text())
+    return {
+        "steps of ALBEF before": trained["step"],
+        "seconds of ALBEF before": trained["train_seconds"],
+        "seconds with the bootstrap": seconds + trained["train_seconds"],
+    }
+
+
+def concepts_given(model: PreTrainedModel, corpus: DemoCorpus, steps: int) -> str:
+    """A sentence for the model's card."""
+    if not model.config.use_concepts:
+        return ""
+    if steps:
+        return (
+            f" Each image comes with {CONCEPTS_PER_IMAGE} visual concepts that ALBEF found in it after {steps} steps."
+        )
+    concept = corpus.metadata["parameters"]["concept"]
+    return (
+        f" Each image comes with {concept['concepts_per_image']} visual concepts as a noisy extractor would give them "
+        f"(miss rate {concept['miss_rate']:g}, look-alike rate {concept['lookalike_rate']:g})."
+    )
+
+
+def described_concepts(model: PreTrainedModel, steps: int) -> str:
+    if not model.config.use_concepts:
+        return ""
+    return (
+        f" and visual concepts that ALBEF found in them after {steps} steps" if steps else " and noisy visual concepts"
+    )
 
 
 def model_sections(folder: Path, processor: VisionTextProcessor, gallery: Gallery) -> list[str]:
@@ -399,7 +470,7 @@ def optimizer_fact(settings: Mapping) -> str:
 
 
 def facts_of_run(
-    model: PreTrainedModel, settings: Mapping, corpus: DemoCorpus, run: Path
+    model: PreTrainedModel, settings: Mapping, corpus: DemoCorpus, run: Path, has_given_concepts: bool
 ) -> dict[str, dict[str, object]]:
     """Facts that a reader needs to judge, or repeat, the run; every number is read from the run itself."""
     log = [record for record in read_log(run) if "loss" in record]
@@ -438,8 +509,9 @@ def facts_of_run(
         },
     }
     if model.config.use_concepts:
-        noise, words_alone = splits["test"]["concept_noise"], splits["test"]["retrieval_by_concepts_alone"]
         facts["Training"]["share of the concepts per step"] = settings["data"]["concept_fraction"]
+    if model.config.use_concepts and has_given_concepts:
+        noise, words_alone = splits["test"]["concept_noise"], splits["test"]["retrieval_by_concepts_alone"]
         facts["Visual concepts"] = {
             **parameters["concept"],
             "share of the shown things that they name (test)": noise["recall"],
@@ -455,7 +527,10 @@ def tiles(metrics: Mapping) -> list[tuple[str, str]]:
     return [
         (f"{metrics['r1_i2t']:.1f} %", f"R@1, image to captions ({chance})"),
         (f"{metrics['r1_t2i']:.1f} %", f"R@1, caption to images ({chance})"),
-        (f"{metrics['train_seconds']:.0f} s", f"training, {metrics['train_steps']:,} steps"),
+        (
+            f"{metrics['train_seconds']:.0f} s",
+            f"training, {metrics['bootstrap_steps'] + metrics['train_steps']:,} steps",
+        ),
         (f"{metrics['num_parameters'] / 1e6:.1f} M", "parameters"),
     ]
 
@@ -468,16 +543,13 @@ def write_model(
     facts: Mapping[str, Mapping[str, object]],
     corpus: DemoCorpus,
     results: list[Result],
+    steps: int,
 ) -> None:
     """The folder that `from_pretrained` and `push_to_hub` want, without teacher and queue."""
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    train, concept = corpus.metadata["splits"]["train"], corpus.metadata["parameters"]["concept"]
-    concepts_given = (
-        f" Each image comes with {concept['concepts_per_image']} visual concepts as a noisy extractor would give them "
-        f"(miss rate {concept['miss_rate']:g}, look-alike rate {concept['lookalike_rate']:g})."
-    )
+    train = corpus.metadata["splits"]["train"]
     method = method_name(model.config)
     card = build_model_card(
         model_id=model_id,
@@ -485,7 +557,7 @@ def write_model(
         "demonstrates that all objectives work together, and is of no use on photographs.",
         architecture=facts["Model"],
         data=f"{train['scenes']:,} composed images with {train['captions']:,} captions."
-        f"{concepts_given if model.config.use_concepts else ''} Drawings: {corpus.metadata['attribution']}.",
+        f"{concepts_given(model, corpus, steps)} Drawings: {corpus.metadata['attribution']}.",
         training=facts["Training"] | facts["Software and machine"],
         dataset_type="vicha-demo-corpus",
         dataset_name="the demo corpus",

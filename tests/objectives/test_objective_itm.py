@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from simla_models import simla_batch, simla_model
+from tiny_models import tiny_batch, tiny_pretraining_model
 
+from vicha_hf import SimlaForPreTraining
 from vicha_hf.models.objective_itm import HardNegatives, HardNegativeSampler, ImageTextMatching
 
 
@@ -133,3 +136,19 @@ def test_matching_counts_pairs_exactly_in_half_precision():
     loss = ImageTextMatching()(logits, HardNegatives(image_exists=exists, text_exists=exists)).loss
     expected = matching_loop(logits.float(), exists, exists)
     assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("hardness", [0.0, 0.4])
+@pytest.mark.parametrize("family", ["vicha", "simla"])
+def test_negatives_are_drawn_by_a_share_of_the_similarity(family, hardness):
+    if family == "vicha":
+        model, batch = tiny_pretraining_model().train(), tiny_batch(4)
+    else:
+        model, batch = simla_model(SimlaForPreTraining).train(), simla_batch(4)
+    seen = []
+    model.itc.register_forward_hook(lambda module, inputs, output: seen.append(output.sim_i2t[:, :4]))
+    model.negative_sampler.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(**batch, negative_hardness=hardness)
+    similarity, used = seen
+    assert similarity.std() > 0
+    torch.testing.assert_close(used, hardness * similarity)

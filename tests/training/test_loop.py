@@ -116,6 +116,20 @@ def test_the_teacher_takes_part_from_a_step_on(tmp_path, start, used):
     assert [record["distillation_alpha"] > 0 for record in read_log(tmp_path)][1:] == used[1:]
 
 
+class DrawsNegatives(StandIn):
+    def forward(self, inputs, image_ids, distillation_alpha=None, update_teacher=True, negative_hardness=1.0):
+        self.hardness = [*getattr(self, "hardness", []), negative_hardness]
+        return super().forward(inputs, image_ids, distillation_alpha, update_teacher)
+
+
+def test_negatives_become_harder(tmp_path):
+    loop = stand_in_loop(stand_in_arguments(tmp_path, max_steps=6, hard_negative_steps=4), model_class=DrawsNegatives)
+    loop.run()
+    assert loop.unwrapped_model.hardness == [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    with pytest.raises(ValueError, match=r"hard_negative_steps=4 .*StandIn draws no negatives"):
+        stand_in_loop(stand_in_arguments(tmp_path / "other", hard_negative_steps=4))
+
+
 def test_a_model_that_always_needs_its_teacher_cannot_wait_for_it(tmp_path):
     with pytest.raises(ValueError, match=r"teacher_start_step=2 .*StandIn needs its teacher"):
         stand_in_loop(stand_in_arguments(tmp_path, teacher_start_step=2))

@@ -134,6 +134,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
         contrast_part: ContrastPart | None = None,
+        negative_hardness: float = 1.0,
         return_loss: bool = True,
         **kwargs,
     ) -> PreTrainingOutput:
@@ -156,6 +157,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
             distillation_alpha: share of the teacher's soft targets; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
             contrast_part: the batch is a part of a larger one; from `cache_contrast`.
+            negative_hardness: of the negatives of matching, from 0 (any is as likely) to 1 (as the paper draws them).
             return_loss: tells transformers' Trainer that the loss needs no labels; there is always one.
 
         Raises:
@@ -191,6 +193,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
                 self.itm_head,
                 negative_image_indices,
                 negative_text_indices,
+                negative_hardness,
                 **record,
             )
             losses["itm"] = match.loss

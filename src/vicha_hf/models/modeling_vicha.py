@@ -154,6 +154,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         update_teacher: bool = True,
         use_teacher: bool = True,
         contrast_part: ContrastPart | None = None,
+        negative_hardness: float = 1.0,
         return_loss: bool = True,
         **kwargs,
     ) -> PreTrainingOutput:
@@ -177,6 +178,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             use_teacher: false for a step without the teacher's features and targets: the contrast compares the batch
                 with itself, with gradient on both sides, and nothing joins the queue.
             contrast_part: the batch is a part of a larger one; from `cache_contrast`.
+            negative_hardness: of the negatives of matching, from 0 (any is as likely) to 1 (as the paper draws them).
             return_loss: tells transformers' Trainer that the loss needs no labels; there is always one.
         """
         record = check_arguments(self, kwargs)
@@ -212,6 +214,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
                 self.itm_head,
                 negative_image_indices,
                 negative_text_indices,
+                negative_hardness,
                 **record,
             )
             losses["itm"] = match.loss

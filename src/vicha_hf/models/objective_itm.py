@@ -130,6 +130,7 @@ class ImageTextMatching(nn.Module):
         head: nn.Module,
         image_indices: torch.Tensor | None = None,
         text_indices: torch.Tensor | None = None,
+        hardness: float = 1.0,
         **record: bool,
     ) -> MatchingOutput:
         """
@@ -142,14 +143,16 @@ class ImageTextMatching(nn.Module):
             sampler: draws them.
             head: the matching head, [n, d_t] -> [n, 2].
             image_indices, text_indices: [B], negatives given instead of drawn.
+            hardness: what the similarities are multiplied by before negatives are drawn by their softmax; 0 draws all
+                with one probability.
             record: what to record of the fusion, e.g. `output_attentions=True`.
         """
         batch_size, first, image_ids = len(step.pairs), contrast.batch_start, step.pairs.image_ids
         everywhere = self.cross_process and world_size() > 1
         candidates = slice(0, world_size() * batch_size) if everywhere else slice(first, first + batch_size)
         negatives = sampler(
-            contrast.sim_i2t[:, candidates],
-            contrast.sim_t2i[:, candidates],
+            hardness * contrast.sim_i2t[:, candidates],
+            hardness * contrast.sim_t2i[:, candidates],
             image_ids,
             image_indices,
             text_indices,

@@ -40,6 +40,7 @@ class TrainingArguments:
         on_non_finite_loss: What to do when a loss or the gradient is infinite or NaN: "stop", or "skip" the step, counted in the log.
         max_consecutive_skips: How many steps in a row may be skipped before the run stops after all.
         teacher_start_step: Optimiser steps before the momentum teacher takes part; until then the contrast compares the batch with itself, with gradient on both sides, and nothing is distilled or enqueued. From random weights an early teacher knows nothing. 0 is the papers' way; null leaves the teacher out.
+        hard_negative_steps: Optimiser steps until the negatives of matching are as hard as the papers'. Their similarities count for nothing at the first step, and linearly more with each. From random weights, hard negatives alone teach matching nothing for hundreds of steps.
         ramp_distillation_alpha: Raise the teacher's share linearly from 0 over the first epoch.
         mixed_precision: "no", "bf16" or "fp16"; null leaves it to `accelerate launch`.
         float32_matmul_precision: "highest", "high" or "medium", of matrix products in float32, as torch calls them. "high" lets a
@@ -83,6 +84,7 @@ class TrainingArguments:
     on_non_finite_loss: Literal["stop", "skip"] = "stop"
     max_consecutive_skips: int = 10
     teacher_start_step: int | None = 0
+    hard_negative_steps: int = 0
     ramp_distillation_alpha: bool = True
     mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     float32_matmul_precision: MatmulPrecision = "highest"
@@ -134,7 +136,7 @@ class TrainingArguments:
         for name in ("max_steps", "evaluation_steps", "early_stopping_evaluations", "checkpoint_steps"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "it must be at least 1, or null.")
-        for name in ("seed", "warmup_steps", "num_workers", "weight_decay"):
+        for name in ("seed", "warmup_steps", "hard_negative_steps", "num_workers", "weight_decay"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "it must not be negative.")
         for name in ("adam_beta1", "adam_beta2"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "choose it within [0, 1).")

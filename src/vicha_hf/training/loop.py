@@ -197,6 +197,12 @@ class TrainingLoop:
         # Read before `prepare`, which may hide the model's own signature. A decorator may hide a part of it as well.
         self._forward_arguments = inspect.signature(inspect.unwrap(model.forward)).parameters
         require(
+            arguments.hard_negative_steps == 0 or "negative_hardness" in self._forward_arguments,
+            "hard_negative_steps",
+            arguments.hard_negative_steps,
+            f"{type(model).__name__} draws no negatives by their hardness; set it to 0.",
+        )
+        require(
             arguments.teacher_start_step == 0 or "use_teacher" in self._forward_arguments,
             "teacher_start_step",
             arguments.teacher_start_step,
@@ -452,6 +458,8 @@ class TrainingLoop:
         state, options = {"learning_rate": learning_rate}, {}
         if "distillation_alpha" in self._forward_arguments:
             options["distillation_alpha"] = state["distillation_alpha"] = self._alpha(epoch, step_in_epoch)
+        if self.progress.step < self.arguments.hard_negative_steps:
+            options["negative_hardness"] = self.progress.step / self.arguments.hard_negative_steps
         if not self.arguments.teacher_takes_part(self.progress.step):
             options |= {"use_teacher": False, "distillation_alpha": 0.0}
             state["distillation_alpha"] = 0.0

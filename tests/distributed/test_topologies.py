@@ -40,6 +40,7 @@ MODEL = [
     "--model.config.queue_size=20",
     "--model.config.queue_warmup_batches=0",
     "--model.config.distillation_alpha=0.4",
+    "--model.config.mim_fraction=1",
     # Clamped from the first step on, where it is kept and not only where it is read.
     "--model.config.temperature_init=0.4999",
     "--temperature_lr_scale=1",
@@ -93,6 +94,9 @@ def script_arguments(tmp_path_factory):
         "--data.evaluation_batch_size=1",
         "--learning_rate=1e-3",
         "--warmup_steps=0",
+        "--teacher_start_step=0",
+        "--hard_negative_steps=0",
+        "--float32_matmul_precision=highest",
         "--trackers=[]",
         *MODEL,
     ]

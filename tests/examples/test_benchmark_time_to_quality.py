@@ -61,4 +61,8 @@ def test_both_recipes_are_trained_in_turn(benchmark, tmp_path, capsys):
         found = benchmark.evaluations_of(tmp_path / "runs" / f"{name}_0")
         assert [evaluation.step for evaluation in found] == [1, 2]
         assert 0 < found[0].seconds < found[1].seconds
-    assert "seconds to quality" in capsys.readouterr().out
+    at_end = result["at_reference_quality"]
+    assert at_end["target"] == result["final_quality"]["reference"]
+    printed = capsys.readouterr().out
+    assert "seconds to quality" in printed and "0.0 %: the candidate needs" in printed
+    assert f"{at_end['target']:.1f} %: {'the candidate needs' if at_end['reached'] else 'not reached'}" in printed

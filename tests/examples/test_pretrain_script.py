@@ -74,6 +74,9 @@ def options(corpus, output_dir, *overrides):
         "--logging_steps=1",
         "--checkpoint_steps=2",
         "--evaluation_steps=null",
+        # The papers' step, with the teacher from the start.
+        "--teacher_start_step=0",
+        "--float32_matmul_precision=highest",
         "--model.config.distillation_alpha=0.4",
         *SMALL_MODEL,
         *overrides,

@@ -24,6 +24,15 @@ def test_every_tracker_that_is_there(tmp_path):
     assert "tensorboard" in [str(tracker) for tracker in trackers]
 
 
+@pytest.mark.parametrize(("has_bfloat16", "precision"), [(True, "bf16"), (False, "no")])
+def test_auto_is_bf16_where_the_cpu_multiplies_in_it(tmp_path, monkeypatch, has_bfloat16, precision):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_bfloat16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    accelerator = create_accelerator(stand_in_arguments(tmp_path, mixed_precision="auto"))
+    assert accelerator.mixed_precision == precision
+
+
 @pytest.mark.parametrize("from_launcher", [False, True])
 def test_fp16_on_a_cpu(tmp_path, monkeypatch, from_launcher):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from vicha_hf.training import muon
+from vicha_hf.training.matmul_precision import float32_matmul_precision
 from vicha_hf.training.muon import Muon, hidden_matrices, orthogonalise
 from vicha_hf.training.optimizer import create_optimizer, parameter_groups
 
@@ -137,3 +138,20 @@ def test_a_layer_that_no_loss_reached_stays():
     optimizer.step()
     assert torch.equal(model.layers[0].weight, before)
     assert optimizer.state_dict()["state"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_bfloat16", "dtype"),
+    [("medium", True, torch.bfloat16), ("medium", False, torch.float32), ("highest", True, torch.float32)],
+)
+def test_a_cpu_orthogonalises_in_bfloat16_where_it_may_and_can(monkeypatch, precision, has_bfloat16, dtype):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: has_bfloat16)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    used = []
+    monkeypatch.setattr(muon, "orthogonalise", lambda matrices, dtype: used.append(dtype) or matrices)
+    weight = nn.Parameter(torch.ones(2, 3))
+    weight.grad = torch.ones(2, 3)
+    optimizer = muon.Muon([{"params": [weight], "orthogonal": True, "weight_decay": 0.0}], lr=0.1)
+    with float32_matmul_precision(precision):
+        optimizer.step()
+    assert used == [dtype]

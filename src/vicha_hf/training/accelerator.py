@@ -18,6 +18,7 @@ from accelerate.utils import (
 
 from ..arguments import require
 from .arguments import TrainingArguments
+from .matmul_precision import multiplies_in_bfloat16
 
 
 def create_accelerator(arguments: TrainingArguments) -> Accelerator:
@@ -39,10 +40,14 @@ def create_accelerator(arguments: TrainingArguments) -> Accelerator:
     if uses_deepspeed and only_cpu:
         # On a CPU DeepSpeed would ask for a backend that torch does not have.
         handlers.append(InitProcessGroupKwargs(backend="gloo"))
+    precision = arguments.mixed_precision
+    if precision == "auto":
+        device = torch.device("cpu") if only_cpu else torch.accelerator.current_accelerator()
+        precision = "bf16" if multiplies_in_bfloat16(device) else "no"
     accelerator = Accelerator(
         # Without this several processes on a machine without GPU would not find each other.
         cpu=only_cpu and not uses_deepspeed,
-        mixed_precision=arguments.mixed_precision,
+        mixed_precision=precision,
         # The loop makes every optimiser step full, so the end of a data loader needs no special case.
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=arguments.gradient_accumulation_steps, sync_with_dataloader=False

@@ -42,7 +42,7 @@ class TrainingArguments:
         teacher_start_step: Optimiser steps before the momentum teacher takes part; until then the contrast compares the batch with itself, with gradient on both sides, and nothing is distilled or enqueued. From random weights an early teacher knows nothing. 0 is the papers' way; null leaves the teacher out.
         hard_negative_steps: Optimiser steps until the negatives of matching are as hard as the papers'. Their similarities count for nothing at the first step, and linearly more with each. From random weights, hard negatives alone teach matching nothing for hundreds of steps.
         ramp_distillation_alpha: Raise the teacher's share linearly from 0 over the first epoch.
-        mixed_precision: "no", "bf16" or "fp16"; null leaves it to `accelerate launch`.
+        mixed_precision: "no", "bf16", "fp16" or "auto", which is bf16 where the device multiplies in it; null leaves it to `accelerate launch`.
         float32_matmul_precision: "highest", "high" or "medium", of matrix products in float32, as torch calls them. "high" lets a
             GPU use TF32. "medium" lets a CPU with bfloat16 arithmetic multiply in bfloat16; weights, gradients and everything
             else stay in float32. Where the hardware has neither, nothing changes.
@@ -86,7 +86,7 @@ class TrainingArguments:
     teacher_start_step: int | None = 0
     hard_negative_steps: int = 0
     ramp_distillation_alpha: bool = True
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] | None = None
     float32_matmul_precision: MatmulPrecision = "highest"
     gradient_checkpointing: bool = False
     num_workers: int = 4

@@ -464,14 +464,15 @@ class TrainingLoop:
             options |= {"use_teacher": False, "distillation_alpha": 0.0}
             state["distillation_alpha"] = 0.0
 
-        if not self._moves_teacher_in_forward:
+        follows = self.arguments.teacher_start_step is not None
+        if follows and not self._moves_teacher_in_forward:
             self.unwrapped_model.update_teacher()
         self._guard.begin_step()
         visits: list[Visit] = []
         grad_norm = None
         for micro_step, (samples, batch, part) in enumerate(self._micro_batches(samples_and_batches)):
             if "update_teacher" in self._forward_arguments:
-                options["update_teacher"] = self._moves_teacher_in_forward and micro_step == 0
+                options["update_teacher"] = self._moves_teacher_in_forward and follows and micro_step == 0
             if part is not None:
                 options["contrast_part"] = part
             with self.accelerator.accumulate(self.model):

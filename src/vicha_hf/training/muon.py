@@ -4,7 +4,7 @@ Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networ
 (https://kellerjordan.github.io/posts/muon/). `torch.optim.Muon` takes one matrix after another, in bfloat16 wherever it runs,
 and knows no other parameters. A CPU without bfloat16 arithmetic needs about 30 times as long for that. On one that has it,
 `torch.optim.Muon` takes 0.8 times as long as this one, and the whole training step 0.97 times (examples/benchmarks/muon.py). Here
-matrices of one shape go together, in float32 on a CPU, by polynomials that need four rounds instead of five. One optimizer holds
+matrices of one shape go together, in float32 on a CPU unless `float32_matmul_precision` allows bfloat16, by polynomials that need four rounds instead of five. One optimizer holds
 all parameters, as Accelerate and the checkpoints expect.
 """
 
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
+
+from .matmul_precision import multiplies_in_bfloat16
 
 
 # x -> a x + b x^3 + c x^5, one after the other: each brings the interval that the one before leaves as close to 1 as a quintic can
@@ -110,10 +112,16 @@ class Muon(Optimizer):
             means = [self._state(parameter, "momentum_buffer")["momentum_buffer"] for parameter in alike]
             torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
             nesterov = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
-            updates = orthogonalise(nesterov, torch.bfloat16 if nesterov.is_cuda else torch.float32)
+            updates = orthogonalise(nesterov, self._dtype(nesterov.device))
             torch._foreach_mul_(alike, 1 - group["lr"] * group["weight_decay"])
             scale = max(1.0, rows / columns) ** 0.5
             torch._foreach_add_(alike, updates.unbind(), alpha=-group["lr"] * scale)
+
+    @staticmethod
+    def _dtype(device: torch.device) -> torch.dtype:
+        """A CPU computes in float32, unless it may multiply in bfloat16, and can."""
+        may = device.type != "cpu" or torch.get_float32_matmul_precision() == "medium"
+        return torch.bfloat16 if may and multiplies_in_bfloat16(device) else torch.float32
 
     def _step_others(self, parameters: list[nn.Parameter], group: dict) -> None:
         states = [self._state(parameter, "exp_avg", "exp_avg_sq") for parameter in parameters]

@@ -1,6 +1,7 @@
 """Files that a command reads stay as they are, and a device that is not there is one clear line."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -27,6 +28,34 @@ def test_a_check_never_replaces_what_it_reads(corpus, option, capsys):
     assert main(["data", "check", str(corpus), option, str(corpus), "--num-workers", "0"]) == 1
     assert " as it is" in capsys.readouterr().err
     assert corpus.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "import", "albef", "CORPUS", "--output", "THERE"],
+        ["data", "check", "CORPUS", "--num-workers", "0", "--fix", "THERE"],
+        ["convert", "CHECKPOINT", "FOLDER"],
+        ["visual-tokenizer", "--data", "CORPUS", "--output", "FOLDER", "--patch-size", "8", "--image-size", "32"],
+        ["visual-tokens", "--tokenizer", "TOKENIZER", "--data", "CORPUS", "--output", "THERE"],
+    ],
+    ids=lambda command: " ".join(command[: 1 + (command[0] == "data")]),
+)
+def test_what_is_there_is_replaced_only_when_asked(command, corpus, capsys):
+    there, folder = corpus.with_name("mine.jsonl"), corpus.parent / "mine"
+    there.write_text("work of mine")
+    folder.mkdir()
+    (folder / "config.json").write_text("work of mine")
+    checkpoint = Path(__file__).parent / "golden/data/simla_ve/original.pth"
+    places = {"CORPUS": corpus, "THERE": there, "FOLDER": folder, "CHECKPOINT": checkpoint}
+    command = [str(places.get(word, word)) for word in command]
+    assert main(command) == 1
+    assert "is there already: name another output, or give --overwrite" in capsys.readouterr().err
+    assert there.read_text() == "work of mine" and (folder / "config.json").read_text() == "work of mine"
+    if command[0] in ("data", "convert"):
+        assert main([*command, "--overwrite"]) == 0
+        replaced = there if command[0] == "data" else folder / "config.json"
+        assert replaced.read_text() != "work of mine"
 
 
 def test_an_input_is_known_by_another_spelling(corpus, monkeypatch):

@@ -205,6 +205,20 @@ def require_writable_file(path: Path, inputs: Iterable[object] = ()) -> None:
         ) from error
 
 
+def require_new(path: Path, overwrite: bool = False) -> None:
+    """Refuses to replace what is there: a file, or a folder that holds something.
+
+    Args:
+        path: of the output.
+        overwrite: whether the caller has agreed.
+
+    Raises:
+        OutputFolderError: something is there.
+    """
+    if not overwrite and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OutputFolderError(f"{path} is there already: name another output, or give --overwrite.")
+
+
 def size_of(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

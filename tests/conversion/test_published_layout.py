@@ -2,7 +2,6 @@
 
 import json
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +76,13 @@ _CLASSES = {
     "reasoning": "ForVisualReasoning",
     "text-assignment": "ForTextAssignment",
 }
+_CONVERT = """
+import resource, sys
+from vicha_hf.cli import main
+status = main(sys.argv[1:])
+print("peak GiB", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+sys.exit(status)
+"""
 _LOAD = """
 import json, sys
 sys.modules["vicha_hf"] = None
@@ -110,10 +116,10 @@ def test_base_size_converts_and_loads(family, head, side, tmp_path):
     tensors = Published(family, head, patches=side // 16).tensors()
     torch.save({"model": tensors, "config": options, "epoch": 7, "optimizer": {"state": {}}}, checkpoint)
     del tensors
-    command = [sys.executable, "-m", "vicha_hf.cli", "convert", checkpoint, folder, "--head", head, "--verify"]
+    command = [sys.executable, "-c", _CONVERT, "convert", checkpoint, folder, "--head", head, "--verify"]
     converted = _run(*command, "--tokenizer", tmp_path / "tokenizer")
     assert "Verified: weights are equal" in converted.stdout
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    peak = float(converted.stdout.split("peak GiB")[1])
     print(f"{family} {head} {side}: {checkpoint.stat().st_size / 2**30:.2f} GiB, peak memory {peak:.2f} GiB")
     checkpoint.unlink()
     found = json.loads(_run(sys.executable, "-c", _LOAD, folder).stdout.splitlines()[-1])

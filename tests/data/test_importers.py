@@ -34,7 +34,7 @@ def run(tmp_path, capsys):
         output = tmp_path / "out.jsonl"
         where = ["--images", str(tmp_path / "images")] if images else []
         argv = ["data", "import", name, *(str(tmp_path / file) for file in files), "--output", str(output), *where]
-        status = main([*argv, "--no-progress", *options])
+        status = main([*argv, "--no-progress", "--overwrite", *options])
         printed = capsys.readouterr()
         assert status == expected_status, printed.err
         records = [json.loads(line) for line in output.read_text().split("\n") if line] if output.is_file() else []

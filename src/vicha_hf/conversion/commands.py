@@ -24,6 +24,7 @@ def register(commands: Commands) -> None:
         help="what the checkpoint is for: pretraining, retrieval, vqa, entailment, reasoning, grounding or "
         "text-assignment; by default what its keys say (retrieval and grounding share theirs)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something already")
     parser.add_argument("--training-state", action="store_true", help="keep the teacher and the queues")
     parser.add_argument(
         "--config",
@@ -52,12 +53,14 @@ def register(commands: Commands) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from ..hub_upload import prepare_repository, upload_folder
     from ..text_tokenizers import load_tokenizer
+    from ..whole_files import require_new
     from .card import write_card
     from .convert import CheckpointConfigError, convert_checkpoint, require_known_head
     from .processor import build_processor
     from .verification import verify_folder
 
     require_known_head(arguments.head)
+    require_new(arguments.output, arguments.overwrite)
     overrides = read_yaml_mapping(arguments.config) if arguments.config else {}
     if arguments.push_to_hub is not None:
         prepare_repository(arguments.push_to_hub, private=not arguments.public)

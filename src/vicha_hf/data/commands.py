@@ -31,6 +31,7 @@ def _add_import(commands: Commands) -> None:
     parser.add_argument("--images", metavar="DIR", help="folder of the images: each is looked for below it")
     parser.add_argument("--split", nargs="+", metavar="NAME", help="only these splits, where the files name them")
     parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="the annotation file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file where it is there already")
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
     parser.set_defaults(run=_import)
 
@@ -45,6 +46,7 @@ def _import(arguments: argparse.Namespace) -> None:
         arguments.images,
         arguments.split,
         progress=not arguments.no_progress,
+        overwrite=arguments.overwrite,
     )
     print(account.summary())
     print(f"written to {arguments.output}")
@@ -61,6 +63,7 @@ def _add_check(commands: Commands) -> None:
     parser.add_argument("--task", choices=TASKS, default="retrieval", help="default: %(default)s")
     _add_reading(parser)
     parser.add_argument("--fix", type=Path, metavar="FILE.jsonl", help="write the usable records there")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file of --fix where it is there already")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page about the corpus there")
     parser.add_argument(
@@ -73,14 +76,15 @@ def _add_check(commands: Commands) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     import json
 
-    from ..whole_files import require_writable_file, write_whole_file
+    from ..whole_files import require_new, require_writable_file, write_whole_file
     from .corpus_check import NEAR_DUPLICATES, check_corpus, write_clean_copy
     from .corpus_page import write_corpus_page
 
     for path in filter(None, (arguments.json, arguments.html)):
         require_writable_file(path, inputs=arguments.corpus)
     if arguments.fix is not None:
-        require_writable_file(arguments.fix)
+        require_writable_file(arguments.fix, inputs=arguments.corpus)
+        require_new(arguments.fix, arguments.overwrite)
     check = check_corpus(
         arguments.corpus,
         arguments.task,

@@ -28,6 +28,7 @@ def _add_visual_tokenizer(commands: Commands) -> None:
     parser.set_defaults(run=_fit)
     _add_data_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the tokenizer goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
     defaults = PatchVisualTokenizerConfig()
     parser.add_argument(
         "--patch-size", type=int, default=defaults.patch_size, help="the model's, pixels (default: %(default)s)"
@@ -49,8 +50,10 @@ def _add_visual_tokenizer(commands: Commands) -> None:
 
 def _fit(arguments: argparse.Namespace) -> None:
     from ..data.annotations import read_image_text_records
+    from ..whole_files import require_new
     from .fitting import fit_patch_tokenizer
 
+    require_new(arguments.output, arguments.overwrite)
     tokenizer = fit_patch_tokenizer(
         read_image_text_records(arguments.data, arguments.image_root),
         _image_processor(arguments),
@@ -90,6 +93,7 @@ def _add_visual_tokens(commands: Commands) -> None:
         metavar="FILE.safetensors",
         help="the store; keep it where it stands relative to the images",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
     parser.add_argument(
         "--patch-size", type=int, help="the model's, pixels, for a codebook (default: 16); a tokenizer knows its own"
     )
@@ -101,9 +105,11 @@ def _add_visual_tokens(commands: Commands) -> None:
 def _tokenize(arguments: argparse.Namespace) -> None:
     from ..data.annotations import read_image_text_records
     from ..devices import choose_device
+    from ..whole_files import require_new
     from .loading import load_visual_tokenizer
     from .storage import write_visual_tokens
 
+    require_new(arguments.output, arguments.overwrite)
     tokenizer = load_visual_tokenizer(arguments.tokenizer, patch_size=arguments.patch_size)
     usage = write_visual_tokens(
         arguments.output,

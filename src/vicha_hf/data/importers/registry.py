@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ...whole_files import write_whole_lines
+from ...whole_files import require_new, write_whole_lines
 from ..declared_roots import DeclaredRoot
 from ..json_reading import require_regular_file
 from ..raw_records import AnnotationError
@@ -55,6 +55,7 @@ def import_annotations(
     images: str | os.PathLike | None = None,
     splits: Sequence[str] | None = None,
     progress: bool = False,
+    overwrite: bool = False,
 ) -> Account:
     """
     Converts published files into a JSONL file of annotations, which is written whole or not at all.
@@ -66,12 +67,14 @@ def import_annotations(
         images: folder of the images, below which each is looked for; None takes the published names.
         splits: only records of these.
         progress: whether to show a progress bar.
+        overwrite: whether a file that is there is replaced.
 
     Returns:
         The account of the records that were taken and left out.
 
     Raises:
         AnnotationError: an unknown importer, files that are not what it takes, no record left.
+        OutputFolderError: the output is there already, or cannot be written.
     """
     if name not in IMPORTERS:
         raise AnnotationError(f"no importer {name!r}; choose among {', '.join(IMPORTERS)}")
@@ -88,6 +91,7 @@ def import_annotations(
             raise AnnotationError(f"--output {output} is one of the files to read; choose another")
     if output.suffix not in (".jsonl", ".ndjson"):
         raise AnnotationError(f"--output {output} is written with one record per line: name it *.jsonl")
+    require_new(output, overwrite)
     account = Account()
     prefix, root = _prefix(folder, output), DeclaredRoot(output)
 

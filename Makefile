@@ -48,7 +48,7 @@ test-upstream: venv
 	$(BIN)/pip download --no-deps --no-binary :all: --dest $(UPSTREAM) \
 		transformers==$$($(BIN)/python -c "import transformers; print(transformers.__version__)")
 	tar --extract --gzip --strip-components 1 --directory $(UPSTREAM) --file $(UPSTREAM)/transformers-*.tar.gz
-	PYTHONPATH=$(UPSTREAM) $(TEST) --dist load --override-ini addopts= tests/upstream/model_mixin.py
+	PYTHONPATH=$(UPSTREAM) $(TEST) --dist load --override-ini addopts= -rfs tests/upstream/model_mixin.py
 
 # Strict: a dead link or a docstring that does not parse is an error. The theme's advertisement of its successor is left out.
 docs: venv

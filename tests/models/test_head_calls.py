@@ -61,7 +61,7 @@ def test_concepts_are_refused_by_models_without_them(name):
 
 
 @pytest.mark.parametrize("attn_implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize(("family", "name"), [call for call in CALLS if call[1] != "grounding"])
+@pytest.mark.parametrize(("family", "name"), CALLS)
 def test_states_and_attentions_on_request(family, name, attn_implementation):
     model, inputs = build(family, name, attn_implementation), inputs_of(family, name)
     with torch.no_grad():
@@ -70,9 +70,6 @@ def test_states_and_attentions_on_request(family, name, attn_implementation):
         values = model(**inputs, return_dict=False)
     assert plain.hidden_states is None and plain.attentions is None and plain.cross_attentions is None
     layers, cross_layers = FUSION_LAYERS[family]
-    if name in ("pretraining", "retrieval"):
-        # ViCHA's pairs are fused from their states on.
-        layers = cross_layers
     if name in ("reasoning", "text-assignment"):
         # From the second half on every layer has a twin.
         layers, cross_layers = 6, {"vicha": 4, "simla": 6}[family]

@@ -206,3 +206,19 @@ def test_copies_of_keys_and_values_are_not_kept(monkeypatch):
     context.sum().backward()
     # Made again, and gone again.
     assert all(reference() is None for reference in alive)
+
+
+def test_a_step_without_a_backward_pass_is_freed():
+    """The graph's ends at the parameters live as long as the graph: a mark on them tells whether it is still there."""
+    model = tiny_pretraining_model().train()
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def ends():
+        return [parameter.view_as(parameter).grad_fn.next_functions[0][0] for parameter in parameters]
+
+    output = model(**tiny_batch())
+    for end in ends():
+        end.metadata["seen"] = True
+    assert all(end.metadata for end in ends())
+    del output, end
+    assert not any(end.metadata for end in ends())

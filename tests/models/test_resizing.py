@@ -63,13 +63,16 @@ def test_asking_for_nothing_changes_nothing():
     assert_same(model.state_dict(), before, tolerance=0)
 
 
-def test_sizes_are_fixed_once_the_teacher_has_copied_them():
-    model = tiny_retrieval_model()
+def test_the_teacher_sees_images_of_the_new_size():
+    model = tiny_retrieval_model().train()
     model.add_training_state()
-    with pytest.raises(ValueError, match="before `add_training_state`"):
-        model.resize_token_embeddings(VOCAB_SIZE + 1)
-    with pytest.raises(ValueError, match="before `add_training_state`"):
-        model.resize_image_size(64)
+    teacher = model.training_state.teacher["vicha"].vision_model.embeddings
+    with torch.no_grad():
+        teacher.position_embeddings.add_(1.0)
+    expected = interpolate_positions(teacher.position_embeddings, (8, 8))
+    model.resize_image_size(64)
+    assert torch.equal(teacher.position_embeddings, expected) and not teacher.position_embeddings.requires_grad
+    model(**tiny_batch(3, image_size=64)).loss.backward()
 
 
 @pytest.mark.parametrize("size", [64, 40, 24])

@@ -14,6 +14,7 @@ from .encoder_attention import cross_attention_implementation, expand_key_mask
 from .encoder_text import CrossAttention, SelfAttention, TextEncoder, TextLayer
 from .encodings import ImageEncoding
 from .inputs import Texts
+from .modeling_outputs import Recorded, chosen_states
 from .pretrained_encoders import copy_matching_weights
 
 
@@ -52,7 +53,7 @@ class ImagePairEncoder(nn.Module):
         texts: Texts,
         images: ImageEncoding,
         image_index: torch.Tensor,
-        output_hidden_states: bool = False,
+        output_hidden_states: Recorded = False,
         output_attentions: bool = False,
     ) -> BaseModelOutputWithCrossAttentions:
         """
@@ -61,7 +62,8 @@ class ImagePairEncoder(nn.Module):
             texts: B texts.
             images: N encoded images.
             image_index: [B, 2], each text's two images among the N.
-            output_hidden_states, output_attentions: also return every layer's, in the order in which they run.
+            output_hidden_states, output_attentions: also return every layer's, in the order in which they run; of the
+                states only those with the indices that are given.
 
         Returns:
             `last_hidden_state` [B, T, d_t], the fused text.
@@ -105,7 +107,7 @@ class ImagePairEncoder(nn.Module):
                     states.append(hidden_states)
         return BaseModelOutputWithCrossAttentions(
             last_hidden_state=hidden_states,
-            hidden_states=tuple(states) if output_hidden_states else None,
+            hidden_states=chosen_states(tuple(states), output_hidden_states) if output_hidden_states else None,
             attentions=None if attentions is None else tuple(attentions),
             cross_attentions=None if cross_attentions is None else tuple(cross_attentions),
         )

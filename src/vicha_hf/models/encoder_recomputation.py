@@ -15,7 +15,9 @@ class _Recomputed(torch.autograd.graph.saved_tensors_hooks):
     def __init__(self, sources: dict[tuple[int, int], Callable[[], torch.Tensor]]):
         def pack(tensor: torch.Tensor):
             source = sources.get((tensor.data_ptr(), tensor.numel()))
-            return tensor if source is None else (source, tensor.shape, tensor.stride())
+            # Detached: an operation that saves its own result would otherwise hold on to itself, and a step without a
+            # backward pass would never be freed. torch attaches the graph again.
+            return tensor.detach() if source is None else (source, tensor.shape, tensor.stride())
 
         def unpack(packed) -> torch.Tensor:
             if isinstance(packed, torch.Tensor):

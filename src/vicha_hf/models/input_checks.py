@@ -6,16 +6,18 @@ from difflib import get_close_matches
 import torch
 from torch import nn
 
+from .modeling_outputs import Recorded
+
 
 # What transformers passes to a model's forward by itself, whatever the model.
 RECORDED_ARGUMENTS = ("output_attentions", "output_hidden_states")
 STANDARD_ARGUMENTS = (*RECORDED_ARGUMENTS, "return_dict", "num_items_in_batch", "use_cache")
 
 
-def check_arguments(model: nn.Module, arguments: dict[str, object]) -> dict[str, bool]:
+def check_arguments(model: nn.Module, arguments: dict[str, object]) -> dict[str, Recorded]:
     """
     Further arguments of a model's forward are such that transformers passes to every model. Returns those that say what
-    to record.
+    to record; the configuration says it where they do not.
 
     Raises:
         TypeError: an argument that the model does not take; the message names the nearest that it takes.
@@ -30,7 +32,10 @@ def check_arguments(model: nn.Module, arguments: dict[str, object]) -> dict[str,
             f"{type(model).__name__}'s forward takes no {', '.join(f'`{name}`' for name in unknown)}; leave it out, or did "
             f"you mean `{near[0]}`?"
         )
-    return {name: arguments[name] for name in RECORDED_ARGUMENTS if arguments.get(name) is not None}
+    wanted = {name: arguments.get(name) for name in RECORDED_ARGUMENTS}
+    configured = {name: getattr(model.config, name, None) or None for name in RECORDED_ARGUMENTS}
+    record = {name: configured[name] if value is None else value for name, value in wanted.items()}
+    return {name: value for name, value in record.items() if value is not None}
 
 
 def check_rows(**arguments: torch.Tensor | None) -> None:

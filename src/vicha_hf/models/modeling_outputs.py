@@ -6,6 +6,31 @@ import torch
 from transformers.utils import ModelOutput
 
 
+# Whether to record, or the indices of the hidden states to record.
+Recorded = bool | int | list[int]
+
+
+def of_all_layers(record: dict[str, Recorded]) -> dict[str, bool]:
+    """The same request for every layer, where [`chosen_states`] chooses among them afterwards."""
+    if record.get("output_hidden_states") is None:
+        return record
+    return record | {"output_hidden_states": bool(record["output_hidden_states"])}
+
+
+def chosen_states(
+    states: tuple[torch.Tensor, ...] | None, wanted: Recorded | None
+) -> tuple[torch.Tensor | None, ...] | None:
+    """
+    The hidden states of every layer that `output_hidden_states` asks for: a flag for all, or indices; as transformers
+    does, `None` stands in the place of the others.
+    """
+    if isinstance(wanted, bool) or wanted is None or states is None:
+        return states
+    indices = [wanted] if isinstance(wanted, int) else wanted
+    kept = {index % len(states) for index in indices if -len(states) <= index < len(states)}
+    return tuple(state if number in kept else None for number, state in enumerate(states))
+
+
 @dataclass
 class RerankOutput(ModelOutput):
     """
@@ -49,8 +74,8 @@ class PreTrainingOutput(ModelOutput):
     `hierarchical_itc_loss` has its level weights applied. `itm_logits` [3B, 2]: matching pairs, (negative image, own
     text), (own image, negative text). `temperature` and `distillation_alpha` are those that were used.
 
-    `hidden_states`, `attentions` and `cross_attentions` of the fused pairs, 3B
-    rows as in `itm_logits`, on request.
+    `hidden_states`, `attentions` and `cross_attentions` on request. Text-only layers have a row for each of the B texts.
+    Layers that fuse have 3B rows as in `itm_logits`.
     """
 
     loss: torch.Tensor | None = None
@@ -83,8 +108,7 @@ class RetrievalTrainingOutput(ModelOutput):
 
     Where images and texts are no pairs, there is no loss. Evaluation mode adds `logits_per_image` [n, m] and
     `logits_per_text` [m, n], cosine similarity over temperature. It also adds `image_embeds` [n, E] and `text_embeds`
-    [m, E]. `hidden_states`, `attentions` and `cross_attentions` are of the fused pairs, 3B rows as in `itm_logits`, on
-    request.
+    [m, E]. `hidden_states`, `attentions` and `cross_attentions` as in [`PreTrainingOutput`].
     """
 
     loss: torch.Tensor | None = None
@@ -177,6 +201,9 @@ class GroundingOutput(ModelOutput):
     where it does not count. They are made of `attention` and `attention_gradient` (clamped at 0). Both are [B, heads,
     T, h, w] with 0 at the text positions that do not count (`"itm"`), or [B, heads, h, w] (`"itc"`). The score is
     `match_logits` [B, 2], or `similarity` [B, B] divided by the temperature.
+
+    `hidden_states`, `attentions` and `cross_attentions` on request: of the fused text (`"itm"`), or the first two of the
+    image (`"itc"`).
     """
 
     heatmaps: torch.Tensor | None = None
@@ -185,6 +212,9 @@ class GroundingOutput(ModelOutput):
     similarity: torch.Tensor | None = None
     attention: torch.Tensor | None = None
     attention_gradient: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass

@@ -1,8 +1,10 @@
 """SIMLA: single-stream vision-language model with cross-modality reconstruction and pseudo-labelled keywords (arXiv 2203.14395)."""
 
+from typing import Unpack
+
 import torch
 from torch import nn
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_simla import SimlaConfig
 from .input_checks import check_arguments
@@ -104,13 +106,10 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         with torch.autocast(pixel_values.device.type, enabled=False):
             return tokenizer.to(pixel_values.device)(pixel_values)
 
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
-        """Resizes the word embeddings and the keyword head together: they share the tokenizer."""
-        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+    def _resize_other_vocabularies(self, num_tokens: int, mean_resizing: bool) -> None:
+        super()._resize_other_vocabularies(num_tokens, mean_resizing)
         if self.psl is not None:
-            size = embeddings.num_embeddings
-            self.psl.head = self._get_resized_lm_head(self.psl.head, size, mean_resizing=mean_resizing)
-        return embeddings
+            self.psl.head = self._get_resized_lm_head(self.psl.head, num_tokens, mean_resizing=mean_resizing)
 
     def _online_modules(self) -> dict[str, nn.Module]:
         heads = {"mim": self.mim, "psl": self.psl}
@@ -136,7 +135,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
         contrast_part: ContrastPart | None = None,
         negative_hardness: float = 1.0,
         return_loss: bool = True,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> PreTrainingOutput:
         """
         Computes the pretraining losses; arguments that are not given are drawn inside. In training mode the teacher is
@@ -182,6 +181,7 @@ class SimlaForPreTraining(PretrainingTask, SimlaPreTrainedModel):
             update_teacher=update_teacher,
             part=contrast_part,
             patch_dropout=self.config.patch_dropout,
+            **record,
         )
         contrast, match = self.itc.on_pairs(step), MatchingOutput()
         losses = {"itc": contrast.loss}

@@ -1,8 +1,10 @@
 """ViCHA: vision-language model with visual concepts, hierarchical alignment and masked image modelling (arXiv 2208.13628)."""
 
+from typing import Unpack
+
 import torch
 from torch import nn
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import maybe_install_capturing_hooks
 
 from .concept_selector import ConceptIndexMixin
@@ -35,18 +37,13 @@ class ViChaPreTrainedModel(ConceptIndexMixin, VisionTextPreTrainedModel):
     def _new_base_model(self, add_projections: bool = True) -> "ViChaModel":
         return ViChaModel(self.config, add_projections)
 
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
-        """Resizes the text encoder's and the concept encoder's word embeddings together: they share the tokenizer."""
-        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+    def _resize_other_vocabularies(self, num_tokens: int, mean_resizing: bool) -> None:
+        super()._resize_other_vocabularies(num_tokens, mean_resizing)
         concept_model = self.base_model.concept_model
         if concept_model is not None and self.config.share_word_embeddings:
-            concept_model.set_input_embeddings(embeddings)
+            concept_model.set_input_embeddings(self.get_input_embeddings())
         elif concept_model is not None:
-            # Its configuration is the text encoder's, which knows the new size already.
-            size = embeddings.num_embeddings
-            resized = self._get_resized_embeddings(concept_model.get_input_embeddings(), size, None, mean_resizing)
-            concept_model.set_input_embeddings(resized)
-        return embeddings
+            concept_model.resize_token_embeddings(num_tokens, mean_resizing=mean_resizing)
 
     def resize_image_size(self, image_size: int) -> None:
         """Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning."""
@@ -156,7 +153,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
         contrast_part: ContrastPart | None = None,
         negative_hardness: float = 1.0,
         return_loss: bool = True,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> PreTrainingOutput:
         """
         Computes the pretraining losses; arguments that are not given are drawn inside. In training mode the teacher is
@@ -201,6 +198,7 @@ class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):
             part=contrast_part,
             patch_dropout=self.config.patch_dropout,
             record_layers=self.hierarchical_itc is not None,
+            **record,
         )
         contrast, match = self.itc.on_pairs(step), MatchingOutput()
         losses = {"itc": contrast.loss}

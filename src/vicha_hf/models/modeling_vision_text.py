@@ -7,14 +7,14 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions, BaseModelOutputWithPooling
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig
 from .encoder_attention import RealTokens
@@ -24,7 +24,7 @@ from .encodings import ImageEncoding, TextEncoding
 from .hub_export import HubExportMixin
 from .input_checks import check_arguments, check_rows
 from .inputs import Concepts, Texts
-from .modeling_outputs import VisionTextOutput
+from .modeling_outputs import Recorded, VisionTextOutput, chosen_states, of_all_layers
 from .training_state import TRAINING_STATE_PREFIX, TrainingStateMixin
 
 
@@ -87,30 +87,45 @@ class VisionTextPreTrainedModel(TrainingStateMixin, HubExportMixin, PreTrainedMo
         elif hasattr(module, "init_raw_tensors"):
             module.init_raw_tensors()
 
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
         """
-        Resizes as [`~transformers.PreTrainedModel.resize_token_embeddings`] does, before the teacher copies the sizes.
+        Resizes as [`~transformers.PreTrainedModel.resize_token_embeddings`] does, and whatever else goes by the same
+        tokenizer. A teacher keeps its own weights for the tokens that stay, and starts those of new tokens as a copy.
+
+        Raises:
+            RuntimeError: a model with training state that is split over processes.
         """
-        if getattr(self, "training_state", None) is not None:
-            raise ValueError("Resize the token embeddings before `add_training_state`: the teacher copies the sizes.")
-        return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self.require_whole_training_state()
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        self._resize_other_vocabularies(embeddings.num_embeddings, mean_resizing)
+        if self.training_state is not None:
+            self.training_state.resize_vocabulary(self._online_modules())
+        return embeddings
+
+    def _resize_other_vocabularies(self, num_tokens: int, mean_resizing: bool) -> None:
+        """Resizes what else has a row for every token, besides the text encoder's embeddings and what is tied to them."""
 
     def resize_image_size(self, image_size: int) -> None:
         """
-        Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning.
+        Interpolates the learned positions to another input size (pixels), e.g. 384 for fine-tuning; a teacher's too.
 
         Raises:
             StrictDataclassError: a size that the configuration cannot have.
-            ValueError: a model with training state.
+            RuntimeError: a model with training state that is split over processes.
         """
-        if getattr(self, "training_state", None) is not None:
-            raise ValueError("Resize the image size before `add_training_state`: the teacher copies the sizes.")
+        self.require_whole_training_state()
         # On a copy: a folder that could not be loaded again must not come to be.
         resized = copy.deepcopy(self.config)
         resized.vision_config.image_size = image_size
         resized.vision_config.validate()
         resized.validate()
         self.base_model.vision_model.resize_positions(image_size)
+        if self.training_state is not None:
+            teacher = self.training_state.teacher[self.base_model_prefix]
+            teacher.vision_model.resize_positions(image_size)
+            teacher.requires_grad_(False)
 
     def no_weight_decay(self) -> set[str]:
         """
@@ -227,7 +242,7 @@ class VisionTextModel:
         *,
         patch_indices: torch.Tensor | None = None,
         vision_model: VisionEncoder | None = None,
-        **record: bool,
+        **record: Recorded,
     ) -> tuple[ImageEncoding, VisionOutput]:
         """
         Encodes images, and tells what the encoder recorded on the way.
@@ -263,15 +278,22 @@ class VisionTextModel:
         token_type_ids: torch.Tensor | None = None,
         *,
         real_tokens: RealTokens | None = None,
-        **record: bool,
+        **record: Recorded,
     ) -> tuple[TextEncoding, BaseModelOutputWithCrossAttentions]:
         """
         Encodes N texts by the text-only layers, and tells what the encoder recorded on the way; `token_type_ids`
         [N, T], `real_tokens` of the texts, `record` as in [`~VisionTextModel.embed_images`].
         """
         output = self.text_model(
-            texts.input_ids, texts.attention_mask, token_type_ids, mode="text", real_tokens=real_tokens, **record
+            texts.input_ids,
+            texts.attention_mask,
+            token_type_ids,
+            mode="text",
+            real_tokens=real_tokens,
+            **of_all_layers(record),
         )
+        # Indices count the layers that ran, not those of the configuration.
+        output.hidden_states = chosen_states(output.hidden_states, record.get("output_hidden_states"))
         states = output.last_hidden_state
         fuses_from_ids = self.text_model.config.fusion_mode == "multimodal"
         encoding = TextEncoding(
@@ -292,7 +314,8 @@ class VisionTextModel:
         text_index: torch.Tensor | None = None,
         output_index: torch.Tensor | None = None,
         real_tokens: RealTokens | None = None,
-        **record: bool,
+        text_output: BaseModelOutputWithCrossAttentions | None = None,
+        **record: Recorded,
     ) -> BaseModelOutputWithCrossAttentions:
         """
         Fuses n pairs of encoded images and texts: from a text's states on, or from its ids where the family is
@@ -304,6 +327,8 @@ class VisionTextModel:
             image_index, text_index: [n], the image and the text of each pair; by default those of the same row.
             output_index: [n, Q] or [1, Q], the text positions whose states are wanted; all by default.
             real_tokens: of the pairs' texts, whose padding is then left out.
+            text_output: what was recorded of all text-only layers, a row for each text; it then comes before what is
+                recorded here, with a row for each pair.
             record: as in [`~VisionTextModel.embed_images`].
 
         Returns:
@@ -315,7 +340,7 @@ class VisionTextModel:
 
         mode = self.text_model.config.fusion_mode
         start = {"input_ids": texts.input_ids} if mode == "multimodal" else {"inputs_embeds": texts.hidden_states}
-        return self.text_model(
+        fused = self.text_model(
             **{name: chosen(tokens) for name, tokens in start.items()},
             attention_mask=chosen(texts.attention_mask),
             mode=mode,
@@ -325,8 +350,16 @@ class VisionTextModel:
             encoder_index=image_index,
             output_index=output_index,
             real_tokens=real_tokens,
-            **record,
+            **of_all_layers(record),
         )
+        if text_output is not None and mode == "fusion":
+            if fused.hidden_states is not None:
+                # The first is what the text-only layers end with.
+                fused.hidden_states = (*text_output.hidden_states, *fused.hidden_states[1:])
+            if fused.attentions is not None:
+                fused.attentions = (*text_output.attentions, *fused.attentions)
+        fused.hidden_states = chosen_states(fused.hidden_states, record.get("output_hidden_states"))
+        return fused
 
     def fuse_tokens(
         self,
@@ -336,7 +369,7 @@ class VisionTextModel:
         key_values: Sequence[KeyValues | None] | None = None,
         output_index: torch.Tensor | None = None,
         real_tokens: RealTokens | None = None,
-        **record: bool,
+        **record: Recorded,
     ) -> BaseModelOutputWithCrossAttentions:
         """
         Fuses B images with B texts that were not encoded before, through all layers; arguments as in
@@ -359,7 +392,7 @@ class VisionTextModel:
         pixel_values: torch.Tensor,
         concept_input_ids: torch.Tensor | None = None,
         concept_attention_mask: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
         `pooler_output` [N, E]: L2-normalised image embeddings; `last_hidden_state` [N, S, d_v]. `hidden_states` and
@@ -382,7 +415,7 @@ class VisionTextModel:
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """
         `pooler_output` [N, E]: L2-normalised text embeddings; `last_hidden_state` [N, T, d_t]. `hidden_states` and
@@ -406,7 +439,7 @@ class VisionTextModel:
         concept_input_ids: torch.Tensor | None = None,
         concept_attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> VisionTextOutput | BaseModelOutputWithPooling:
         """
         Compares n images with m texts. Images alone, or texts alone, give what `get_image_features` or
@@ -433,11 +466,13 @@ class VisionTextModel:
             return self.get_text_features(input_ids, attention_mask, token_type_ids, **kwargs)
         record = check_arguments(self, kwargs)
         images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
-        texts = self.encode_texts(input_ids, attention_mask, token_type_ids)
+        texts, text_output = self.embed_texts(
+            Texts.given(input_ids, attention_mask), token_type_ids, **of_all_layers(record)
+        )
         logits_per_image = images.embeds @ texts.embeds.T / self.temperature
         fused = None
         if len(pixel_values) == len(input_ids):
-            fused = self.fuse(images, texts, **record)
+            fused = self.fuse(images, texts, text_output=text_output, **record)
         return VisionTextOutput(
             logits_per_image=logits_per_image,
             logits_per_text=logits_per_image.T,

@@ -61,8 +61,8 @@ class HierarchicalContrast(nn.Module):
         """The contrasts of an encoded batch whose layers were recorded. Of a batch in parts, each part has its own."""
         levels = slice(-(len(self.vision_projections) + 1), -1)
         norm = step.model.vision_model.layernorm
-        image_levels = [norm(states[:, 0]) for states in step.image_layers[levels]]
-        text_levels = [states[:, 0] for states in step.text_layers[levels]]
+        image_levels = [norm(states[:, 0]) for states in step.image_output.hidden_states[levels]]
+        text_levels = [states[:, 0] for states in step.text_output.hidden_states[levels]]
         return self(image_levels, text_levels, step.temperature, step.pairs.image_ids)
 
     def forward(

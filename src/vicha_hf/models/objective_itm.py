@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from .encoder_attention import RealTokens
 from .encoder_text import KeyValues
 from .encodings import ImageEncoding, TextEncoding
+from .modeling_outputs import Recorded
 from .objective_itc import ContrastiveOutput
 from .pair_step import PairStep
 from .process_group import RowFetcher, gather, longest_of_all, mean_over_processes, world_size
@@ -131,7 +132,7 @@ class ImageTextMatching(nn.Module):
         image_indices: torch.Tensor | None = None,
         text_indices: torch.Tensor | None = None,
         hardness: float = 1.0,
-        **record: bool,
+        **record: Recorded,
     ) -> MatchingOutput:
         """
         Fuses the pairs of an encoded batch, each text with a hard negative image and each image with a hard negative
@@ -176,7 +177,8 @@ class ImageTextMatching(nn.Module):
             text_index=text_index,
             real_tokens=RealTokens.of(texts.attention_mask.index_select(0, text_index)),
             # The matching head reads [CLS] alone.
-            output_index=pair.new_zeros(1, 1),
+            output_index=None if any(record.values()) else pair.new_zeros(1, 1),
+            text_output=step.text_output,
             **record,
         )
         output = self(head(fused.last_hidden_state[:, 0]), negatives)

@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
 
 from .encoder_attention import RealTokens
 from .encoder_text import KeyValues
+from .encoder_vision import VisionOutput
 from .encodings import ImageEncoding, TextEncoding
 from .feature_queue import FeatureQueue
 from .inputs import Pairs
+from .modeling_outputs import Recorded, of_all_layers
 from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel
 from .process_group import require_equal_rows
 from .random_draws import Draws, draw_kept_patches
@@ -60,8 +63,7 @@ class PairStep:
         teacher_model: the teacher's base model.
         images, texts: encodings by the model, with gradient.
         teacher_images, teacher_texts: encodings by the teacher, without.
-        image_layers, text_layers: the output of every layer [B, S, d_v] and [B, T, d_t], the embeddings first; where
-            they were asked for.
+        image_output, text_output: what was recorded of the model's encoders.
         real_tokens: of the texts; `None` where there is no padding.
         alpha: share of the teacher's soft targets.
         queue: the teacher's features of earlier batches; `None` without training state.
@@ -77,8 +79,8 @@ class PairStep:
     texts: TextEncoding
     teacher_images: ImageEncoding | None
     teacher_texts: TextEncoding | None
-    image_layers: tuple[torch.Tensor, ...] | None
-    text_layers: tuple[torch.Tensor, ...] | None
+    image_output: VisionOutput
+    text_output: BaseModelOutputWithCrossAttentions
     real_tokens: RealTokens | None
     alpha: float
     queue: FeatureQueue | None
@@ -99,6 +101,7 @@ class PairStep:
         part: ContrastPart | None = None,
         patch_dropout: float = 0.0,
         record_layers: bool = False,
+        **record: Recorded,
     ) -> "PairStep":
         """
         Begins a head's training step, which moves the teacher, and encodes the batch. In evaluation mode nothing moves.
@@ -112,7 +115,8 @@ class PairStep:
             part: the batch is a part of a larger one, for which the teacher has moved already.
             patch_dropout: share of each image's patches that the model does not see in training mode; drawn here unless
                 the batch names the patches that stay.
-            record_layers: keep the output of every layer.
+            record_layers: keep the output of every layer of both encoders.
+            record: what else to record of the text's layers, e.g. `output_attentions=True`.
         """
         model = head.base_model
         pairs = replace(pairs, texts=pairs.texts.masked())
@@ -120,12 +124,14 @@ class PairStep:
         _begin(head, update_teacher and part is None)
         if head.training and patch_dropout > 0 and pairs.patch_indices is None:
             pairs = replace(pairs, patch_indices=_draw_kept_patches(head, pairs, patch_dropout))
-        record = {"output_hidden_states": True} if record_layers else {}
-        images, vision_output = model.embed_images(
-            pairs.pixel_values, pairs.concepts, patch_indices=pairs.patch_indices, **record
+        layers = {"output_hidden_states": True} if record_layers else {}
+        images, image_output = model.embed_images(
+            pairs.pixel_values, pairs.concepts, patch_indices=pairs.patch_indices, **layers
         )
         real_tokens = RealTokens.of(pairs.texts.attention_mask)
-        texts, text_output = model.embed_texts(pairs.texts, real_tokens=real_tokens, **record)
+        texts, text_output = model.embed_texts(
+            pairs.texts, real_tokens=real_tokens, **(of_all_layers(record) | layers)
+        )
         teacher_images = teacher_texts = None
         if part is not None:
             teacher_images, teacher_texts = part.teacher_images, part.teacher_texts
@@ -141,8 +147,8 @@ class PairStep:
             texts=texts,
             teacher_images=teacher_images,
             teacher_texts=teacher_texts,
-            image_layers=vision_output.hidden_states,
-            text_layers=text_output.hidden_states,
+            image_output=image_output,
+            text_output=text_output,
             real_tokens=real_tokens,
             alpha=alpha,
             queue=head.training_state.queue if use_teacher and head.training_state is not None else None,

@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.pipelines.base import Pipeline
 
+from .pretrained_encoders import require_loaded_encoders
+
 
 class VisionTextPipeline(Pipeline):
     """
@@ -203,6 +205,7 @@ def _exchanged(model, pipeline: str, task: str, required: str):
     head, report = head_class.from_pretrained(
         model.name_or_path, config=model.config, dtype=model.dtype, output_loading_info=True
     )
+    require_loaded_encoders(head, report, model.name_or_path)
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
             f"{model.name_or_path} is not fine-tuned for {task}: it has no {missing[0]} ({len(missing)} weights are "

@@ -1,17 +1,17 @@
 """Classifying fused images and text with a momentum teacher's soft labels: what entailment and reasoning share."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar, Unpack
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig, name_classes
 from .input_checks import check_arguments, check_labels
 from .inputs import Pairs
-from .modeling_outputs import ClassificationOutput
+from .modeling_outputs import ClassificationOutput, Recorded
 from .objective_mlm import distilled_cross_entropy
 from .process_group import mean_over_processes
 
@@ -50,7 +50,7 @@ class ClassificationTask(Generic[Inputs]):
         return {self.base_model_prefix: self.base_model, self.CLASSIFIER: getattr(self, self.CLASSIFIER)}
 
     def fuse_by(
-        self, modules: Mapping[str, nn.Module], inputs: Inputs, **record: bool
+        self, modules: Mapping[str, nn.Module], inputs: Inputs, **record: Recorded
     ) -> BaseModelOutputWithCrossAttentions:
         """`last_hidden_state` [B, T, d_t], the fused text, by the online modules or by the teacher's."""
         raise NotImplementedError
@@ -61,7 +61,7 @@ class ClassificationTask(Generic[Inputs]):
         labels: torch.Tensor | None,
         distillation_alpha: float | None,
         update_teacher: bool,
-        **record: bool,
+        **record: Recorded,
     ) -> ClassificationOutput:
         """
         Predicts the classes of B fused texts, and learns from their labels [B] where they are given; `record`: what to
@@ -69,9 +69,7 @@ class ClassificationTask(Generic[Inputs]):
         """
         if labels is not None:
             check_labels(labels, len(inputs.pixel_values), self.CLASSES)
-        elif self.training:
-            raise ValueError("Training needs `labels` [B]; call `model.eval()` to predict.")
-        self.begin_training_step(update_teacher)
+            self.begin_training_step(update_teacher)
         online = self._online_modules()
         fused = self.fuse_by(online, inputs, **record)
         output = ClassificationOutput(
@@ -111,7 +109,7 @@ class VisualEntailmentTask(ClassificationTask[Pairs]):
         self.post_init()
 
     def fuse_by(
-        self, modules: Mapping[str, nn.Module], inputs: Pairs, **record: bool
+        self, modules: Mapping[str, nn.Module], inputs: Pairs, **record: Recorded
     ) -> BaseModelOutputWithCrossAttentions:
         base = modules[self.base_model_prefix]
         images, _ = base.embed_images(inputs.pixel_values, inputs.concepts)
@@ -128,15 +126,15 @@ class VisualEntailmentTask(ClassificationTask[Pairs]):
         labels: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ClassificationOutput:
         """
         Args:
             pixel_values: [B, 3, H, W]; row b of images and sentences is a pair.
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
-            labels: [B], indices into `CLASSES` (contradiction, neutral, entailment); needed in training mode. The
-                loss is distilled in training mode, plain cross-entropy in evaluation mode.
+            labels: [B], indices into `CLASSES` (contradiction, neutral, entailment); without them there is no loss. It
+                is distilled in training mode, plain cross-entropy in evaluation mode.
             distillation_alpha: share of the teacher's soft labels; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.
 

@@ -8,19 +8,22 @@ References:
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import nn
-from transformers.utils import can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_vision_text import GROUNDING_METHODS
 from .encoder_attention import recorded_attention
 from .input_checks import check_arguments
 from .inputs import Pairs, Texts
-from .modeling_outputs import BoxRankingOutput, GroundingOutput, RetrievalTrainingOutput
+from .modeling_outputs import BoxRankingOutput, GroundingOutput, Recorded, RetrievalTrainingOutput
 from .objective_itm import MATCH
 from .pair_step import ContrastPart
+
+
+RECORDED_OUTPUTS = ("hidden_states", "attentions", "cross_attentions")
 
 
 def rank_boxes(
@@ -91,7 +94,7 @@ class GroundingTask:
         negative_image_indices: torch.Tensor | None = None,
         negative_text_indices: torch.Tensor | None = None,
         contrast_part: ContrastPart | None = None,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> GroundingOutput | RetrievalTrainingOutput:
         """
         Computes the retrieval losses in training mode, otherwise heat maps.
@@ -145,20 +148,25 @@ class GroundingTask:
         )
         with _gradients_enabled():
             pairs = pairs.map(_usable)
-            return self._match_heatmaps(pairs, layer) if method == "itm" else self._similarity_heatmaps(pairs, layer)
+            if method == "itm":
+                return self._match_heatmaps(pairs, layer, **record)
+            return self._similarity_heatmaps(pairs, layer, **record)
 
-    def _match_heatmaps(self, pairs: Pairs, layer: int | None) -> GroundingOutput:
+    def _match_heatmaps(self, pairs: Pairs, layer: int | None, **wanted: Recorded) -> GroundingOutput:
         base = self.base_model
         config = base.text_model.config
         first, end = config.first_cross_attention_layer, config.num_hidden_layers
         layer = _resolve_layer(layer, max(first, end * 2 // 3), first, end, "itm")
         with torch.no_grad():
             images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
+        recorded: list[ModelOutput] = []
 
         def match(added: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
             with recorded_attention(base.text_model.encoder.layer[layer].crossattention.self, added) as record:
-                states = base.fuse_tokens(images, pairs.texts).last_hidden_state
-            logits = self.itm_head(states[:, 0])
+                fused = base.fuse_tokens(images, pairs.texts, **wanted)
+            if wanted:
+                recorded.append(fused)
+            logits = self.itm_head(fused.last_hidden_state[:, 0])
             return logits[:, MATCH].sum(), (logits, record.probabilities)
 
         tokens = images.hidden_states
@@ -176,18 +184,22 @@ class GroundingTask:
             match_logits=logits.detach(),
             attention=attention,
             attention_gradient=gradient,
+            **_recorded(recorded),
         )
 
-    def _similarity_heatmaps(self, pairs: Pairs, layer: int | None) -> GroundingOutput:
+    def _similarity_heatmaps(self, pairs: Pairs, layer: int | None, **wanted: Recorded) -> GroundingOutput:
         base = self.base_model
         depth = len(base.vision_model.layers)
         layer = _resolve_layer(layer, depth * 2 // 3, 0, depth, "itc")
         with torch.no_grad():
             texts, _ = base.embed_texts(pairs.texts)
+        recorded: list[ModelOutput] = []
 
         def compare(added: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
             with recorded_attention(base.vision_model.layers[layer].attention, added) as record:
-                images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
+                images, output = base.embed_images(pairs.pixel_values, pairs.concepts, **wanted)
+            if wanted:
+                recorded.append(output)
             similarity = images.embeds @ texts.embeds.T / base.temperature
             return similarity.diagonal().sum(), (similarity, record.probabilities)
 
@@ -202,6 +214,7 @@ class GroundingTask:
             similarity=similarity.detach(),
             attention=attention,
             attention_gradient=gradient,
+            **_recorded(recorded),
         )
 
     def _grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
@@ -226,6 +239,16 @@ def _gradients_enabled() -> Iterator[None]:
     """Heat maps are inference with a gradient: callers may have switched gradients off, in either way."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def _recorded(outputs: Sequence[ModelOutput]) -> dict[str, tuple[torch.Tensor | None, ...]]:
+    """What an encoder recorded, as numbers: the gradient of a heat map has been taken."""
+    return {
+        name: tuple(tensor if tensor is None else tensor.detach() for tensor in output[name])
+        for output in outputs
+        for name in RECORDED_OUTPUTS
+        if output.get(name) is not None
+    }
 
 
 def _usable(tensor: torch.Tensor) -> torch.Tensor:

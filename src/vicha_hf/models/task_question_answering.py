@@ -4,21 +4,21 @@ import copy
 from collections.abc import Mapping
 from functools import partial
 from itertools import chain
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import nn
 from transformers import GenerationConfig
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
-from transformers.utils import can_return_tuple, logging
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
 
 from .answer_ranking import AnswerTree, PrefixLikelihoods
 from .configuration_vision_text import VisionTextConfig
 from .decoder_answer import AnswerDecoder, QuestionEncoding
 from .input_checks import check_arguments
 from .inputs import Pairs
-from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput
+from .modeling_outputs import AnswerRankingOutput, QuestionAnsweringOutput, Recorded
 from .objective_mlm import IGNORED, LanguageModelingHead, distilled_cross_entropy, predicted_rows
 from .process_group import mean_over_processes
 
@@ -87,15 +87,10 @@ class QuestionAnsweringTask:
     def set_output_embeddings(self, new_embeddings):
         self.mlm_head.decoder = new_embeddings
 
-    def resize_token_embeddings(self, new_num_tokens=None, pad_to_multiple_of=None, mean_resizing=True):
-        """Resizes the embeddings of encoder and decoder together: they share the tokenizer."""
-        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
-        resized = self._get_resized_embeddings(
-            self.answer_decoder.get_input_embeddings(), embeddings.num_embeddings, None, mean_resizing
-        )
-        self.answer_decoder.set_input_embeddings(resized)
+    def _resize_other_vocabularies(self, num_tokens: int, mean_resizing: bool) -> None:
+        super()._resize_other_vocabularies(num_tokens, mean_resizing)
+        self.answer_decoder.resize_token_embeddings(num_tokens, mean_resizing=mean_resizing)
         self.tie_weights()
-        return embeddings
 
     def _online_modules(self) -> dict[str, nn.Module]:
         return {
@@ -116,7 +111,7 @@ class QuestionAnsweringTask:
             )
 
     def _encode_questions(
-        self, modules: Mapping[str, nn.Module], pairs: Pairs, **record: bool
+        self, modules: Mapping[str, nn.Module], pairs: Pairs, **record: Recorded
     ) -> tuple[QuestionEncoding, BaseModelOutputWithCrossAttentions]:
         """The fused questions, and what was recorded of their fusion."""
         base = modules[self.base_model_prefix]
@@ -158,7 +153,7 @@ class QuestionAnsweringTask:
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
         return_loss: bool = True,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringOutput:
         """
         The loss of given answers: sum(weight * summed token loss) / B. To answer, see `rank_answers` and `generate`.

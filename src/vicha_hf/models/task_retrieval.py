@@ -1,10 +1,10 @@
 """Fine-tuning for image-text retrieval with contrast and matching (ALBEF section 5)."""
 
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import nn
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig
 from .encodings import ImageEncoding, TextEncoding
@@ -58,7 +58,7 @@ class RetrievalTask(RetrievalScoring):
         contrast_part: ContrastPart | None = None,
         token_type_ids: torch.Tensor | None = None,
         return_loss: bool = True,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> RetrievalTrainingOutput:
         """
         Computes the fine-tuning losses; arguments as in the family's pretraining head. Every pair of the same
@@ -83,7 +83,12 @@ class RetrievalTask(RetrievalScoring):
             image_ids=image_ids,
         )
         step = PairStep.encode(
-            self, pairs, distillation_alpha=distillation_alpha, update_teacher=update_teacher, part=contrast_part
+            self,
+            pairs,
+            distillation_alpha=distillation_alpha,
+            update_teacher=update_teacher,
+            part=contrast_part,
+            **record,
         )
         contrast = self.itc.on_pairs(step)
         match = self.itm.on_pairs(

@@ -1,11 +1,11 @@
 """Pretraining for visual reasoning: assigning a text to one of two images or to neither (ALBEF section 5)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import nn
-from transformers.utils import ModelOutput, can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig, name_classes
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
@@ -122,8 +122,8 @@ class TextAssignmentTask(ImagePairTask):
             draws = Draws(None if self.training else pairs.seed())
             return self.image_pair_sampler(image_embeds, pairs.image_ids, draws)
         batch_size = len(image_embeds)
-        if pair_indices is None or labels is None:
-            raise ValueError("Give both `pair_indices` [B, 2] and `labels` [B], or neither to have them drawn.")
+        if pair_indices is None:
+            raise ValueError("`labels` [B] go with `pair_indices` [B, 2]: give both, or neither to have them drawn.")
         bounds = value_bounds(pair_indices)
         if pair_indices.shape != (batch_size, 2) or (
             bounds is not None and not 0 <= bounds[0] <= bounds[1] < batch_size
@@ -132,6 +132,8 @@ class TextAssignmentTask(ImagePairTask):
                 f"`pair_indices` has shape {tuple(pair_indices.shape)}; expected two rows of the batch for each text, "
                 f"[{batch_size}, 2], between 0 and {batch_size - 1}."
             )
+        if labels is None:
+            return ImagePairs(indices=pair_indices)
         check_labels(labels, batch_size, self.CLASSES)
         return ImagePairs(indices=pair_indices, labels=labels, exists=torch.ones_like(labels, dtype=torch.bool))
 
@@ -150,7 +152,7 @@ class TextAssignmentTask(ImagePairTask):
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
         return_loss: bool = True,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> TextAssignmentOutput:
         """
         Args:
@@ -158,14 +160,14 @@ class TextAssignmentTask(ImagePairTask):
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, C], 1 = attend; optional, a zero row = no concepts.
             pair_indices: [B, 2], each text's two images as rows of the batch; drawn inside by default.
-            labels: [B], 0 the own image comes first, 1 second, 2 neither; given together with `pair_indices`.
+            labels: [B], 0 the own image comes first, 1 second, 2 neither. `pair_indices` without labels have no loss.
             image_ids: [B], equal for the same image, which is then never drawn as another one.
             distillation_alpha, update_teacher: accepted as by every training head. The task has no teacher, here as
                 in the paper, so they change nothing.
-            return_loss: tells transformers' Trainer that the loss needs no labels; there is always one.
+            return_loss: tells transformers' Trainer that the loss needs no labels.
 
         Raises:
-            ValueError: rows that do not belong together, or pairs without labels.
+            ValueError: rows that do not belong together, or labels without pairs.
         """
         record = check_arguments(self, kwargs)
         given = Pairs.given(
@@ -181,11 +183,14 @@ class TextAssignmentTask(ImagePairTask):
         pairs = self._image_pairs(given, images.embeds, pair_indices, labels)
         fused = self.image_pair_encoder(base.text_model, given.texts, images, pairs.indices, **record)
         logits = self.assignment_head(fused.last_hidden_state[:, 0])
-        losses = distilled_cross_entropy(logits, None, pairs.labels, 0.0)
-        # A batch of one image has nothing to assign: its rows do not count.
-        counted = pairs.exists.to(losses.dtype)
+        loss = None
+        if pairs.labels is not None:
+            losses = distilled_cross_entropy(logits, None, pairs.labels, 0.0)
+            # A batch of one image has nothing to assign: its rows do not count.
+            counted = pairs.exists.to(losses.dtype)
+            loss = mean_over_processes((losses * counted).sum(), counted.sum())
         return TextAssignmentOutput(
-            loss=mean_over_processes((losses * counted).sum(), counted.sum()),
+            loss=loss,
             logits=logits,
             labels=pairs.labels,
             pair_indices=pairs.indices,

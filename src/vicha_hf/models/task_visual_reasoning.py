@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
-from transformers.utils import can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vision_text import VisionTextConfig
 from .encoder_image_pair import ImagePairEncoder, ImagePairTask
@@ -15,7 +15,7 @@ from .encoder_vision import VisionEncoder
 from .encodings import ImageEncoding
 from .input_checks import check_arguments, check_rows
 from .inputs import Concepts, Texts
-from .modeling_outputs import ClassificationOutput
+from .modeling_outputs import ClassificationOutput, Recorded
 from .modeling_vision_text import VisionTextModel
 from .task_classification import ClassificationTask
 
@@ -68,7 +68,7 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask[ImagePairs]):
         return base.embed_images(torch.cat(sides), Concepts.join(inputs.concepts), vision_model=vision_model)[0]
 
     def fuse_by(
-        self, modules: Mapping[str, nn.Module], inputs: ImagePairs, **record: bool
+        self, modules: Mapping[str, nn.Module], inputs: ImagePairs, **record: Recorded
     ) -> BaseModelOutputWithCrossAttentions:
         base = modules[self.base_model_prefix]
         images = self._encode_both(base, inputs)
@@ -87,7 +87,7 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask[ImagePairs]):
         labels: torch.Tensor | None = None,
         distillation_alpha: float | None = None,
         update_teacher: bool = True,
-        **kwargs,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ClassificationOutput:
         """
         Args:
@@ -95,7 +95,7 @@ class VisualReasoningTask(ImagePairTask, ClassificationTask[ImagePairs]):
             input_ids, attention_mask: [B, T], 1 = attend.
             concept_input_ids, concept_attention_mask: [B, 2, C], or a pair ([B, C1], [B, C2]) of different lengths,
                 either of them possibly `None`; 1 = attend, a zero row = no concepts.
-            labels: [B], 1 where the statement is true, 0 where it is false; needed in training mode. The loss is
+            labels: [B], 1 where the statement is true, 0 where it is false; without them there is no loss. It is
                 distilled in training mode, plain cross-entropy in evaluation mode.
             distillation_alpha: share of the teacher's soft labels; the configuration's by default.
             update_teacher: false for all but the first micro-batch of an accumulated step.

@@ -20,10 +20,25 @@ class TrainingState(nn.Module):
 
     def __init__(self, online: dict[str, nn.Module], queue: FeatureQueue | None = None):
         super().__init__()
+        self.queue = queue
+        self._copy(online)
+
+    def _copy(self, online: dict[str, nn.Module]) -> None:
         self.teacher = copy.deepcopy(nn.ModuleDict(online))
         self.drop_adapters(merge=True)
         self.teacher.requires_grad_(False).eval()
-        self.queue = queue
+
+    @torch.no_grad()
+    def resize_vocabulary(self, online: dict[str, nn.Module]) -> None:
+        """
+        Gives the teacher as many rows for tokens as the online modules have now. It keeps its own weights for the tokens
+        that stay.
+        """
+        learnt = dict(self.teacher.named_parameters())
+        self._copy(online)
+        for name, parameter in self.teacher.named_parameters():
+            rows = min(len(parameter), len(learnt[name]))
+            parameter[:rows] = learnt[name][:rows]
 
     def train(self, mode: bool = True):
         """Keeps the teacher in evaluation mode."""

@@ -70,6 +70,14 @@ class TrainingStateMixin:
     def peft_config(self) -> None:
         self.__dict__.pop("_peft_config", None)
 
+    def require_whole_training_state(self) -> None:
+        """Raises a `RuntimeError` where each process keeps a part of the teacher, which then cannot be resized."""
+        if self.training_state is not None and any(map(is_sharded, self.training_state.parameters())):
+            raise RuntimeError(
+                f"{type(self).__name__} is split over processes with its teacher: resize it before preparing it for "
+                "distributed training."
+            )
+
     def teacher_modules(self) -> Mapping[str, nn.Module]:
         """The teacher's modules by name; outside training a model without training state is its own teacher."""
         return self._online_modules() if self.training_state is None else self.training_state.teacher
@@ -124,6 +132,10 @@ class TrainingStateMixin:
         Args:
             training_state: also add teacher and queue, from the folder if it holds them, otherwise as a copy of the
                 loaded weights and empty.
+
+        Raises:
+            ValueError: a folder that lacks weights of an encoder. With `output_loading_info=True` the caller gets their
+                names instead.
         """
         with_info = kwargs.pop("output_loading_info", False)
         model, info = load_unwrapped(
@@ -132,8 +144,8 @@ class TrainingStateMixin:
             ),
             pretrained_model_name_or_path,
         )
-        # Without a folder the caller gives all weights, or wants a model without any.
-        if pretrained_model_name_or_path is not None:
+        # Without a folder the caller gives all weights, or wants a model without any; with the info, the caller judges.
+        if pretrained_model_name_or_path is not None and not with_info:
             require_loaded_encoders(model, info, pretrained_model_name_or_path)
         model._freeze_untrained()
         if info["missing_keys"]:

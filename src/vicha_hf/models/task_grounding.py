@@ -242,7 +242,7 @@ def _gradients_enabled() -> Iterator[None]:
 
 
 def _recorded(outputs: Sequence[ModelOutput]) -> dict[str, tuple[torch.Tensor | None, ...]]:
-    """What an encoder recorded, as numbers: the gradient of a heat map has been taken."""
+    """An encoder's recorded outputs as numbers: the gradient of a heat map has been taken."""
     return {
         name: tuple(tensor if tensor is None else tensor.detach() for tensor in output[name])
         for output in outputs

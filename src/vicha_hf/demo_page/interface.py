@@ -111,8 +111,10 @@ def _ground_tab(gradio, models: PageModels) -> None:
     with gradio.Tab("Ground"):
         gradio.Markdown("Where in the image is what a phrase names?")
         with gradio.Row():
-            image = gradio.Image(label="Image", type="pil", elem_id="ground-image")
-            drawn = gradio.Image(label="Heat map and box", type="pil", interactive=False, elem_id="ground-result")
+            image = gradio.Image(label="Image", type="pil", height=360, elem_id="ground-image")
+            drawn = gradio.Image(
+                label="Heat map and box", type="pil", height=360, interactive=False, elem_id="ground-result"
+            )
         phrase = gradio.Textbox(label="Phrase", elem_id="ground-text")
         button = gradio.Button("Find", variant="primary", elem_id="ground-button")
         place = gradio.Markdown(elem_id="ground-score")
@@ -179,7 +181,7 @@ def _concepts_tab(gradio, models: PageModels) -> None:
         return dict(models.concept_selector.select([image], CONCEPTS_SHOWN)[0])
 
     with gradio.Tab("Concepts"):
-        gradio.Markdown("The visual concepts that the model's folder finds in an image.")
+        gradio.Markdown("The visual concepts that the model's folder finds in an image, with their cosines (in %).")
         image = gradio.Image(label="Image", type="pil", elem_id="concepts-image")
         button = gradio.Button("Show", variant="primary", elem_id="concepts-button")
         result = gradio.Label(label="Concepts", num_top_classes=CONCEPTS_SHOWN, elem_id="concepts-result")

@@ -227,7 +227,7 @@ def bootstrap_concepts(arguments: argparse.Namespace, corpus: DemoCorpus, steps:
     """
     first = argparse.Namespace(**vars(arguments) | {"config": ROOT / "examples/configs/vicha/albef_tiny.yaml"})
     first.pretraining = [*arguments.pretraining, "--max_steps", str(steps)]
-    first.pretraining += ["--evaluation_steps", "null"]
+    first.pretraining += ["--evaluation_steps", str(steps)]
     given = {split: corpus.annotations(split) for split in SPLITS}
     run = pretrain(first, corpus, given, BOOTSTRAP)
     arguments.pretraining = [*arguments.pretraining, "--model.weights_from", str(run / "model")]

@@ -23,6 +23,8 @@ from vicha_hf.training.run_log import read_log
 DEMO = Path(__file__).parents[1] / "demo.py"
 NONE = ("--model.config.use_concepts", "false")
 WAYS = {"found in pixels": (), "the generator's": (), "none": NONE}
+# Evaluations before the end would cost one way more than another.
+AT_THE_END = 1_000_000
 GALLERIES = ("test", "test_compositional")
 RECALLS = ("r1_i2t_itc_only", "r1_t2i_itc_only", "r1_i2t", "r1_t2i")
 
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     arguments = parser.parse_args(argv)
     results = {way: [] for way in WAYS}
     for seed in range(arguments.seeds):
-        shared = [*arguments.pretraining, "--seed", seed, "--evaluation_steps", "null"]
+        shared = [*arguments.pretraining, "--seed", seed, "--evaluation_steps", AT_THE_END]
         folder, corpus = arguments.output_dir / f"seed_{seed}", arguments.corpus_dir
         pixels = run_demo(
             folder / "pixels", arguments.bootstrap_steps, [*shared, "--max_steps", arguments.steps], corpus

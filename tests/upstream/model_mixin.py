@@ -155,8 +155,10 @@ def _task_inputs(task: str, concepts: bool) -> dict[str, torch.Tensor]:
     if task == "text-assignment":
         inputs["pair_indices"] = torch.arange(BATCH_SIZE)[:, None].expand(-1, 2)
     if task == "vqa":
+        # One answer for each question.
+        del inputs["answer_counts"]
         ids, mask = token_rows([3, 4, 5])
-        inputs |= {"answer_input_ids": ids, "answer_attention_mask": mask, "answer_counts": torch.ones(3).long()}
+        inputs |= {"answer_input_ids": ids, "answer_attention_mask": mask}
     return inputs
 
 

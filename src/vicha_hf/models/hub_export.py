@@ -74,7 +74,7 @@ class HubExportMixin:
 
     companion_files: tuple[str, ...] = ()
 
-    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
+    def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs) -> None:
         """
         Saves as `PreTrainedModel.save_pretrained` does; afterwards the folder loads with `trust_remote_code=True`
         anywhere.

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, logging
 
 from .feature_queue import FeatureQueue
@@ -124,7 +125,9 @@ class TrainingStateMixin:
         """Switches off the gradient of parameters that the head never trains; loading switches it on for all of them."""
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, training_state: bool = False, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path | None, *model_args, training_state: bool = False, **kwargs
+    ) -> PreTrainedModel | tuple[PreTrainedModel, dict]:
         """
         Loads as [`~transformers.PreTrainedModel.from_pretrained`] does. Weights that the folder lacks are named in a
         warning. A head on top of a pretraining folder starts them from the pretrained weights where it can.
@@ -197,7 +200,14 @@ class TrainingStateMixin:
                 f"`add_training_state()`. {error}"
             ) from error
 
-    def save_pretrained(self, save_directory, *args, state_dict=None, training_state: bool = False, **kwargs):
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *args,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+        training_state: bool = False,
+        **kwargs,
+    ) -> None:
         """
         Saves as [`~transformers.PreTrainedModel.save_pretrained`] does, without teacher and queue.
 

@@ -97,6 +97,7 @@ def script_arguments(tmp_path_factory):
         "--teacher_start_step=0",
         "--hard_negative_steps=0",
         "--float32_matmul_precision=highest",
+        "--mixed_precision=null",
         "--trackers=[]",
         *MODEL,
     ]

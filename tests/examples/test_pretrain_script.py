@@ -77,6 +77,7 @@ def options(corpus, output_dir, *overrides):
         # The papers' step, with the teacher from the start.
         "--teacher_start_step=0",
         "--float32_matmul_precision=highest",
+        "--mixed_precision=null",
         "--model.config.distillation_alpha=0.4",
         *SMALL_MODEL,
         *overrides,

@@ -32,12 +32,12 @@ class ImageEncoderPart(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         concepts = Concepts(concept_input_ids, concept_attention_mask) if self.reads_concepts else None
         # How many images there are matters in training alone.
-        tokens, mask = self.base.concept_tokens(concepts, num_images=0)
-        output = self.base.vision_model(pixel_values, tokens, mask)
+        joined = self.base.concept_tokens(concepts, num_images=0)
+        output = self.base.vision_model(pixel_values, joined.tokens, joined.mask)
         states, mask = output.last_hidden_state, output.attention_mask
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.int64)
-        return self.base.project_image(states), states, mask
+        return self.base.project_image(states, joined.embeds), states, mask
 
 
 class TextEncoderPart(nn.Module):
@@ -51,8 +51,9 @@ class TextEncoderPart(nn.Module):
         self.base = model.base_model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        states = self.base.text_model(input_ids, mask_with_a_token(attention_mask), mode="text").last_hidden_state
-        return self.base.project_text(states), states
+        attention_mask = mask_with_a_token(attention_mask)
+        states = self.base.text_model(input_ids, attention_mask, mode="text").last_hidden_state
+        return self.base.project_text(states, attention_mask), states
 
 
 class PairScorerPart(nn.Module):

@@ -97,6 +97,9 @@ class ViChaConfig(VisionTextConfig):
         itc_weight, itm_weight, mlm_weight (`float`, default 1): image-text contrast, matching, masked language modelling.
         share_word_embeddings (`bool`, defaults to `False`): whether captions and concepts have one table of word
             embeddings. From random weights and few images, what a caption teaches about a word then helps to read concepts.
+        concept_shortcut (`bool`, defaults to `False`): whether the concepts are also read as a text is, and count in the
+            image's embedding in equal parts with [CLS]. What they say then counts from the first step; with few images
+            the vision encoder does not learn to pass it on. Not of the paper.
         hierarchical_itc_weight (`float`, defaults to 0.1): contrast between intermediate levels (ViCHA section 3.1).
         hierarchical_itc_levels (`int`, defaults to 5): how many levels below the top are aligned.
         hierarchical_itc_level_weights (`list[float]`, *optional*): one weight per level, lowest first; all 1 by default.
@@ -131,6 +134,7 @@ class ViChaConfig(VisionTextConfig):
     use_concepts: bool = True
     num_concept_layers: int = 2
     share_word_embeddings: bool = False
+    concept_shortcut: bool = False
     hierarchical_itc_weight: float | int = 0.1
     hierarchical_itc_levels: int = 5
     hierarchical_itc_level_weights: list[float | int] | tuple[float | int, ...] | None = None
@@ -152,6 +156,12 @@ class ViChaConfig(VisionTextConfig):
             self.num_concept_layers,
             f"the concept encoder starts from the text layers, of which there are {text.num_text_layers}; "
             "0 uses the embeddings only.",
+        )
+        require(
+            self.use_concepts or not self.concept_shortcut,
+            "concept_shortcut",
+            self.concept_shortcut,
+            "a model with use_concepts=False has no concepts to read.",
         )
         if self.hierarchical_itc_weight > 0:
             self._validate_hierarchy()

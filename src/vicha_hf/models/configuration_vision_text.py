@@ -15,6 +15,7 @@ from .random_draws import num_kept_patches
 
 # Grad-CAM of the matching head, or of the similarity.
 GROUNDING_METHODS = ("itm", "itc")
+TEXT_POOLINGS = ("first", "mean")
 
 # What transformers writes into a configuration, or takes when it makes one, besides the fields of `PreTrainedConfig`.
 TRANSFORMERS_FIELDS = frozenset(
@@ -264,6 +265,8 @@ class VisionTextConfig(CheckedConfig):
         vision_config (`VisionConfig` or `dict`, *optional*): the vision encoder.
         text_config (`TextConfig` or `dict`, *optional*): the text encoder.
         projection_dim (`int`, defaults to 256): width of the joint embedding space.
+        text_pooling (`str`, defaults to `"first"`): what of a text is embedded in the joint space: the state of its first
+            token (`"first"`), or the mean of all (`"mean"`), which sentence encoders are trained for.
         temperature_init (`float`, defaults to 0.07): initial softmax temperature, learned, kept in [0.001, 0.5].
         itc_weight, itm_weight, mlm_weight (`float`, default 1): image-text contrast, matching, masked language modelling.
         mlm_probability (`float`, defaults to 0.15): share of the tokens that is predicted.
@@ -297,6 +300,7 @@ class VisionTextConfig(CheckedConfig):
     vision_config: dict | VisionConfig | None = None
     text_config: dict | TextConfig | None = None
     projection_dim: int = 256
+    text_pooling: str = "first"
     temperature_init: float = 0.07
     itc_weight: float | int = 1.0
     itm_weight: float | int = 1.0
@@ -369,6 +373,9 @@ class VisionTextConfig(CheckedConfig):
             f"it is the share of the {vision.num_patches} patches that is left out, at least 0, and one patch must stay.",
         )
         require(self.temperature_init > 0, "temperature_init", self.temperature_init, "a temperature is positive.")
+        require(
+            self.text_pooling in TEXT_POOLINGS, "text_pooling", self.text_pooling, f"choose one of {TEXT_POOLINGS}."
+        )
         weight = self.rerank_similarity_weight
         require(0 <= weight < math.inf, "rerank_similarity_weight", weight, "choose 0 or more.")
         require(

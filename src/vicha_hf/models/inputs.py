@@ -124,6 +124,23 @@ class Concepts:
 
 
 @dataclass(frozen=True)
+class ConceptTokens:
+    """
+    What the concepts of B images add to them.
+
+    Args:
+        tokens: [B, C, d_v], that join the patches; `None` without concepts.
+        mask: [B, C] of the tokens, 1 = attend; `None` where all are attended to.
+        embeds: [B, E], the concepts' own embeddings in the joint space, L2-normalised, zero for an image without
+            concepts; `None` in a model without `concept_shortcut`.
+    """
+
+    tokens: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    embeds: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Pairs:
     """
     B images and the text of each.

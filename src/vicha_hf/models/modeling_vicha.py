@@ -12,7 +12,7 @@ from .configuration_vicha import ViChaConfig
 from .encoder_concept import ConceptEncoder
 from .encoder_vision import VisionEncoder
 from .input_checks import check_arguments
-from .inputs import Concepts, Pairs
+from .inputs import Concepts, ConceptTokens, Pairs
 from .modeling_outputs import PreTrainingOutput
 from .modeling_vision_text import VisionTextModel, VisionTextPreTrainedModel, draws_its_labels
 from .objective_hierarchical_itc import HierarchicalContrast
@@ -77,31 +77,36 @@ class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
         """Whether padded concept tokens are attended to, so that an encoding depends on how far it is padded."""
         return self.config.quirks.unmasked_concepts
 
-    def embed_concepts(self, concepts: Concepts) -> torch.Tensor:
+    def concept_tokens(self, concepts: Concepts | None, num_images: int) -> ConceptTokens:
         """
-        Concepts of B images -> tokens for the vision encoder [B, C, d_v].
+        What the concepts of B images add to them.
 
         Raises:
-            TypeError: a model that reads no concepts.
+            TypeError: concepts for a model that reads none.
         """
-        if self.concept_model is None:
-            raise TypeError("`concept_input_ids` was given to a model with `use_concepts=False`; leave it out.")
-        states = self.concept_model(concepts.input_ids, concepts.self_attention_mask).last_hidden_state
-        return self.concept_projection(states)
-
-    def concept_tokens(
-        self, concepts: Concepts | None, num_images: int
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Tokens [B, C, d_v] that join the patches, and their mask [B, C]; both `None` where there are none."""
         given = concepts is not None
+        if given and self.concept_model is None:
+            raise TypeError("`concept_input_ids` was given to a model with `use_concepts=False`; leave it out.")
         if not given and self.concept_model is not None and self.training:
             # Data-parallel training waits for the gradient of every parameter on every process, also where a whole
             # batch happens to have no concepts.
             concepts = Concepts.none(num_images, self.device)
         if concepts is None:
-            return None, None
+            return ConceptTokens()
+        states = self.concept_model(concepts.input_ids, concepts.self_attention_mask).last_hidden_state
         read_all = given and self.reads_concept_padding
-        return self.embed_concepts(concepts), None if read_all else concepts.attention_mask
+        return ConceptTokens(
+            tokens=self.concept_projection(states),
+            mask=None if read_all else concepts.attention_mask,
+            embeds=self._concept_embeds(states, concepts.attention_mask) if self.config.concept_shortcut else None,
+        )
+
+    def _concept_embeds(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """The concepts in the joint space [B, E], read as a text is; zero for an image without concepts."""
+        embeds = self.project_text(states, attention_mask)
+        if embeds is None or attention_mask is None:
+            return embeds
+        return embeds * attention_mask.any(dim=1, keepdim=True).to(embeds.dtype)
 
 
 class ViChaForPreTraining(PretrainingTask, ViChaPreTrainedModel):

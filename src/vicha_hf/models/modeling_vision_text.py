@@ -23,7 +23,7 @@ from .encoder_vision import VisionEncoder, VisionOutput
 from .encodings import ImageEncoding, TextEncoding
 from .hub_export import HubExportMixin
 from .input_checks import check_arguments, check_rows
-from .inputs import Concepts, Texts
+from .inputs import Concepts, ConceptTokens, Texts
 from .modeling_outputs import Recorded, VisionTextOutput, chosen_states, of_all_layers
 from .training_state import TRAINING_STATE_PREFIX, TrainingStateMixin
 
@@ -200,27 +200,39 @@ class VisionTextModel:
     def clamp_temperature(self) -> None:
         self.temperature.clamp_(*TEMPERATURE_RANGE)
 
-    def concept_tokens(
-        self, concepts: Concepts | None, num_images: int
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Tokens [B, C, d_v] that join the patches, and their mask [B, C]; none in a model without visual concepts."""
+    def concept_tokens(self, concepts: Concepts | None, num_images: int) -> ConceptTokens:
+        """What the concepts of B images add to them; nothing in a model without visual concepts."""
         if concepts is not None:
             raise TypeError(
                 f"`concept_input_ids` was given to {type(self).__name__}, which has no visual concepts; leave it out."
             )
-        return None, None
+        return ConceptTokens()
 
-    def project_image(self, image_hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """[N, S, d_v] -> L2-normalised [N, E] from [CLS]; `None` without projections."""
+    def project_image(
+        self, image_hidden_states: torch.Tensor, concept_embeds: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """
+        [N, S, d_v] -> L2-normalised [N, E] from [CLS], in equal parts with the concepts' own embeddings [N, E] where there
+        are any; `None` without projections.
+        """
         if self.vision_projection is None:
             return None
-        return nn.functional.normalize(self.vision_projection(image_hidden_states[:, 0]), dim=-1)
+        embeds = nn.functional.normalize(self.vision_projection(image_hidden_states[:, 0]), dim=-1)
+        return embeds if concept_embeds is None else nn.functional.normalize(embeds + concept_embeds, dim=-1)
 
-    def project_text(self, text_hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """[N, T, d_t] -> L2-normalised [N, E] from the first token; `None` without projections."""
+    def project_text(
+        self, text_hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
+        """
+        [N, T, d_t] -> L2-normalised [N, E] from the first token, or from the mean of those that `attention_mask` [N, T]
+        has (`text_pooling`); `None` without projections.
+        """
         if self.text_projection is None:
             return None
-        return nn.functional.normalize(self.text_projection(text_hidden_states[:, 0]), dim=-1)
+        pooled = text_hidden_states[:, 0]
+        if self.config.text_pooling == "mean":
+            pooled = _mean_of_tokens(text_hidden_states, attention_mask)
+        return nn.functional.normalize(self.text_projection(pooled), dim=-1)
 
     def encode_images(
         self,
@@ -255,11 +267,13 @@ class VisionTextModel:
             record: what to record, e.g. `output_hidden_states=True`.
         """
         vision_model = self.vision_model if vision_model is None else vision_model
-        tokens, token_mask = self.concept_tokens(concepts, len(pixel_values))
-        output = vision_model(pixel_values, tokens, token_mask, patch_indices=patch_indices, **record)
+        joined = self.concept_tokens(concepts, len(pixel_values))
+        output = vision_model(pixel_values, joined.tokens, joined.mask, patch_indices=patch_indices, **record)
         states = output.last_hidden_state
         encoding = ImageEncoding(
-            embeds=self.project_image(states), hidden_states=states, attention_mask=output.attention_mask
+            embeds=self.project_image(states, joined.embeds),
+            hidden_states=states,
+            attention_mask=output.attention_mask,
         )
         return encoding, output
 
@@ -297,7 +311,7 @@ class VisionTextModel:
         states = output.last_hidden_state
         fuses_from_ids = self.text_model.config.fusion_mode == "multimodal"
         encoding = TextEncoding(
-            embeds=self.project_text(states),
+            embeds=self.project_text(states, texts.attention_mask),
             hidden_states=states,
             attention_mask=texts.attention_mask,
             input_ids=texts.input_ids if fuses_from_ids else None,
@@ -485,6 +499,14 @@ class VisionTextModel:
             attentions=None if fused is None else fused.attentions,
             cross_attentions=None if fused is None else fused.cross_attentions,
         )
+
+
+def _mean_of_tokens(states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
+    """[N, T, d] -> [N, d], over the tokens that `attention_mask` [N, T] has; zero for a row without any."""
+    if attention_mask is None:
+        return states.mean(dim=1)
+    weights = attention_mask[..., None].to(states.dtype)
+    return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
 
 
 def _classes_below(parent: type) -> Iterator[type]:

@@ -97,6 +97,10 @@ def load_text_weights(
     """
     Copies a BERT checkpoint into the text encoder; its cross-attention stays new. The concept encoder takes BERT's
     embeddings and first layers (ViCHA section 4.1). The masked-language head is copied where the checkpoint has one.
+    Where the text encoder is deeper, so that all of BERT reads text alone, its further layers copy BERT's last ones again.
+
+    Raises:
+        ValueError: a checkpoint that does not fit, or has less than half the layers.
     """
     model, info = load_unwrapped(partial(AutoModelForMaskedLM.from_pretrained, path, output_loading_info=True), path)
     _require_loaded(path, model, info, optional=("bert.pooler.", "cls."))
@@ -106,7 +110,14 @@ def load_text_weights(
     depth = len(text_model.encoder.layer)
     if text_model.embeddings.token_type_embeddings is None:
         del weights["embeddings.token_type_embeddings.weight"]
-    _load(text_model, _first_layers(weights, depth), path, allowed_missing=("crossattention",))
+    available = model.config.num_hidden_layers
+    if depth > 2 * available:
+        raise ValueError(
+            f"text_config.num_hidden_layers={depth} is not possible: {path} has {available} layers to start from, "
+            f"enough for {2 * available}."
+        )
+    repeated = _last_layers_again(weights, available, depth - available)
+    _load(text_model, _first_layers(weights | repeated, depth), path, allowed_missing=("crossattention",))
     if concept_model is not None:
         _load(concept_model, _first_layers(weights, len(concept_model.encoder.layer)), path, allowed_missing=())
     if mlm_head is not None:
@@ -137,6 +148,15 @@ def _first_layers(weights: dict, depth: int) -> dict:
         for name, tensor in weights.items()
         if not name.startswith("encoder.layer.") or int(name.split(".")[2]) < depth
     }
+
+
+def _last_layers_again(weights: dict, depth: int, count: int) -> dict:
+    """The last `count` of `depth` layers under the numbers that follow them; none for a negative count."""
+    repeated = {}
+    for number in range(depth, depth + count):
+        source, target = f"encoder.layer.{number - count}.", f"encoder.layer.{number}."
+        repeated |= {target + name.removeprefix(source): value for name, value in weights.items() if name.startswith(source)}
+    return repeated
 
 
 def _load(module: nn.Module, weights: dict, path: str, allowed_missing: tuple[str, ...]) -> None:

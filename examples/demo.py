@@ -35,6 +35,7 @@ import yaml
 from transformers import AutoProcessor, PreTrainedModel
 
 from vicha_hf.arguments import parse_arguments as parse_training_arguments
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.concepts import ConceptCorpus, ConceptSelector
 from vicha_hf.data.annotations import Annotations, read_image_text_records
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
@@ -170,9 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else list(argv)
     own, _, pretraining = partition(argv, "--")
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], epilog="What follows -- goes to examples/pretrain.py."
-    )
+    parser = CommandParser(description=__doc__.splitlines()[0], epilog="What follows -- goes to examples/pretrain.py.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"), help="default: %(default)s")
     parser.add_argument("--corpus_dir", type=Path, default=Path("outputs/demo_corpus"), help="default: %(default)s")
     parser.add_argument("--config", type=Path, default=ROOT / "examples/configs/vicha/tiny.yaml")

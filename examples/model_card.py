@@ -6,19 +6,19 @@
 The card of a trained model is written by the script that trains it, from what it measured.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import yaml
 
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.families import head_class
 from vicha_hf.reporting.model_card import architecture_facts, build_model_card
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="YAML of examples/pretrain.py")
     parser.add_argument("--model_id", required=True, help="repository on the Hub, organisation/name")
     parser.add_argument("--summary", required=True, help="what the model is, one paragraph")

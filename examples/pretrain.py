@@ -64,7 +64,11 @@ def build_train_dataset(
     transform = PretrainingTransform.from_image_processor(
         processor.image_processor, scale=data.crop_scale, hflip=data.hflip, randaugment=data.randaugment
     )
-    item_options = {"concept_fraction": data.concept_fraction, "use_concepts": collator.with_concepts}
+    item_options = {
+        "concept_fraction": data.concept_fraction,
+        "concept_dropout": data.concept_dropout,
+        "use_concepts": collator.with_concepts,
+    }
     if wants_streaming(data.train):
         require_streamable(data)
         return training_stream(arguments, PretrainingItems(transform, **item_options), collator)

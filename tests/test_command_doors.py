@@ -4,6 +4,7 @@ import pytest
 from tiny_model_folder import write_gallery
 
 from vicha_hf.cli import build_parser, main
+from vicha_hf.command_parser import CommandParser
 
 
 MISSING = "nowhere/at/all"
@@ -27,6 +28,38 @@ def test_every_command_explains_itself(command, capfd):
         status = stop.code
     assert not status
     assert "usage:" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["index", "--outptu", "x"], "vicha-hf index: unknown option --outptu; did you mean --output?"),
+        (["index", "--batch_sise=2"], "vicha-hf index: unknown option --batch_sise; did you mean --batch-size?"),
+        (["concepts", "build", "c.json", "--encodr", "x"], "unknown option --encodr; did you mean --encoder?"),
+        (["evaluate", "model", "--tsak", "vqa"], "unknown option --tsak; did you mean --task?"),
+        (["tokenizer", "c.json", "--vocab_size", "9"], "are required: --output"),
+        (["index", "images", "--", "--outptu"], "are required: --output"),
+        (["data", "chek", "c.json"], "did you mean check?"),
+        (["exprt"], "did you mean export?"),
+    ],
+)
+def test_a_misspelt_option_is_named_before_what_it_should_have_given(command, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_scripts_take_both_spellings_of_an_option(capsys):
+    parser = CommandParser(prog="script.py")
+    parser.add_argument("--output_dir")
+    parser.add_argument("--min-count", type=int)
+    found = parser.parse_args(["--output-dir", "a_b-c", "--min_count=3"])
+    assert (found.output_dir, found.min_count) == ("a_b-c", 3)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--outptu_dir", "x"])
+    assert "script.py: unknown option --outptu_dir; did you mean --output_dir?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ encoder; captions per second of the vocabulary.
 within one process. Seconds and memory of all images come from a process of its own, which maps the embeddings from the disk.
 """
 
-import argparse
 import itertools
 import json
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from measuring import matmul_gflops, peak_rss_gib, print_table
 
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.concepts import ConceptCorpus, DualEncoder, build_vocabulary, embed_images, select_concepts
 from vicha_hf.models.concept_ranking import ConceptRanking, fastest_product_dtype
 
@@ -87,7 +87,7 @@ SIZES = {
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
     arguments = parser.parse_args(argv)

@@ -24,6 +24,7 @@ from measuring import matmul_gflops, peak_rss_gib, timed
 from random_inputs import CLS, FIRST_WORD, PAD, SEP, TEXT_TOKENS, random_texts
 
 from vicha_hf import ViChaConfig, ViChaForRetrieval, ViChaForVQA
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.models.decoder_answer import QuestionEncoding
 
 
@@ -85,9 +86,7 @@ SETTINGS = {
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SETTINGS, default="small", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
     arguments = parser.parse_args(argv)

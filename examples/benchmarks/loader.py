@@ -11,7 +11,6 @@ the size of photographs. All loops take turns, and each counts the processor's s
 process has in memory for itself.
 """
 
-import argparse
 import io
 import json
 import multiprocessing
@@ -27,6 +26,8 @@ import numpy as np
 import torch
 from measuring import print_table
 from PIL import Image
+
+from vicha_hf.command_parser import CommandParser
 
 
 @dataclass
@@ -262,7 +263,7 @@ def _start_up(path: str, results) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--size", choices=list(SETTINGS), default="base", help="how many images (default: %(default)s)"
     )

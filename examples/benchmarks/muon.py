@@ -7,7 +7,6 @@ The model is the demo's, or of another recipe (`--config`). All three move the s
 `torch.optim.Muon` and `timm.optim.Muon` (where timm is installed) do five rounds of the original polynomial.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from measuring import now, print_table
 from torch import nn
 
 from vicha_hf import ViChaConfig, ViChaForPreTraining
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.training.muon import hidden_matrices
 from vicha_hf.training.optimizer import create_optimizer
 
@@ -85,7 +85,7 @@ def build_model(recipe: Path) -> tuple[ViChaForPreTraining, dict[str, torch.Tens
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser = CommandParser(description=__doc__.splitlines()[1])
     parser.add_argument("--config", type=Path, default=ROOT / "examples/configs/vicha/tiny.yaml")
     parser.add_argument("--rounds", type=int, default=10, help="steps of each, in turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

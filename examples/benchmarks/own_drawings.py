@@ -12,7 +12,6 @@ it makes one think of. Concepts are drawn apart from the captions: as the tags o
 say the name itself, and are sometimes those of another drawing.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.demo_corpus.sprites import import_sprite_packages
 from vicha_hf.evaluation.words_alone import words_alone_recall
 
@@ -52,7 +52,16 @@ PHRASES = (
     "{name} with some {colour}, for {tag}",
     "someone drew {name}; {tag} comes to mind",
 )
-HUES = ((18, "red"), (42, "orange"), (70, "yellow"), (165, "green"), (260, "blue"), (300, "purple"), (345, "pink"), (361, "red"))
+HUES = (
+    (18, "red"),
+    (42, "orange"),
+    (70, "yellow"),
+    (165, "green"),
+    (260, "blue"),
+    (300, "purple"),
+    (345, "pink"),
+    (361, "red"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,9 @@ class Drawing:
     @property
     def colour(self) -> str:
         """Colour of most of its saturated pixels, or black, grey or white where there are few."""
-        found = Counter(_colour_name(pixel) for pixel in self.image.convert("RGB").resize((32, 32)).get_flattened_data())
+        found = Counter(
+            _colour_name(pixel) for pixel in self.image.convert("RGB").resize((32, 32)).get_flattened_data()
+        )
         # The ground is white, and so are parts of many drawings.
         coloured = [(count, name) for name, count in found.items() if name not in ("white", "black", "grey")]
         if coloured and max(coloured)[0] >= 20:
@@ -77,7 +88,7 @@ class Drawing:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("openmoji", type=Path, help="what `npm pack openmoji` downloaded")
     parser.add_argument("output", type=Path, help="folder of the corpus")
     parser.add_argument("--train", type=int, default=400, help="default: %(default)s")
@@ -125,7 +136,9 @@ def read_drawings(archive: Path) -> list[Drawing]:
         tags = [tag for tag in dict.fromkeys(tags) if tag.isascii() and tag and not words & set(tag.split())]
         if len(tags) < 2:
             continue
-        png = resvg.svg_to_bytes(svg_string=file.read_text(encoding="utf-8"), width=SIDE, height=SIDE, skip_system_fonts=True)
+        png = resvg.svg_to_bytes(
+            svg_string=file.read_text(encoding="utf-8"), width=SIDE, height=SIDE, skip_system_fonts=True
+        )
         drawn = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
         image = Image.new("RGB", drawn.size, "white")
         image.paste(drawn, mask=drawn)
@@ -146,7 +159,13 @@ def record(drawing: Drawing, drawings: list[Drawing], rng: random.Random, captio
 def caption(drawing: Drawing, rng: random.Random) -> str:
     """One of the phrases, filled."""
     tag, other = rng.sample(drawing.tags, 2)
-    words = {"name": with_article(drawing.name), "kind": drawing.kind, "colour": drawing.colour, "tag": tag, "other": other}
+    words = {
+        "name": with_article(drawing.name),
+        "kind": drawing.kind,
+        "colour": drawing.colour,
+        "tag": tag,
+        "other": other,
+    }
     return rng.choice(PHRASES).format(**words)
 
 

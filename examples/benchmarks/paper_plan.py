@@ -7,7 +7,6 @@ The model lives on the meta device, where shapes are computed and nothing else: 
 `torch.utils.flop_counter`, activations the bytes that autograd keeps for the backward pass.
 """
 
-import argparse
 import json
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicha_hf import ViChaConfig, ViChaForPreTraining
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.models import encoder_concept, encoder_recomputation, encoder_text, encoder_vision
 
 
@@ -156,7 +156,7 @@ def plan(counted: dict[str, float], gpus: int, nodes: int, batch: int, peak_tflo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32, help="per GPU")

@@ -5,7 +5,6 @@
 Embeddings are drawn around centres, as those of real images lie; the recall of FAISS is measured against the exact way.
 """
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.search.approximate import ApproximateSearch
 from vicha_hf.search.image_index import nearest_rows
 from vicha_hf.whole_files import write_whole_file
@@ -24,7 +24,7 @@ QUERIES, TOP = 50, 32
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)

@@ -22,6 +22,7 @@ from statistics import mean
 import yaml
 from measuring import matmul_gflops, print_table
 
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.demo_corpus import DemoCorpus, build_demo_corpus
 from vicha_hf.training.run_log import read_log
 
@@ -141,9 +142,7 @@ def train(recipe: Path, seed: int, corpus: DemoCorpus, run: Path, arguments: arg
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reference", type=Path, default=REFERENCE, help="recipe (default: %(default)s)")
     parser.add_argument(
         "--candidate", type=Path, default=EXAMPLES / "configs/vicha/tiny.yaml", help="recipe (default: %(default)s)"

@@ -25,15 +25,15 @@ from measuring import print_table
 from published_training import OPTIMISATIONS
 from training_step import FAMILIES, GPU_VARIANTS, PARTS, device
 
+from vicha_hf.command_parser import CommandParser
+
 
 MEMORY_VARIANTS = ("ours", "checkpointed", "published")
 ALLOCATED = ("beyond_state_gib", "activation_gib")
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "small", "base"), default="small", help="default: %(default)s")
     parser.add_argument("--family", choices=FAMILIES, nargs="+", default=FAMILIES, help="default: all")
     parser.add_argument("--batch_size", type=int, default=8, help="default: %(default)s")

@@ -19,14 +19,14 @@ from measuring import print_table
 from training import run_apart
 from training_step import FAMILIES, PARTS, device
 
+from vicha_hf.command_parser import CommandParser
+
 
 MEMORY = ("activation_gib", "state_gib", "peak_rss_gib")
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "small", "base"), default="small", help="default: %(default)s")
     parser.add_argument("--family", choices=FAMILIES, nargs="+", default=["vicha"], help="default: vicha")
     names = [name for name in OPTIONS if name != NONE]

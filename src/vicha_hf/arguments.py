@@ -57,7 +57,7 @@ class OptionParser(jsonargparse.ArgumentParser):
         if unknown := re.search(r"Option '([^']+)' is not accepted", message):
             where = f"{', '.join(self.config_files)}: " if self.config_files else ""
             known = [action.dest for action in self._actions]
-            message = f"{where}unknown option {unknown[1]}{_did_you_mean(unknown[1], known)}"
+            message = f"{where}unknown option {unknown[1]}{did_you_mean(unknown[1], known)}"
         self.exit(2, f"{self.prog}: {one_line(message)} (all options: {self.prog} --help)\n")
 
 
@@ -128,7 +128,7 @@ def _spelled_out(
         if hint is None and _accepts(_hint(arguments_class, name.removeprefix("no_")), bool) and not values:
             name, values, hint = name.removeprefix("no_"), ["false"], bool
         if hint is None and name not in _PARSER_OPTIONS:
-            parser.error(f"unknown option --{name}{_did_you_mean(name, _names(arguments_class), '--')}")
+            parser.error(f"unknown option --{name}{did_you_mean(name, _names(arguments_class), '--')}")
         if _accepts(hint, bool) and not values:
             values = ["true"]
         if name == "config" and values:
@@ -143,7 +143,8 @@ def _spelled_out(
     return spelled
 
 
-def _did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """`"; did you mean NAME?"` with the nearest of the known names, or nothing where none is near."""
     nearest = get_close_matches(name, known, n=1)
     return f"; did you mean {prefix}{nearest[0]}?" if nearest else ""
 

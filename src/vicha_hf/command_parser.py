@@ -1,10 +1,12 @@
-"""The parser behind every subcommand of `vicha-hf`."""
+"""The parser behind every subcommand of `vicha-hf`, and behind scripts whose options are no dataclass."""
 
 import argparse
+import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .arguments import one_line
+from .arguments import did_you_mean, one_line
 
 
 # What a package's `register(commands)` is given; `commands.add_parser(name)` makes a [`CommandParser`].
@@ -13,7 +15,8 @@ Commands = argparse._SubParsersAction
 
 class CommandParser(argparse.ArgumentParser):
     """
-    A parser that tells a mistake in one line and takes `--batch_size` for `--batch-size`.
+    A parser that tells a mistake in one line, names the nearest option to one that is unknown, and takes `--batch_size`
+    for `--batch-size` and the reverse.
 
     A command registers itself with `commands.add_parser(name, help=...)` and `set_defaults(run=function)`, where
     `function(arguments)` returns the exit status or None.
@@ -33,11 +36,28 @@ class CommandParser(argparse.ArgumentParser):
     ) -> tuple[argparse.Namespace, list[str]]:
         if self.reads_own_options:
             return argparse.Namespace(argv=list(args or ()), **self._defaults), []
-        if args is not None and self._subparsers is None:
-            args = [_with_dashes(word) for word in args]
+        args = sys.argv[1:] if args is None else list(args)
+        if self._subparsers is None:
+            end = args.index("--") if "--" in args else len(args)
+            args = [*map(self._known_spelling, args[:end]), *args[end:]]
         return super().parse_known_args(args, namespace)
 
+    def _known_spelling(self, word: str) -> str:
+        """
+        `--batch_size=4` -> `--batch-size=4` where the option is written so; values stay. An unknown option ends the process
+        here: argparse would first miss what the option was meant to give.
+        """
+        name, equals, value = word.partition("=")
+        if not re.match(r"--\w", name):
+            return word
+        for spelling in (name, name.replace("_", "-"), name.replace("-", "_").replace("__", "--", 1)):
+            if spelling in self._option_string_actions:
+                return f"{spelling}{equals}{value}"
+        self.error(f"unknown option {name}{did_you_mean(name, [*self._option_string_actions])}")
+
     def error(self, message: str) -> NoReturn:
+        if wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)", message):
+            message += did_you_mean(wrong[1], re.findall(r"'?([\w-]+)'?", wrong[2]))
         self.exit(2, f"{self.prog}: {one_line(message)} (all options: {self.prog} --help)\n")
 
 
@@ -54,9 +74,3 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return read
-
-
-def _with_dashes(word: str) -> str:
-    """`--batch_size=4` -> `--batch-size=4`; values stay."""
-    name, equals, value = word.partition("=")
-    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else word

@@ -111,6 +111,16 @@ def task_of(model: PreTrainedModel) -> str | None:
     return None
 
 
+def task_of_config(config: PreTrainedConfig) -> str | None:
+    """The task that a folder's configuration is evaluated on, by the head that it names; as [`task_of`]."""
+    for heads in HEADS.values():
+        for task, head in heads.items():
+            if head.__name__ in (config.architectures or ()):
+                task = "retrieval" if task == "pretraining" else task
+                return task if task in EVALUATED_TASKS else None
+    return None
+
+
 def find_model_folder(folder: str) -> str:
     """
     The folder of a model, given it, the folder of the run that wrote it, or a Hub id.
@@ -153,15 +163,17 @@ def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = Non
     """
     config = read_config(folder) if config is None else config
     require_weights_of_folder(folder)
-    with _without_load_report():
+    with without_load_report():
         model, info = head_class(config.model_type, task).from_pretrained(
             folder, config=config, output_loading_info=True, **options
         )
     require_loaded_encoders(model, info, folder)
     if missing := sorted(info["missing_keys"]):
+        own = task_of_config(config)
+        kind = f"It is a model for {own}: evaluate it with --task {own}. " if own not in (None, task) else ""
         raise ValueError(
             f"{folder} is not fine-tuned for {task}: it has no {missing[0]} ({len(missing)} weights are missing). "
-            "Give a folder that the task's fine-tuning script wrote."
+            f"{kind}Give a folder that the task's fine-tuning script wrote."
         )
     return model.eval()
 
@@ -186,11 +198,15 @@ def read_config(folder: str, **options: Any) -> PreTrainedConfig:
 
 
 @contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Holds back transformers' table of missing weights, which the caller reports in one line."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+def without_load_report() -> Iterator[None]:
+    """
+    Holds back transformers' table of missing weights, which the caller reports in one line. What models themselves say of
+    their start stays.
+    """
+    table = transformers_logging.get_logger("transformers.modeling_utils")
+    level = table.level
+    table.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
+        table.setLevel(level)

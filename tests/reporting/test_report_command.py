@@ -54,9 +54,14 @@ def test_the_page_of_a_run_has_its_curves_and_its_own_data(task_files, tmp_path)
     ]
     (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
     (run / "metrics.json").write_text(json.dumps({"primary_metric": "r_mean", "step": 2, "train_seconds": 61.0}))
-    (run / "config.yaml").write_text(
-        json.dumps({"seed": 7, "data": {"validation": f"{task_files / 'retrieval'}.json"}})
-    )
+    validation = json.loads((task_files / "retrieval.json").read_text())
+    broken = {"image": "nowhere.png", "caption": "a <dog>"}
+    (run / "validation.json").write_text(json.dumps([*validation, broken]))
+    data = {"validation": str(run / "validation.json"), "image_root": str(task_files), "on_bad_record": "skip"}
+    (run / "config.yaml").write_text(json.dumps({"seed": 7, "data": data}))
+    rejected = {"record": "train.json, record 3", "cause": "'caption' is empty", "message": "write <one>"}
+    # The same record again, from another epoch.
+    (run / "rejected_records.jsonl").write_text(2 * (json.dumps(rejected) + "\n"))
     assert vicha_hf_command(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
     for words in (
@@ -66,6 +71,10 @@ def test_the_page_of_a_run_has_its_curves_and_its_own_data(task_files, tmp_path)
         "best_model",
         "Concepts",
         "By the words alone",
+        "Records left out of the run",
+        "&#x27;caption&#x27; is empty</td><td>1</td><td class=row>train.json, record 3: write &lt;one&gt;",
+        "Records left out of this evaluation",
+        "nowhere.png",
     ):
         assert words in page
 

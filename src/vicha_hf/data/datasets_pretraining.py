@@ -53,20 +53,24 @@ class PretrainingItems:
         transform: image and generator to float [3, H, W], such as `PretrainingTransform`.
         concept_fraction: share of an image's concepts in an item (0.3), drawn without replacement, at least one. 1 gives
             all of them in the order of the annotation.
+        concept_dropout: share of the items that have no concepts (0), so that a model learns to do without as well.
         use_concepts: False gives items without concepts.
         mirror_texts_with_sides: False never mirrors the image of a caption that says left or right.
 
     Raises:
-        ValueError: a fraction outside (0, 1].
+        ValueError: a fraction outside (0, 1], or a dropout outside [0, 1).
     """
 
     transform: Callable[[Image.Image | LazyImage, np.random.Generator], torch.Tensor]
     concept_fraction: float = CONCEPT_FRACTION
+    concept_dropout: float = 0.0
     use_concepts: bool = True
     mirror_texts_with_sides: bool = True
 
     def __post_init__(self):
         check_concept_fraction(self.concept_fraction)
+        if not 0 <= self.concept_dropout < 1:
+            raise ValueError(f"concept_dropout must be in [0, 1), got {self.concept_dropout}")
 
     def make(
         self, record: ImageTextRecord | GroundingRecord, rng: np.random.Generator, column: int | None = None
@@ -82,6 +86,9 @@ class PretrainingItems:
         """
         caption = record.captions[rng.integers(len(record.captions)) if column is None else column]
         concepts = sample_concepts(record.concepts, self.concept_fraction, rng) if self.use_concepts else []
+        # Nothing is drawn without dropout: the items of a seed stay what they were.
+        if self.concept_dropout and rng.random() < self.concept_dropout:
+            concepts = []
         sides = {} if self.mirror_texts_with_sides else {"may_mirror": not names_side(caption)}
         return PretrainingItem(
             pixel_values=self.transform(record.open_image(), rng, **sides),

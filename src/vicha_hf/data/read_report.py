@@ -127,15 +127,18 @@ class RejectsFile:
             self._counted_size, self._count = size, sum(self.counts().values())
         return self._count
 
-    def counts(self) -> dict[str, int]:
-        """Records by cause; one that was tried several times counts once."""
+    def records(self) -> list[RejectedRecord]:
+        """The records; one that was tried several times is there once."""
         if not self.path.is_file():
-            return {}
+            return []
         # Messages may hold what Unicode counts as an end of a line.
         lines = self.path.read_text(encoding="utf-8").split("\n")
         entries = [json.loads(line) for line in lines if line]
-        distinct = dict.fromkeys((entry["record"], entry["cause"]) for entry in entries)
-        return dict(Counter(cause for _, cause in distinct).most_common())
+        return list({(entry["record"], entry["cause"]): RejectedRecord(**entry) for entry in entries}.values())
+
+    def counts(self) -> dict[str, int]:
+        """Records by cause."""
+        return dict(Counter(one.cause for one in self.records()).most_common())
 
 
 def _line(rejected: RejectedRecord) -> str:

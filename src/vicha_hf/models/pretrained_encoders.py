@@ -155,7 +155,9 @@ def _last_layers_again(weights: dict, depth: int, count: int) -> dict:
     repeated = {}
     for number in range(depth, depth + count):
         source, target = f"encoder.layer.{number - count}.", f"encoder.layer.{number}."
-        repeated |= {target + name.removeprefix(source): value for name, value in weights.items() if name.startswith(source)}
+        repeated |= {
+            target + name.removeprefix(source): value for name, value in weights.items() if name.startswith(source)
+        }
     return repeated
 
 

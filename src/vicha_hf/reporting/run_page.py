@@ -12,11 +12,12 @@ from ..data.annotations_grounding import read_grounding_records
 from ..data.annotations_reasoning import read_reasoning_records
 from ..data.annotations_vqa import read_question_records
 from ..data.datasets_retrieval import RetrievalDataset
+from ..data.read_report import REJECTS_FILE, RejectsFile
 from ..evaluation.beside_chance import first_figures
 from ..evaluation.task_evaluation import EvaluationArguments, evaluate_task
 from ..evaluation.task_result import METRICS_FILE, TaskResult
 from ..evaluation.words_alone import words_alone_recall
-from ..families import EVALUATED_TASKS, HEADS, find_model_folder, read_config
+from ..families import find_model_folder, read_config, task_of_config
 from ..yaml_files import read_yaml_mapping
 from .evaluation_curves import evaluation_curves_html
 from .gallery import CaptionQuery, ImageQuery, evenly_spaced
@@ -30,6 +31,7 @@ from .task_sections import (
     confusion_html,
     examples_html,
     metrics_html,
+    rejects_html,
     thumbnail,
     with_boxes,
 )
@@ -140,7 +142,9 @@ def build_run_page(run: Run, data: str | None = None, **options: Any) -> RunRepo
         facts=_facts(run, config),
         config=config.to_dict(),
     )
+    left_out = [rejects_html(RejectsFile(run.folder / REJECTS_FILE).records(), "the run")]
     if source is None:
+        page.sections = [section for section in left_out if section]
         return page
     arguments = _evaluation_arguments(run, source, given=data is not None, **options)
     result = evaluate_task(arguments)
@@ -149,18 +153,18 @@ def build_run_page(run: Run, data: str | None = None, **options: Any) -> RunRepo
         for name, value, chance in first_figures(result.metrics, run.primary)
     ]
     _SECTIONS[run.task](page, arguments, result)
+    if result.reading is not None:
+        left_out.append(rejects_html(result.reading.rejected, "this evaluation"))
+    page.sections = [*page.sections, *(section for section in left_out if section)]
     return page
 
 
 def _task_of(model: str) -> str:
-    names = read_config(model).architectures or []
-    for heads in HEADS.values():
-        for task, head in heads.items():
-            if head.__name__ in names:
-                task = "retrieval" if task == "pretraining" else task
-                if task in EVALUATED_TASKS:
-                    return task
-    raise ValueError(f"{model} is a {', '.join(names) or 'bare model'}: there is no evaluation of it to report.")
+    config = read_config(model)
+    if (task := task_of_config(config)) is not None:
+        return task
+    names = ", ".join(config.architectures or ())
+    raise ValueError(f"{model} is a {names or 'bare model'}: there is no evaluation of it to report.")
 
 
 def _evaluation_arguments(run: Run, source: Any, given: bool, **options: Any) -> EvaluationArguments:

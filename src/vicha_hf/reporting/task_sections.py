@@ -7,6 +7,7 @@ from html import escape
 
 from PIL import Image, ImageDraw
 
+from ..data.read_report import RejectedRecord
 from ..evaluation.beside_chance import CHANCE, CONSTANT
 from .gallery import image_tag
 
@@ -54,6 +55,32 @@ def metrics_html(metrics: Mapping[str, object]) -> str:
     return (
         "<h2>Metrics</h2><p class=note>Shares in %. Chance is what an answer is worth that does not look.</p>"
         f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def rejects_html(rejects: Sequence[RejectedRecord], whence: str) -> str:
+    """
+    A table of the records that were left out, by cause with an example each; nothing where there are none.
+
+    Args:
+        rejects: each record once per cause.
+        whence: what they were left out of, such as "training".
+    """
+    examples: dict[str, RejectedRecord] = {}
+    for one in rejects:
+        examples.setdefault(one.cause, one)
+    if not examples:
+        return ""
+    counts = Counter(one.cause for one in rejects)
+    rows = "".join(
+        f"<tr><td class=row>{escape(cause)}</td><td>{count:,}</td>"
+        f"<td class=row>{escape(examples[cause].record)}: {escape(examples[cause].message)}</td></tr>"
+        for cause, count in counts.most_common()
+    )
+    head = "<thead><tr><th class=row>Cause</th><th>Records</th><th class=row>For example</th></tr></thead>"
+    return (
+        f"<h2>Records left out of {escape(whence)}</h2><p class=note>{len(rejects):,} in all.</p>"
+        f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
     )
 
 

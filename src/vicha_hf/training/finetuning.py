@@ -24,7 +24,15 @@ from ..data.stream_dataset import StreamDataset
 from ..data.stream_shards import wants_streaming
 from ..data.transforms import FINETUNING_CROP_SCALE, EvaluationTransform, MeanImage, PretrainingTransform
 from ..evaluation.task_result import TaskResult
-from ..families import PROCESSORS, find_model_folder, head_class, read_config, read_for_task
+from ..families import (
+    HEADS,
+    PROCESSORS,
+    find_model_folder,
+    head_class,
+    read_config,
+    read_for_task,
+    without_load_report,
+)
 from ..models.configuration_vision_text import require_known_fields
 from ..text_tokenizers import require_fitting_length, require_fitting_vocabulary, special_tokens
 from ..weight_files import require_weights_of_folder
@@ -34,6 +42,9 @@ from .arguments import TrainingArguments
 from .loop import EvaluationHook, TrainingLoop, TrainingResult
 from .own_tokenizer import load_or_make_tokenizer
 from .streams import training_stream
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -316,10 +327,19 @@ def _build_model(
     _override(config.vision_config, own.vision_config, "model.vision_config")
     _override(config.text_config, own.text_config, "model.text_config")
     require_weights_of_folder(own.from_pretrained)
-    model = head.from_pretrained(own.from_pretrained, config=config)
+    with without_load_report():
+        model, info = head.from_pretrained(own.from_pretrained, config=config, output_loading_info=True)
+    if new := sorted({_part_of(name) for name in info["missing_keys"]}):
+        logger.info("%s has no %s: fine-tuning for %s starts them.", own.from_pretrained, ", ".join(new), task)
     if own.image_size not in (None, config.vision_config.image_size):
         model.resize_image_size(own.image_size)
     return model
+
+
+def _part_of(name: str) -> str:
+    """`"vicha.concept_model.encoder.layer.0.weight"` -> `"concept_model"`."""
+    parts = name.split(".")
+    return parts[1] if parts[0] in HEADS else parts[0]
 
 
 def _override(config: PreTrainedConfig, fields: Mapping[str, Any], name: str) -> None:

@@ -109,6 +109,7 @@ class DataArguments(ReadingArguments):
         max_text_length: Caption tokens kept (paper: 25).
         max_concept_length: Concept tokens kept (paper: 55).
         concept_fraction: Share of an image's concepts that one step sees (paper: 0.3).
+        concept_dropout: Share of the samples that come without concepts, so that the model learns to do without as well (paper: 0).
         concept_index: Folder of the index that found the concepts (`vicha-hf concepts build` writes one); the model's folder carries it, for `concepts="auto"`.
         captions: "one" draws one of a record's captions at each visit; "all" makes a sample of each.
         crop_scale: Smallest and largest share of the image that a random crop keeps; null resizes the whole image.
@@ -127,6 +128,7 @@ class DataArguments(ReadingArguments):
     max_text_length: int = 25
     max_concept_length: int = 55
     concept_fraction: float = 0.3
+    concept_dropout: float = 0.0
     concept_index: str | None = None
     captions: Literal["one", "all"] = "one"
     crop_scale: tuple[float, float] | None = (0.2, 1.0)
@@ -148,6 +150,9 @@ class DataArguments(ReadingArguments):
             require(value >= 3, f"data.{name}", value, "it must hold [CLS], one token and [SEP]: at least 3.")
         require(
             0 < self.concept_fraction <= 1, "data.concept_fraction", self.concept_fraction, "choose it within (0, 1]."
+        )
+        require(
+            0 <= self.concept_dropout < 1, "data.concept_dropout", self.concept_dropout, "choose it within [0, 1)."
         )
         if self.crop_scale is not None:
             smallest, largest = self.crop_scale

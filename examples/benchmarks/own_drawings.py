@@ -19,6 +19,7 @@ import math
 import random
 import tarfile
 from collections import Counter
+from collections.abc import Sequence
 from colorsys import rgb_to_hsv
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ class Drawing:
         return max((count, name) for name, count in found.items() if name != "white" or len(found) == 1)[1]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("openmoji", type=Path, help="what `npm pack openmoji` downloaded")
     parser.add_argument("output", type=Path, help="folder of the corpus")
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--test", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     rng = random.Random(arguments.seed)
     drawings = read_drawings(arguments.openmoji)
     rng.shuffle(drawings)

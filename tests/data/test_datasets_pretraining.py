@@ -134,9 +134,24 @@ def test_concept_options(annotations):
     assert nothing[5]["concepts"] == []
 
 
+def test_some_items_come_without_concepts(annotations):
+    plain = PretrainingDataset(annotations, EvaluationTransform(8))
+    without, seen = 0, 0
+    dropped = PretrainingDataset(annotations, EvaluationTransform(8), concept_dropout=0.5)
+    for epoch in range(40):
+        plain.set_epoch(epoch)
+        dropped.set_epoch(epoch)
+        for index in (1, 2, 4, 5):
+            # What is left is what would have been drawn anyway.
+            assert dropped[index]["concepts"] in ([], plain[index]["concepts"])
+            without += not dropped[index]["concepts"]
+            seen += 1
+    assert 0.35 < without / seen < 0.65
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{"captions": "two"}, {"concept_fraction": 0}, {"concept_fraction": 2}, {"seed": -1}],
+    [{"captions": "two"}, {"concept_fraction": 0}, {"concept_fraction": 2}, {"concept_dropout": 1}, {"seed": -1}],
 )
 def test_bad_arguments(annotations, arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):

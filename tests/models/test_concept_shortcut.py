@@ -147,6 +147,9 @@ def test_a_whole_sentence_encoder_reads_captions_and_concepts_alike_from_the_fir
     mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     texts = model.encode_texts(ids, mask).embeds
     assert torch.allclose(texts, normalize(model.text_projection(mean), dim=-1), atol=1e-5)
+    # The joint space is wider than the encoder and turns its mean: similarities are the sentence encoder's own.
+    own = normalize(mean, dim=-1)
+    assert torch.allclose(texts @ texts.T, own @ own.T, atol=1e-5)
     # The same words as concepts have the same embedding.
     concepts = model.concept_tokens(Concepts.given(ids, mask), 2).embeds
     assert torch.allclose(concepts, texts, atol=1e-5)

@@ -55,6 +55,7 @@ def test_an_impossible_value_names_field_value_and_remedy(changes, message):
         (lambda: DataArguments(train=[]), r"data.train=\[\] .*at least one"),
         (lambda: DataArguments(train="a", crop_scale=(0.9, 0.2)), r"data.crop_scale=.*smallest, largest"),
         (lambda: DataArguments(train="a", concept_fraction=0.0), r"data.concept_fraction=0.0"),
+        (lambda: DataArguments(train="a", concept_dropout=1.0), r"data.concept_dropout=1.0"),
         (lambda: DataArguments(train="a", max_text_length=2), r"data.max_text_length=2 .*\[SEP\]"),
     ],
 )
@@ -163,7 +164,9 @@ def test_every_field_is_documented_in_the_help(capsys):
             assert f"        {field.name}: " in arguments_class.__doc__
 
 
-@pytest.mark.parametrize("name", ["albef_base", "albef_tiny", "base", "own_small", "small", "tiny"])
+@pytest.mark.parametrize(
+    "name", ["albef_base", "albef_tiny", "base", "own_small", "own_small_pretrained", "small", "tiny"]
+)
 def test_every_pretraining_config_is_possible(name):
     arguments, _ = parse_config(f"{name}.yaml")
     vicha_config(arguments.model)

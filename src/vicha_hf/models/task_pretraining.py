@@ -46,7 +46,8 @@ class PretrainingTask(RetrievalScoring):
     @classmethod
     def from_vision_text_pretrained(cls, vision: str | None, text: str | None, **config):
         """
-        A model whose encoders start from separately pretrained ones, as the papers' do (DeiT-B and BERT-base).
+        A model whose encoders start from separately pretrained ones, as the papers' do (DeiT-B and BERT-base). With
+        `text_pooling="mean"` similarities of texts start as a sentence encoder's, where the joint space is as wide.
 
         Args:
             vision: folder or Hub id of a ViT or DeiT checkpoint; its positions are interpolated to the image size. `None`
@@ -70,6 +71,9 @@ class PretrainingTask(RetrievalScoring):
             load_vision_weights(base.vision_model, vision)
         if text is not None:
             load_text_weights(base.text_model, text, getattr(base, "concept_model", None), model.mlm_head)
+            if model.config.text_pooling == "mean":
+                # The joint space starts as a rotation of the sentence encoder's, which keeps its similarities.
+                nn.init.orthogonal_(base.text_projection.weight)
         return model
 
     def _online_modules(self) -> dict[str, nn.Module]:

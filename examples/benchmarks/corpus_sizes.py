@@ -44,6 +44,8 @@ def recall(arguments: argparse.Namespace, size: int) -> dict[str, float]:
     """R@1 in % on the test images of a model trained with `size` images."""
     folder = arguments.output_dir / str(size)
     command = [sys.executable, str(ROOT / "examples/demo.py"), "--config", arguments.config]
+    # The generator's concepts at every size: those that a short stage finds would depend on it too.
+    command += ["--bootstrap_steps", "0"]
     command += ["--output_dir", str(folder), "--corpus_dir", str(folder / "corpus"), "--corpus", f"num_train={size}"]
     # The captions say left and right; every size has its whole number of steps.
     command += ["--", "--data.hflip", "false", "--max_steps", str(arguments.steps)]

@@ -17,6 +17,7 @@ from statistics import mean, median
 
 from measuring import print_table
 
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.training.run_log import read_log
 
 
@@ -55,9 +56,7 @@ def measured(folder: Path, seconds: float) -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each way (default: %(default)s)")
     parser.add_argument("--bootstrap_steps", type=int, default=200, help="of ALBEF (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=400, help="of ViCHA behind it (default: %(default)s)")

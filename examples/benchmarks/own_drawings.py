@@ -171,7 +171,7 @@ def caption(drawing: Drawing, rng: random.Random) -> str:
 
 
 def concepts(drawing: Drawing, drawings: list[Drawing], rng: random.Random) -> list[str]:
-    """What a model that tags images would say: most of it right, some of it missing, some wrong."""
+    """Tags as a model would give them: most of them right, some missing, some wrong."""
     seen = [word for word in drawing.name.split() if len(word) > 3 and word != "with" and rng.random() < NAME_IS_SEEN]
     seen += [tag for tag in (*drawing.tags, drawing.kind) if rng.random() < TAG_IS_SEEN]
     stranger = rng.choice([other for other in drawings if other.kind != drawing.kind])

@@ -126,7 +126,7 @@ class Concepts:
 @dataclass(frozen=True)
 class ConceptTokens:
     """
-    What the concepts of B images add to them.
+    The share of the concepts in the encoding of B images.
 
     Args:
         tokens: [B, C, d_v], that join the patches; `None` without concepts.

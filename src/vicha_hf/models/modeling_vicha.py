@@ -79,7 +79,7 @@ class ViChaModel(VisionTextModel, ViChaPreTrainedModel):
 
     def concept_tokens(self, concepts: Concepts | None, num_images: int) -> ConceptTokens:
         """
-        What the concepts of B images add to them.
+        Embeds the concepts of B images.
 
         Raises:
             TypeError: concepts for a model that reads none.

@@ -201,7 +201,7 @@ class VisionTextModel:
         self.temperature.clamp_(*TEMPERATURE_RANGE)
 
     def concept_tokens(self, concepts: Concepts | None, num_images: int) -> ConceptTokens:
-        """What the concepts of B images add to them; nothing in a model without visual concepts."""
+        """Embeds the concepts of B images; empty in a model without visual concepts."""
         if concepts is not None:
             raise TypeError(
                 f"`concept_input_ids` was given to {type(self).__name__}, which has no visual concepts; leave it out."

@@ -265,8 +265,8 @@ class VisionTextConfig(CheckedConfig):
         vision_config (`VisionConfig` or `dict`, *optional*): the vision encoder.
         text_config (`TextConfig` or `dict`, *optional*): the text encoder.
         projection_dim (`int`, defaults to 256): width of the joint embedding space.
-        text_pooling (`str`, defaults to `"first"`): what of a text is embedded in the joint space: the state of its first
-            token (`"first"`), or the mean of all (`"mean"`), which sentence encoders are trained for.
+        text_pooling (`str`, defaults to `"first"`): the state of a text that is embedded in the joint space, of its first
+            token (`"first"`) or the mean of all (`"mean"`). Sentence encoders are trained for the mean.
         temperature_init (`float`, defaults to 0.07): initial softmax temperature, learned, kept in [0.001, 0.5].
         itc_weight, itm_weight, mlm_weight (`float`, default 1): image-text contrast, matching, masked language modelling.
         mlm_probability (`float`, defaults to 0.15): share of the tokens that is predicted.

@@ -19,11 +19,8 @@ Options of the corpus and, behind `--`, of the pretraining script can be given t
 import argparse
 import itertools
 import json
-import os
 import platform
-import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +29,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from launching import available_cores, launch_pretraining
 from transformers import AutoProcessor, PreTrainedModel
 
 from vicha_hf.arguments import parse_arguments as parse_training_arguments
@@ -243,40 +241,16 @@ def pretrain(
 ) -> Path:
     """Runs `accelerate launch examples/pretrain.py` to its end, its progress on this terminal; returns its folder."""
     run = arguments.output_dir / name
-    hardware, num_processes, num_threads = launch_topology(arguments.num_processes)
-    options = pretraining_options(arguments, corpus, annotations, run, num_processes)
+    options = pretraining_options(arguments, corpus, annotations, run, arguments.num_processes)
     settings, _ = parse_training_arguments(PretrainingArguments, options)
     if settings.data.visual_tokenizer == str(corpus.visual_tokenizer) and not corpus.visual_tokenizer.exists():
         fit_visual_tokenizer(settings, corpus)
     # The run of an earlier demo: a new one must not mix with it.
     shutil.rmtree(run, ignore_errors=True)
-    launcher = ["--config_file", str(ROOT / f"examples/accelerate_configs/{hardware}.yaml")]
-    launcher += ["--num_processes", str(num_processes), "--num_cpu_threads_per_process", str(num_threads)]
-    if num_processes > 1:
-        # Any free port: several demos may run on one machine.
-        launcher += ["--main_process_port", "0"]
-    command = [*launcher, str(ROOT / "examples/pretrain.py"), *options]
-    print("accelerate launch " + shlex.join(command), flush=True)
-    # Without --quiet the launcher's own trace would follow the message of a mistake.
-    process = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--quiet", *command], check=False)
-    if process.returncode:
-        sys.exit(process.returncode)
+    status = launch_pretraining(options, arguments.num_processes)
+    if status:
+        sys.exit(status)
     return run
-
-
-def launch_topology(num_processes: int = 1) -> tuple[str, int, int]:
-    """The file in accelerate_configs/ that suits this machine and so many processes, and the threads of each."""
-    if torch.cuda.is_available():
-        return "single_gpu" if num_processes == 1 else "multi_gpu", num_processes, torch.get_num_threads()
-    return (
-        "cpu" if num_processes == 1 else "cpu_two_processes",
-        num_processes,
-        max(available_cores() // num_processes, 1),
-    )
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def pretraining_options(

@@ -12,6 +12,8 @@ from tiny_task_files import write_task_files
 
 
 ROOT = Path(__file__).parents[2]
+# Scripts find their neighbours, as they do when they are run.
+sys.path.insert(0, str(ROOT / "examples"))
 
 
 @pytest.fixture

@@ -225,18 +225,3 @@ def test_the_batch_of_the_recipe_is_that_of_all_processes(tmp_path):
     assert options[-2:] == ["--seed", "7"]
     with pytest.raises(ValueError, match="cannot be shared by 5 processes"):
         options_for(5)
-
-
-def test_processes_share_the_cores(monkeypatch):
-    demo = load_demo_script()
-    monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: False)
-    for cores, processes, expected in (
-        (1, 1, ("cpu", 1, 1)),
-        (8, 1, ("cpu", 1, 8)),
-        (8, 2, ("cpu_two_processes", 2, 4)),
-        (2, 3, ("cpu_two_processes", 3, 1)),
-    ):
-        monkeypatch.setattr(demo, "available_cores", lambda cores=cores: cores)
-        assert demo.launch_topology(processes) == expected
-    monkeypatch.setattr(demo.torch.cuda, "is_available", lambda: True)
-    assert demo.launch_topology()[:2] == ("single_gpu", 1)

@@ -3,6 +3,10 @@ encoder; captions per second of the vocabulary.
 
     python examples/benchmarks/concepts.py --size base --json concepts.json
 
+The memory of a vocabulary of four million captions, which takes most of an hour on one core:
+
+    python examples/benchmarks/concepts.py --size base --parts vocabulary --captions 4000000
+
 `base` selects 15 of 20,000 concepts for 1,000,000 images of width 512. The ratios come from a sample of images, in turn
 within one process. Seconds and memory of all images come from a process of its own, which maps the embeddings from the disk.
 """
@@ -11,9 +15,9 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -65,7 +69,8 @@ class Size:
         rounds: of the comparison; the shortest counts.
         encoder_images: images of the embedding; 0 leaves it out.
         encoder_layers, encoder_width: of the encoder of images.
-        captions: of the vocabulary.
+        captions: of the vocabulary's rates.
+        many_captions: of its memory.
     """
 
     images: int
@@ -77,12 +82,13 @@ class Size:
     encoder_layers: int
     encoder_width: int
     captions: int
+    many_captions: int
 
 
 SIZES = {
-    "tiny": Size(2_000, 1_500, 64, 512, 2, 16, 2, 32, 600),
-    "small": Size(100_000, 20_000, 512, 4_096, 3, 64, 6, 384, 4_000),
-    "base": Size(1_000_000, 20_000, 512, 8_192, 5, 96, 12, 768, 20_000),
+    "tiny": Size(2_000, 1_500, 64, 512, 2, 16, 2, 32, 600, 2_000),
+    "small": Size(100_000, 20_000, 512, 4_096, 3, 64, 6, 384, 4_000, 20_000),
+    "base": Size(1_000_000, 20_000, 512, 8_192, 5, 192, 12, 768, 20_000, 200_000),
 }
 
 
@@ -90,12 +96,19 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default: all)"
+    )
+    parser.add_argument("--captions", type=int, metavar="N", help="whose nouns are counted for the memory of that")
     arguments = parser.parse_args(argv)
     size = SIZES[arguments.size]
+    if arguments.captions is not None:
+        size = replace(size, many_captions=arguments.captions)
+    figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure_selection(size, Path(folder))
-        figures |= measure_embedding(size, Path(folder))
-    figures |= measure_vocabulary(size) | {"matmul_gflops": matmul_gflops()}
+        for part in arguments.parts:
+            figures |= PARTS[part](size, Path(folder))
+    figures |= {"matmul_gflops": matmul_gflops()}
     print_table(
         ["figure", ""],
         [[name, f"{value:.3f}" if isinstance(value, float) else str(value)] for name, value in figures.items()],
@@ -243,20 +256,44 @@ class _ImagesOnly:
     image_processor: object
 
 
-def measure_vocabulary(size: Size) -> dict:
-    """Captions per second of one process, and of several over that."""
-    pairs = itertools.cycle(itertools.permutations(NOUNS, 2))
-    captions = [
-        f"a {left} next to two {right}s on a sunny day" for left, right in itertools.islice(pairs, size.captions)
-    ]
-    build_vocabulary(captions[:100], min_count=1)
+def measure_vocabulary(size: Size, folder: Path) -> dict:
+    """Captions per second of one process, of several over that, and the most memory that many captions take."""
+    build_vocabulary(made_up_captions(100), min_count=1)
     rates = {}
     for processes in PROCESSES:
-        started = time.perf_counter()
-        build_vocabulary(iter(captions), num_processes=processes)
-        rates[processes] = size.captions / (time.perf_counter() - started)
+        # The start of processes is left out: it costs seconds, of few captions and of many.
+        few, many = (_seconds_of_vocabulary(number, processes) for number in (size.captions // 4, size.captions))
+        rates[processes] = (size.captions - size.captions // 4) / (many - few)
     scaling = {f"vocabulary_{number}_processes_over_one": rates[number] / rates[1] for number in PROCESSES[1:]}
-    return {"vocabulary_captions_per_second": rates[1], **scaling}
+    return {
+        "vocabulary_captions_per_second": rates[1],
+        **scaling,
+        "vocabulary_memory_captions": size.many_captions,
+        "vocabulary_peak_rss_gib": run_apart(memory_of_vocabulary, size.many_captions),
+    }
+
+
+def made_up_captions(number: int) -> Iterator[str]:
+    """Captions whose words come again, but for one word in every fourteenth caption, as in captions from the web."""
+    pairs = itertools.cycle(itertools.permutations(NOUNS, 2))
+    for place, (left, right) in enumerate(itertools.islice(pairs, number)):
+        rare = "".join(chr(ord("a") + int(digit)) for digit in str(place))
+        yield f"a {left} next to two {right}s on a sunny day" + (f" by the {rare}" if place % 14 == 0 else "")
+
+
+def _seconds_of_vocabulary(number: int, processes: int) -> float:
+    started = time.perf_counter()
+    build_vocabulary(made_up_captions(number), num_processes=processes)
+    return time.perf_counter() - started
+
+
+def memory_of_vocabulary(number: int) -> float:
+    """Peak memory, GiB, of a process that counts the nouns of so many captions."""
+    build_vocabulary(made_up_captions(number))
+    return peak_rss_gib()
+
+
+PARTS = {"selection": measure_selection, "embedding": measure_embedding, "vocabulary": measure_vocabulary}
 
 
 if __name__ == "__main__":

@@ -104,6 +104,30 @@ def test_shards_are_small_and_the_rest_is_done_once(clip, corpus, tmp_path, monk
     assert len(seen) == 13
 
 
+@pytest.mark.parametrize("number", [1000, 20_000])
+def test_a_stop_costs_two_percent_of_the_work_at_most(clip, tmp_path, monkeypatch, number):
+    words, done, last = [f"word{place}" for place in range(number)], [], number * 7 // 10
+
+    def encode(batch, prompts):
+        done.extend(batch)
+        # At the worst moment: a shard is nearly made.
+        if f"word{last}" in batch and len(done) <= last + 8:
+            raise KeyboardInterrupt
+        return torch.ones(len(batch), 4)
+
+    monkeypatch.setattr(clip, "encode_concepts", encode)
+    last = next(place for place in range(last, number) if place % shard_size(number, 8) >= shard_size(number, 8) - 8)
+    with pytest.raises(KeyboardInterrupt):
+        embed_concepts(words, clip, tmp_path / "words", batch_size=8)
+    embed_concepts(words, clip, tmp_path / "words", batch_size=8)
+    assert set(done) == set(words) and 0 < len(done) - number <= 0.02 * number
+
+
+def shard_size(number: int, batch_size: int) -> int:
+    """Of so many items, as the shards of a whole run have it."""
+    return max(1, min(-(-number // (128 * batch_size)), 4096 // batch_size)) * batch_size
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed after a fork")
 def test_killed_ten_times_is_never_stopped(clip, corpus, tmp_path):
     started = time.perf_counter()

@@ -24,7 +24,7 @@ DEFAULT_PROMPTS = ("a photo of a {}",)
 DEFAULT_BATCH_SIZE = 64
 # A run that is killed does the shard at hand again: that must be little of all, and files must not be too many.
 _MOST_PER_SHARD = 4096
-_SHARDS_AIMED_AT = 64
+_SHARDS_AIMED_AT = 128
 
 
 def new_accelerator(mixed_precision: str = "no") -> Accelerator:

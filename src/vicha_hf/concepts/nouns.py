@@ -118,8 +118,11 @@ def _run(tasks: Iterator[tuple], num_processes: int) -> Iterator[tuple[int, Noun
 def _count_task(task: tuple[list[str], str, bool]) -> tuple[int, NounCounts]:
     captions, language_model, compounds = task
     counts: NounCounts = Counter()
-    for document in load_tagger(language_model).pipe(map(_as_sentence, captions), batch_size=256):
-        counts.update(_nouns_of(document, compounds))
+    tagger = load_tagger(language_model)
+    # Every new word would stay in the tagger's memory, and the web has millions.
+    with tagger.memory_zone():
+        for document in tagger.pipe(map(_as_sentence, captions), batch_size=256):
+            counts.update(_nouns_of(document, compounds))
     return len(captions), counts
 
 

@@ -91,7 +91,7 @@ def summarize(results: Iterable[RunResult]) -> list[Row]:
 @dataclass(frozen=True)
 class Verdict:
     """
-    What a study says about a claim, by the differences of runs with the same seed.
+    Outcome of a claim in a study, by the differences of runs with the same seed.
 
     Attributes:
         claim: of a paper.

@@ -95,6 +95,8 @@ def test_pretraining_on_own_images(pretrained):
 @pytest.mark.parametrize("block", of_language("bash"))
 def test_shell(block: Block, checkout, pretrained, monkeypatch):
     monkeypatch.chdir(checkout)
+    # Scripts find their neighbours, as they do when they are run.
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
     found = commands(block)
     assert found
     for words in found:
@@ -103,7 +105,9 @@ def test_shell(block: Block, checkout, pretrained, monkeypatch):
         elif words[:2] == ["accelerate", "launch"]:
             check_launch(words)
         elif words[:2] == ["python", "examples/demo.py"]:
-            check_demo(words)
+            assert documented_script(words).parse_arguments(words[2:]).config.is_file()
+        elif words[:2] == ["python", "examples/ablation.py"]:
+            assert documented_script(words).parse_arguments(words[2:]).recipe.is_file()
         elif words[:2] == ["pip", "install"]:
             assert set(re.fullmatch(r"vicha_hf\[([\w,-]+)\]", words[2])[1].split(",")) <= extras()
         elif words[0] == "vicha-hf" and PUBLISHED_SIZE & set(words):
@@ -140,12 +144,14 @@ def check_launch(words: list[str]) -> None:
     assert not stop.value.code
 
 
-def check_demo(words: list[str]) -> None:
-    """The options parse and the recipe exists; that the demo runs is another test's matter."""
-    spec = importlib.util.spec_from_file_location("documented_demo", words[1])
+def documented_script(words: list[str]):
+    """The script, whose options are to be parsed; that it runs is another test's matter."""
+    spec = importlib.util.spec_from_file_location("documented_script", words[1])
     script = importlib.util.module_from_spec(spec)
+    # Its dataclasses find the module by name.
+    sys.modules[spec.name] = script
     spec.loader.exec_module(script)
-    assert script.parse_arguments(words[2:]).config.is_file()
+    return script
 
 
 def test_the_converted_checkpoint_loads(checkout, monkeypatch):

@@ -13,8 +13,8 @@ from unittest import mock
 
 import torch
 
-from vicha_hf.models import encoder_recomputation, encoder_text
-from vicha_hf.models.encoder_attention import split_heads
+from vicha_hf.models import encoder_recomputation, encoder_text, objective_itc
+from vicha_hf.models.encoder_attention import RealTokens, split_heads
 from vicha_hf.models.encoder_text import CrossAttention, TextEncoder
 from vicha_hf.models.inputs import Texts
 from vicha_hf.models.objective_image_token_reconstruction import ImageTokenReconstruction
@@ -156,7 +156,15 @@ def kept_results(model, optimizer) -> Iterator[None]:
     with (
         mock.patch.object(encoder_recomputation, "recomputed", kept),
         mock.patch.object(encoder_text, "recomputed", kept),
+        mock.patch.object(objective_itc, "recomputed", kept),
     ):
+        yield
+
+
+@contextmanager
+def padded_texts(model, optimizer) -> Iterator[None]:
+    """The text layers compute padding as if it were words."""
+    with mock.patch.object(RealTokens, "of", lambda attention_mask: None):
         yield
 
 
@@ -165,6 +173,7 @@ OPTIMISATIONS = {
     "shared_key_values": ("an image's keys and values, projected once", repeated_key_values),
     "wanted_rows": ("last layer: only the rows that a loss reads", all_rows),
     "predicted_logits": ("logits only where something is predicted", all_logits),
+    "real_tokens": ("padding of texts left out", padded_texts),
     "fused_attention": ("attention without stored probabilities", stored_probabilities),
     "recomputed_results": ("what is cheap computed twice instead of kept", kept_results),
     "foreach_teacher": ("teacher's moving average over all weights at once", teacher_one_by_one),

@@ -9,7 +9,7 @@ from kept_memory import bytes_kept
 from tiny_models import gradients, predict_positions, tiny_batch, tiny_pretraining_model
 from torch import nn
 
-from vicha_hf.models import encoder_recomputation, encoder_text
+from vicha_hf.models import encoder_recomputation, encoder_text, objective_itc
 from vicha_hf.models.encoder_recomputation import recomputed_input
 from vicha_hf.models.encoder_vision import VisionLayer
 
@@ -41,6 +41,23 @@ def test_under_autocast():
         expected = step(lambda states: linear(nn.functional.gelu(states)), states, linear)
         observed = step(lambda states: recomputed_input(nn.functional.gelu, states, linear), states, linear)
     for ours, plain in zip(observed, expected, strict=True):
+        assert torch.equal(ours, plain)
+
+
+def test_a_norm_under_autocast_whose_backward_pass_comes_after_it():
+    """The norm's result is kept in neither precision: products read it in the lower one."""
+    torch.manual_seed(0)
+    norm, linear, states = nn.LayerNorm(12), nn.Linear(12, 5), torch.randn(2, 7, 12)
+    results = []
+    for forward in (lambda given: linear(norm(given)), lambda given: recomputed_input(norm, given, linear)):
+        given = states.clone().requires_grad_()
+        for parameter in (*norm.parameters(), *linear.parameters()):
+            parameter.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            output = forward(given)
+        output.float().square().sum().backward()
+        results.append([output, given.grad, norm.weight.grad, linear.weight.grad])
+    for ours, plain in zip(*reversed(results), strict=True):
         assert torch.equal(ours, plain)
 
 
@@ -88,7 +105,7 @@ def test_without_gradient_or_when_checkpointed_nothing_is_computed_twice():
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_vision_layer_keeps_less(checkpointing):
-    """The state between its halves, both norms' results, queries, keys, values, context, the wide states and its output."""
+    """The state between its halves, queries, keys, values, context, the wide states and its output; no norm's result."""
     torch.manual_seed(0)
     model = tiny_pretraining_model()
     model.train()
@@ -99,7 +116,7 @@ def test_a_vision_layer_keeps_less(checkpointing):
     config = model.config.vision_config
     states = torch.randn(8, 17, config.hidden_size, requires_grad=True)
     narrow, wide = states.numel(), 8 * 17 * config.intermediate_size
-    expected = 4 * (narrow if checkpointing else 8 * narrow + wide)
+    expected = 4 * (narrow if checkpointing else 6 * narrow + wide)
     layer(states)
     kept, output = bytes_kept(lambda: layer(states))
     # Besides: statistics of the norms and of the softmax, the state of the random generator.
@@ -113,14 +130,26 @@ def test_every_recomputation_saves_bytes_in_both_precisions(precision, monkeypat
     """By as much as the activated states, or the copies of keys and values, take in that precision."""
     torch.manual_seed(0)
     model = tiny_pretraining_model().train()
-    mlp, layer = model.vicha.vision_model.layers[0].mlp, model.vicha.text_model.encoder.layer[-1]
+    model.add_training_state()
+    block, layer = model.vicha.vision_model.layers[0], model.vicha.text_model.encoder.layer[-1]
+    mlp, queue = block.mlp, model.training_state.queue
+    images, texts_of_images = torch.randn(2, 4, model.config.projection_dim).unbind()
+    images.requires_grad_(), texts_of_images.requires_grad_()
+
+    def contrast():
+        others = images.detach(), texts_of_images.detach()
+        return model.itc(images, texts_of_images, *others, torch.tensor(0.1), 0.4, queue).loss
+
     states = torch.randn(4, 17, 32, requires_grad=True)
     key, value = (tensor.to(precision) for tensor in layer.crossattention.self.project(torch.randn(4, 33, 32)))
     key, value, index = key.detach().requires_grad_(), value.detach().requires_grad_(), torch.arange(4).repeat(3)
     texts = states.detach().repeat(3, 1, 1)
     size = precision.itemsize
+    wide = 4 * 17 * model.config.vision_config.intermediate_size * size
     parts = {
-        "vision": (lambda: mlp(states), 4 * 17 * model.config.vision_config.intermediate_size * size),
+        "vision": (lambda: mlp(states), wide),
+        "norms": (lambda: block(states), wide + 2 * states.numel() * size),
+        "queue": (contrast, 2 * (4 + model.training_state.queue.size) * model.config.projection_dim * size),
         "text": (lambda: layer.feed_forward(states), 4 * 17 * model.config.text_config.intermediate_size * size),
         "keys": (lambda: layer.crossattention.self(texts, key, value, index=index)[0], 3 * 2 * key.numel() * size),
     }
@@ -130,7 +159,8 @@ def test_every_recomputation_saves_bytes_in_both_precisions(precision, monkeypat
             function()
             saved[name] = -bytes_kept(function)[0]
         monkeypatch.setattr(encoder_recomputation, "recomputed", lambda *tensors, checkpointed=False: nullcontext())
-        monkeypatch.setattr(encoder_text, "recomputed", lambda *tensors, checkpointed=False: nullcontext())
+        for module in (encoder_text, objective_itc):
+            monkeypatch.setattr(module, "recomputed", lambda *tensors, checkpointed=False: nullcontext())
         for name, (function, _) in parts.items():
             saved[name] += bytes_kept(function)[0]
     assert saved == {name: expected for name, (_, expected) in parts.items()}

@@ -1,9 +1,13 @@
 """The feature queue against a list that forgets its head."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 
 from vicha_hf.models.feature_queue import UNKNOWN_IMAGE, FeatureQueue
+from vicha_hf.models.objective_itc import ImageTextContrast
 
 
 WIDTH = 2
@@ -79,3 +83,50 @@ def test_entries_are_used_when_the_warmup_is_over():
         queue.enqueue(torch.randn(1, WIDTH), torch.randn(1, WIDTH))
         usable.append(int(queue.usable().sum()))
     assert usable == [0, 2, 3]
+
+
+@pytest.mark.parametrize("batch_sizes", [[], [2], [3, 3, 3], [9]], ids=str)
+def test_what_is_remembered_stays_as_it_was(batch_sizes):
+    queue = FeatureQueue(7, WIDTH)
+    queue.enqueue(*batch_of(1, 5))
+    expected, (images, texts) = queue.image_features.clone(), queue.remember()
+    for number, count in enumerate(batch_sizes):
+        queue.enqueue(*batch_of(100 * (number + 1), count))
+    assert torch.equal(images(), expected) and torch.equal(texts(), expected.flip(1))
+    assert torch.equal(queue.image_features, expected) == (not batch_sizes)
+
+
+def test_nothing_is_copied_for_those_who_forgot():
+    queue = FeatureQueue(7, WIDTH)
+    past = queue.remember()
+    assert not past[0].replaced and len(copy.deepcopy(queue)._remembered) == 0
+    pickle.dumps(queue)
+    queue.enqueue(*batch_of(1, 5))
+    assert len(past[0].replaced) == len(past[1].replaced) == 1
+    del past
+    queue.enqueue(*batch_of(6, 5))
+    assert queue._remembered == []
+
+
+def test_gradients_of_steps_whose_backward_passes_come_late():
+    """Two batches are contrasted and join the queue before the first gradient is asked for."""
+    expected, observed = [], []
+    for found, is_late in ((expected, False), (observed, True)):
+        queue, waiting = FeatureQueue(7, WIDTH), []
+        queue.enqueue(*batch_of(1, 7))
+        for first in (8, 10, 12):
+            features, _, ids = batch_of(first, 2)
+            rows = features.clone().requires_grad_()
+            keys = (features, features.flip(1))
+            loss = ImageTextContrast()(rows, rows.flip(1), *keys, torch.tensor(9.0), 0.4, queue, ids).loss
+            queue.enqueue(features, features.flip(1), ids)
+            waiting.append((loss, rows))
+            if not is_late:
+                loss.backward()
+        for loss, rows in waiting:
+            if is_late:
+                loss.backward()
+            found.append(rows.grad)
+    for late, prompt in zip(observed, expected, strict=True):
+        assert prompt.abs().max() > 0
+        torch.testing.assert_close(late, prompt, rtol=1e-6, atol=1e-7)

@@ -17,15 +17,15 @@ class _Recomputed(torch.autograd.graph.saved_tensors_hooks):
             source = sources.get((tensor.data_ptr(), tensor.numel()))
             # Detached: an operation that saves its own result would otherwise hold on to itself, and a step without a
             # backward pass would never be freed. torch attaches the graph again.
-            return tensor.detach() if source is None else (source, tensor.shape, tensor.stride())
+            return tensor.detach() if source is None else (source, tensor.dtype, tensor.shape, tensor.stride())
 
         def unpack(packed) -> torch.Tensor:
             if isinstance(packed, torch.Tensor):
                 return packed
-            source, shape, stride = packed
+            source, dtype, shape, stride = packed
             with torch.no_grad():
-                # What is saved may be a transposed view.
-                return source().as_strided(shape, stride)
+                # Autocast is over by now. What is saved may be a transposed view.
+                return source().to(dtype).as_strided(shape, stride)
 
         super().__init__(pack, unpack)
 
@@ -47,6 +47,15 @@ def recomputed(
     return _Recomputed({(tensor.data_ptr(), tensor.numel()): function for tensor, function in tensors})
 
 
+def in_product_precision(states: torch.Tensor) -> torch.Tensor:
+    """
+    States in the precision in which autocast multiplies them. Otherwise every product would make a copy of its own, and
+    keep it.
+    """
+    device = states.device.type
+    return states.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else states
+
+
 def recomputed_input(
     function: Callable[[torch.Tensor], torch.Tensor],
     states: torch.Tensor,
@@ -54,13 +63,13 @@ def recomputed_input(
     checkpointed: bool = False,
 ) -> Result:
     """
-    `consumer(function(states))` for an elementwise function, which needs `states` for its own gradient: what it returns is
-    not kept for the consumer's. Computing it twice costs little beside a matrix product.
+    `consumer(function(states))` for a cheap function (an activation, a norm), which needs `states` for its own gradient:
+    what it returns is not kept for the consumer's products. Computing it twice costs little beside one of them.
 
     Args:
         checkpointed: as [`recomputed`] has it.
     """
-    result, states = function(states), states.detach()
+    result, states = in_product_precision(function(states)), states.detach()
     with recomputed((result, lambda: function(states)), checkpointed=checkpointed):
         return consumer(result)
 

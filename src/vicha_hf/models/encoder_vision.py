@@ -1,6 +1,7 @@
 """The vision encoder: a ViT whose sequence is [CLS], patches, concept tokens (ViCHA section 3.2)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -130,9 +131,12 @@ class VisionLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
     ) -> torch.Tensor:
-        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
+        checkpointed = keeps_all(self)
+        attend = partial(self.attention, attention_mask=attention_mask, **kwargs)
+        attended, _ = recomputed_input(self.layernorm_before, hidden_states, attend, checkpointed)
         hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(self.mlp(self.layernorm_after(hidden_states)))
+        transformed = recomputed_input(self.layernorm_after, hidden_states, self.mlp, checkpointed)
+        return hidden_states + self.dropout(transformed)
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """The queue of teacher features that serve as negatives in later steps (ALBEF section 3.2, after MoCo)."""
 
+import weakref
+
 import torch
 from torch import nn
 
@@ -8,6 +10,26 @@ from .process_group import gather
 
 
 UNKNOWN_IMAGE = -1
+
+
+class PastFeatures:
+    """
+    Features [K, E] of a queue as they are now, whatever joins it later: only the rows that are replaced meanwhile are
+    copied. A backward pass asks for them after the batch has joined.
+    """
+
+    def __init__(self, features: torch.Tensor):
+        self.features = features
+        self.replaced: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self) -> torch.Tensor:
+        """[K, E]"""
+        if not self.replaced:
+            return self.features
+        past = self.features.clone()
+        for positions, rows in reversed(self.replaced):
+            past.index_copy_(0, positions, rows)
+        return past
 
 
 class FeatureQueue(nn.Module):
@@ -35,6 +57,26 @@ class FeatureQueue(nn.Module):
         self.register_buffer("pointer", torch.zeros(1, dtype=torch.long))
         self.register_buffer("num_filled", torch.zeros(1, dtype=torch.long))
         self.register_buffer("num_batches", torch.zeros(1, dtype=torch.long))
+        self._remembered: list[weakref.ref] = []
+
+    def __getstate__(self):
+        # A copy of the queue is asked for nothing of its past.
+        return super().__getstate__() | {"_remembered": []}
+
+    def remember(self) -> tuple[PastFeatures, PastFeatures]:
+        """Image features and text features [K, E] as they are now, for as long as the caller holds on to them."""
+        past = PastFeatures(self.image_features), PastFeatures(self.text_features)
+        # A compiler chooses by itself what to keep.
+        if not torch.compiler.is_compiling():
+            self._remembered += map(weakref.ref, past)
+        return past
+
+    def _keep_replaced(self, positions: torch.Tensor) -> None:
+        """Gives those who remember the rows that are about to be replaced."""
+        self._remembered = [reference for reference in self._remembered if reference() is not None]
+        for reference in self._remembered:
+            past = reference()
+            past.replaced.append((positions, past.features.index_select(0, positions)))
 
     @classmethod
     def of(cls, config: VisionTextConfig) -> "FeatureQueue":
@@ -60,6 +102,8 @@ class FeatureQueue(nn.Module):
         start = self.pointer + max(written - self.size, 0)
         kept = min(written, self.size)
         positions = (start + torch.arange(kept, device=self.pointer.device)) % self.size
+        if not torch.compiler.is_compiling():
+            self._keep_replaced(positions)
         for buffer, values in zip((self.image_features, self.text_features, self.image_ids), gathered, strict=True):
             buffer.index_copy_(0, positions, values[written - kept :].to(buffer.dtype))
         self.pointer.copy_((self.pointer + written) % self.size)

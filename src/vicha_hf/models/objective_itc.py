@@ -7,12 +7,14 @@ References:
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from .feature_queue import FeatureQueue
+from .encoder_recomputation import in_product_precision, recomputed
+from .feature_queue import FeatureQueue, PastFeatures
 from .pair_step import ContrastColumns, PairStep
 from .process_group import gather, gather_with_gradient, rank, require_equal_rows
 
@@ -132,9 +134,14 @@ class ImageTextContrast(nn.Module):
         num_batch_columns = image_columns.shape[0]
         own_pair = torch.arange(batch_size, device=image_embeds.device) + columns.start
         allowed = torch.ones(num_batch_columns, dtype=torch.bool, device=image_embeds.device)
+        joined = []
         if queue is not None:
-            image_columns = torch.cat([image_columns, queue.image_features.to(image_columns.dtype)])
-            text_columns = torch.cat([text_columns, queue.text_features.to(text_columns.dtype)])
+            # Made again for the backward pass: the queue is the largest tensor of a step.
+            past_images, past_texts = queue.remember()
+            join_images = partial(_join, image_columns, past_images)
+            join_texts = partial(_join, text_columns, past_texts)
+            image_columns, text_columns = map(in_product_precision, (join_images(), join_texts()))
+            joined = [(image_columns, join_images), (text_columns, join_texts)]
             allowed = torch.cat([allowed, queue.usable()])
             column_ids = None if column_ids is None else torch.cat([column_ids, queue.image_ids])
 
@@ -148,8 +155,9 @@ class ImageTextContrast(nn.Module):
             else:
                 allowed = allowed & (~same_image | (positives > 0))
 
-        sim_i2t = _similarity(image_embeds, text_columns, temperature, allowed)
-        sim_t2i = _similarity(text_embeds, image_columns, temperature, allowed)
+        with recomputed(*joined, checkpointed=not joined):
+            sim_i2t = _similarity(image_embeds, text_columns, temperature, allowed)
+            sim_t2i = _similarity(text_embeds, image_columns, temperature, allowed)
         with torch.no_grad():
             sim_i2t_teacher = _similarity(teacher_image_embeds, text_columns, temperature, allowed)
             sim_t2i_teacher = _similarity(teacher_text_embeds, image_columns, temperature, allowed)
@@ -169,6 +177,10 @@ class ImageTextContrast(nn.Module):
             targets_t2i=targets_t2i,
             batch_start=columns.start,
         )
+
+
+def _join(columns: torch.Tensor, past: PastFeatures) -> torch.Tensor:
+    return torch.cat([columns, past().to(columns.dtype)])
 
 
 def _similarity(rows, columns, temperature, allowed):

@@ -5,6 +5,7 @@ import torch
 
 CLS, SEP, PAD, FIRST_WORD = 101, 102, 0, 1000
 TEXT_TOKENS = 25
+SHORTEST = 8
 
 
 def random_texts(lengths: torch.Tensor, vocab_size: int) -> dict[str, torch.Tensor]:
@@ -15,3 +16,15 @@ def random_texts(lengths: torch.Tensor, vocab_size: int) -> dict[str, torch.Tens
     ids[place == lengths[:, None] - 1] = SEP
     mask = (place < lengths[:, None]).long()
     return {"input_ids": ids.masked_fill(mask == 0, PAD), "attention_mask": mask}
+
+
+def caption_lengths(number: int, lengths: str) -> torch.Tensor:
+    """
+    Numbers of tokens with [CLS] and [SEP]. `"full"`: as many as fit. `"real"`: as in COCO, 8 to 25 with mean 12; the
+    same for the same number of captions.
+    """
+    if lengths == "full":
+        return torch.full((number,), TEXT_TOKENS)
+    # Quantiles instead of draws, so that a small batch is typical too: most captions are short, few are long.
+    quantiles = (torch.arange(number) + 0.5) / number
+    return (SHORTEST - 4.2 * (1 - quantiles).log()).round().long().clamp(SHORTEST, TEXT_TOKENS)

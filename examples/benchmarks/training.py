@@ -2,8 +2,8 @@
 
     python examples/benchmarks/training.py --size base --json training.json
 
-Random weights, images and token ids, the sizes of the recipes in `examples/configs`, captions of 25 and concepts of 15
-tokens, dropout as configured, a full queue. Times are medians over rounds, in each of which every way of doing the step
+Random weights, images and token ids, the sizes of the recipes in `examples/configs`, captions of 25 tokens or of real
+lengths and concepts of 15 tokens, dropout as configured, a full queue. Times are medians over rounds, in each of which every way of doing the step
 has its turn. FLOPs are counted, not estimated. Memory is measured in a process of its own for each way. It is what the
 tensors of a step take at most at one time beyond parameters, gradients, optimiser, teacher and queue. `beyond_state`
 is that of the step as the training loop does it, which clears the gradients first: activations may take their place
@@ -37,6 +37,12 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument("--size", choices=("tiny", "small", "base"), default="small", help="default: %(default)s")
     parser.add_argument("--family", choices=FAMILIES, nargs="+", default=FAMILIES, help="default: all")
     parser.add_argument("--batch_size", type=int, default=8, help="default: %(default)s")
+    parser.add_argument(
+        "--lengths",
+        choices=("full", "real"),
+        default="full",
+        help="captions of 25 tokens, or as in COCO of 8 to 25, 12 on average; default: %(default)s",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each way; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
@@ -47,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     result = {
         "size": arguments.size,
         "batch_size": arguments.batch_size,
+        "lengths": arguments.lengths,
         "rounds": arguments.rounds,
         "threads": arguments.threads,
         "torch": torch.__version__,
@@ -58,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
             "family": family,
             "size": arguments.size,
             "batch_size": arguments.batch_size,
+            "lengths": arguments.lengths,
             "threads": arguments.threads,
         }
         result["families"][family] = figures = measure(setting, arguments.rounds)

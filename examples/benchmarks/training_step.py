@@ -13,7 +13,7 @@ import yaml
 from beyond_papers import NONE, OPTIONS, Option
 from measuring import matmul_gflops, now, peak_allocated_gib, peak_rss_gib
 from published_training import OPTIMISATIONS
-from random_inputs import TEXT_TOKENS, random_texts
+from random_inputs import caption_lengths, random_texts
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -87,14 +87,14 @@ def build_model(family: str, size: str, dropout: bool = True, option: Option = O
     return model
 
 
-def build_batch(model, batch_size: int) -> dict[str, torch.Tensor]:
-    """Captions and concepts of full length, and everything that all variants must draw alike."""
+def build_batch(model, batch_size: int, lengths: str = "full") -> dict[str, torch.Tensor]:
+    """Captions, concepts, and everything that all variants must draw alike; `lengths` of captions: `full` or `real`."""
     config = model.config
     vision, vocab_size = config.vision_config, config.text_config.vocab_size
     batch = {
         "pixel_values": torch.randn(batch_size, vision.num_channels, vision.image_size, vision.image_size),
         "image_ids": torch.arange(batch_size),
-        **random_texts(torch.full((batch_size,), TEXT_TOKENS), vocab_size),
+        **random_texts(caption_lengths(batch_size, lengths), vocab_size),
     }
     if config.use_concepts:
         concepts = random_texts(torch.full((batch_size,), CONCEPT_TOKENS), vocab_size)
@@ -113,12 +113,20 @@ def build_batch(model, batch_size: int) -> dict[str, torch.Tensor]:
 class TrainingStep:
     """A model, its optimiser and a batch that every step sees again, whole or in the parts that an option cuts it into."""
 
-    def __init__(self, family: str, size: str, batch_size: int, dropout: bool = True, option: Option = OPTIONS[NONE]):
+    def __init__(
+        self,
+        family: str,
+        size: str,
+        batch_size: int,
+        lengths: str = "full",
+        dropout: bool = True,
+        option: Option = OPTIONS[NONE],
+    ):
         torch.manual_seed(0)
         self.option = option
         self.model = build_model(family, size, dropout, option)
         self.optimizer = create_optimizer(self.model, 1e-5, 0.02, torch.device(device()), kind=option.optimizer)
-        self.batch = build_batch(self.model, batch_size)
+        self.batch = build_batch(self.model, batch_size, lengths)
         self._compiled = None
 
     @contextmanager
@@ -200,12 +208,12 @@ class TrainingStep:
         return losses, gradients
 
 
-def measure_time(family: str, size: str, batch_size: int, rounds: int) -> dict:
+def measure_time(family: str, size: str, batch_size: int, rounds: int, lengths: str = "full") -> dict:
     """
     Runs every variant once in each round, so that all of them see the same hours of the machine. The first round warms
     up and counts FLOPs instead.
     """
-    step = TrainingStep(family, size, batch_size)
+    step = TrainingStep(family, size, batch_size, lengths)
     variants = dict(CPU_VARIANTS)
     unavailable = {}
     if device() == "cuda":
@@ -260,14 +268,16 @@ def measure_option(family: str, size: str, batch_size: int, rounds: int, option:
     }
 
 
-def measure_memory(family: str, size: str, batch_size: int, variant: str = "ours", option: str = NONE) -> dict:
+def measure_memory(
+    family: str, size: str, batch_size: int, variant: str = "ours", option: str = NONE, lengths: str = "full"
+) -> dict:
     """
     Peak memory of the process over whole steps, then what a step allocates. It is counted once with the gradients
     cleared before it, as the training loop does. It is counted again with gradients that are there already, as in all
     but the first of accumulated batches.
     """
     before = peak_rss_gib()
-    step = TrainingStep(family, size, batch_size, option=OPTIONS[option])
+    step = TrainingStep(family, size, batch_size, lengths, option=OPTIONS[option])
     way = CPU_VARIANTS[variant]
     for _ in range(2):
         step.run(way)
@@ -303,9 +313,9 @@ def _state_gib(step: TrainingStep) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 2**30
 
 
-def measure_agreement(family: str, size: str, batch_size: int) -> dict:
+def measure_agreement(family: str, size: str, batch_size: int, lengths: str = "full") -> dict:
     """Largest difference between losses and gradients of the variants."""
-    step = TrainingStep(family, size, batch_size, dropout=False)
+    step = TrainingStep(family, size, batch_size, lengths, dropout=False)
     own = torch.arange(batch_size, device=device())
     given = {"negative_image_indices": own.roll(1), "negative_text_indices": own.roll(-1)}
     losses, gradients = step.gradients(CPU_VARIANTS["ours"], **given)

@@ -2,8 +2,8 @@
 
     python examples/benchmarks/training.py --size base --json training.json
 
-Random weights, images and token ids, the sizes of the recipes in `examples/configs`, captions of 25 tokens or of real
-lengths and concepts of 15 tokens, dropout as configured, a full queue. Times are medians over rounds, in each of which every way of doing the step
+Weights, images and token ids are random, sizes those of the recipes in `examples/configs`. Captions have 25 tokens, or
+real lengths with `--lengths real`; concepts have 15. Dropout is as configured, the queue is full. Times are medians over rounds, in each of which every way of doing the step
 has its turn. FLOPs are counted, not estimated. Memory is measured in a process of its own for each way. It is what the
 tensors of a step take at most at one time beyond parameters, gradients, optimiser, teacher and queue. `beyond_state`
 is that of the step as the training loop does it, which clears the gradients first: activations may take their place

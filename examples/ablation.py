@@ -226,7 +226,7 @@ class Study:
         if "samples" in arguments.parts:
             for seed in seeds:
                 for variant in arguments.variants:
-                    yield self._planned("samples", variant, seed, self.steps)
+                    yield self._planned("samples", variant, seed, self._steps(variant))
         if "seconds" in arguments.parts:
             steps = self._steps_in_equal_seconds()
             for seed in seeds:
@@ -238,14 +238,16 @@ class Study:
                     for share in sorted(arguments.shares):
                         part = self.folder / "corpora" / f"random_{share:g}_records_seed_{seed}.jsonl"
                         train = write_random_records(self.sources.train, part, share, seed)
-                        yield self._planned("data", variant, seed, self.steps, f"random records {share:g} %", train)
-                    yield self._planned("data", variant, seed, self.steps)
+                        yield self._planned(
+                            "data", variant, seed, self._steps(variant), f"random records {share:g} %", train
+                        )
+                    yield self._planned("data", variant, seed, self._steps(variant))
         if "filtered" in arguments.parts:
             yield from self._filtered_runs()
 
     def _filtered_runs(self) -> Iterator[StudyRun]:
         arguments, keep = self.arguments, self.arguments.keep
-        encoder = arguments.encoder or self._planned("samples", self._first(), 0, self.steps).folder
+        encoder = arguments.encoder or self._planned("samples", self._first(), 0, self._steps(self._first())).folder
         if arguments.encoder is None:
             encoder = encoder / TRAINING_FOLDER / "model"
         best = write_best_pairs(self.sources.train, self.folder / "corpora", keep, str(encoder))
@@ -254,27 +256,27 @@ class Study:
             random = write_random_pairs(self.sources.train, file, keep, seed)
             for variant in arguments.data_variants:
                 for data, train in ((f"random pairs {keep:g} %", random), (f"best pairs {keep:g} %", best)):
-                    yield self._planned("filtered", variant, seed, self.steps, data, train)
+                    yield self._planned("filtered", variant, seed, self._steps(variant), data, train)
 
     def _first(self) -> str:
         return BASELINE if BASELINE in self.arguments.variants else self.arguments.variants[0]
 
-    def _equal_steps(self) -> int:
-        """Steps of every run, which are equal samples where the batches are equal."""
+    def _equal_steps(self) -> dict[str, int]:
+        """Steps of every family's runs that see equal samples, each with the batch of its recipe."""
         arguments = self.arguments
         steps = arguments.max_steps or self.recipes["vicha"].get("max_steps")
         if steps is None:
             raise ValueError(
                 f"{arguments.recipe} counts epochs, and equal samples are counted in steps: give --max_steps"
             )
-        names = ("per_device_batch_size", "gradient_accumulation_steps")
-        batches = {tuple(recipe.get(name, 1) for name in names) for recipe in self.recipes.values()}
-        if len(batches) > 1:
-            raise ValueError(
-                f"{arguments.recipe} and {arguments.simla_recipe} have other batches, so equal steps are not equal "
-                "samples: give them the same per_device_batch_size and gradient_accumulation_steps"
-            )
-        return steps
+        batches = {
+            family: recipe["per_device_batch_size"] * recipe.get("gradient_accumulation_steps", 1)
+            for family, recipe in self.recipes.items()
+        }
+        return {family: max(1, round(steps * batches["vicha"] / batch)) for family, batch in batches.items()}
+
+    def _steps(self, variant: str) -> int:
+        return self.steps[VARIANTS[variant].family]
 
     def _planned(
         self, part: str, variant: str, seed: int, steps: int, data: str = ALL, train: Path | None = None
@@ -323,7 +325,7 @@ class Study:
                 ratio = statistics.median(
                     seconds[variant, seed] / seconds[BASELINE, seed] for seed in range(self.arguments.seeds)
                 )
-                decided[variant] = max(1, round(self.steps / ratio))
+                decided[variant] = max(1, round(self._steps(BASELINE) / ratio))
         write_whole_file(file, json.dumps(decided, indent=2) + "\n")
         return decided
 

@@ -17,8 +17,7 @@ PARTS = {
     "filtered": "Best pairs against random pairs",
 }
 _EXPLANATIONS = {
-    "samples": "Every run takes the same number of steps, with the same batch and, for one seed, the same order of the "
-    "data.",
+    "samples": "Every run sees the same number of samples, in the batches of its recipe.",
     "seconds": "Every run takes the steps that fit into the seconds of the baseline's run. The seconds of a step are the "
     "medians of the runs above, as ratios of runs with one seed.",
     "data": "A random part of the training records, as many steps for each. Smaller parts lie within larger ones.",

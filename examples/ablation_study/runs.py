@@ -25,7 +25,7 @@ RECIPE_FILE, RESULT_FILE, TRAINING_FOLDER = "recipe.yaml", "result.json", "train
 # Checkpoints of a run: what a kill can cost.
 _PARTS_OF_A_RUN = 10
 # These count steps of a run, so they follow its length.
-_STEP_COUNTS = ("warmup_steps", "teacher_start_step", "model.config.queue_warmup_batches")
+_STEP_COUNTS = ("warmup_steps", "teacher_start_step", "hard_negative_steps", "model.config.queue_warmup_batches")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ mirrors and normalises, with and without RandAugment. Images are drawn noise ove
 the size of photographs. All loops take turns, and each counts the processor's seconds, for others may use the machine.
 
 `--records N` also measures annotations of N records: seconds of the first start and of the next one, and what a loading
-process has in memory for itself.
+process grows by, in memory of its own and in pages of mapped files that all share. `--size tiny` keeps the rest short.
 """
 
 import io
@@ -196,18 +196,19 @@ def compare_tokenisation(rounds: int) -> float:
     return rates["batch"] / rates["single"]
 
 
-def private_mib() -> float:
-    """Memory that only this process has, MiB (Linux). Pages of mapped files are no such memory: all processes share them."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
+def memory_mib() -> tuple[float, float]:
+    """Memory that only this process has, and pages of mapped files, which all processes share, MiB (Linux)."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    return kib["Private_Dirty"] / 1024, (kib["Rss"] - kib["Anonymous"]) / 1024
 
 
 def _look_at_records(annotations, count: int, results) -> None:
-    before = private_mib()
+    before = memory_mib()
     rng = random.Random(os.getpid())
     for _ in range(count):
         annotations[rng.randrange(len(annotations))]
-    results.put((private_mib() - before, private_mib()))
+    results.put([after - earlier for after, earlier in zip(memory_mib(), before, strict=True)])
 
 
 def measure_records(count: int, folder: Path) -> dict[str, float]:
@@ -238,13 +239,14 @@ def measure_records(count: int, folder: Path) -> dict[str, float]:
     for _ in range(2):
         worker = forked.Process(target=_look_at_records, args=(annotations, 20_000, results))
         worker.start()
-        shown.append(results.get()[0])
+        shown.append(results.get())
         worker.join()
     return {
         "records": count,
         "first_start_seconds": seconds[0],
         "next_start_seconds": seconds[1],
-        "private_mib_per_further_process": max(shown),
+        "private_mib_per_further_process": max(private for private, _ in shown),
+        "shared_mib_per_further_process": max(shared for _, shared in shown),
     }
 
 

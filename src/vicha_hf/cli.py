@@ -1,6 +1,5 @@
 """The command line `vicha-hf`: a registry of the packages' commands, each importing what it needs only when it runs."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -38,8 +37,13 @@ COMMAND_FILES = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the process's exit status; a mistake in the input is one line, not a traceback."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    command = next((word for word in argv if not word.startswith("-")), "")
-    return run_command(f"vicha-hf {command}".rstrip(), _run, argv)
+    parser = build_parser()
+
+    def run(words: list[str]) -> int | None:
+        arguments = parser.parse_args(words)
+        return arguments.run(arguments)
+
+    return run_command(parser.name_of(argv), run, argv)
 
 
 def build_parser() -> CommandParser:
@@ -53,11 +57,6 @@ def build_parser() -> CommandParser:
     for commands_file in COMMAND_FILES:
         commands_file.register(commands)
     return parser
-
-
-def _run(argv: list[str]) -> int | None:
-    arguments: argparse.Namespace = build_parser().parse_args(argv)
-    return arguments.run(arguments)
 
 
 if __name__ == "__main__":

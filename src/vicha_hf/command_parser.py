@@ -55,6 +55,12 @@ class CommandParser(argparse.ArgumentParser):
                 return f"{spelling}{equals}{value}"
         self.error(f"unknown option {name}{did_you_mean(name, [*self._option_string_actions])}")
 
+    def name_of(self, argv: Sequence[str]) -> str:
+        """Full name of the command that a command line calls, such as `vicha-hf data check`, for messages."""
+        words = [word for word in argv if not word.startswith("-")]
+        commands = self._subparsers._group_actions[0].choices if self._subparsers is not None else {}
+        return commands[words[0]].name_of(words[1:]) if words and words[0] in commands else self.prog
+
     def error(self, message: str) -> NoReturn:
         if wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.+)\)", message):
             message += did_you_mean(wrong[1], re.findall(r"'?([\w-]+)'?", wrong[2]))

@@ -340,8 +340,9 @@ def _wanted_fields(source: OpenedSource, splits: SplitFilter) -> Iterator[tuple[
 
 def _refuse(report: AnnotationReport, on_bad_record: str, sources: object) -> None:
     if report.num_skipped and on_bad_record == "raise":
+        first = report.rejected[0]
         raise AnnotationError(
-            f'the annotations have bad records; correct them, or leave them out with on_bad_record="skip".\n'
+            f'{first.record}: {first.message}. Correct the bad records, or leave them out with on_bad_record="skip".\n'
             f"{report.summary()}"
         )
     if not report.num_kept:

@@ -184,7 +184,13 @@ def _facts(run: Run, config) -> dict[str, dict[str, object]]:
         trained["minutes"] = run.metrics["train_seconds"] / 60
     data = {name: run.data[name] for name in ("train", "validation") if run.data.get(name) is not None}
     settings = {name: run.settings[name] for name in SETTINGS if run.settings.get(name) is not None}
-    facts = {"Training": trained, "Data": data, "Settings": settings, "Model": architecture_facts(config)}
+    facts = {
+        "Training": trained,
+        "Data": data,
+        "Records left out, by cause": run.metrics.get("rejected_records"),
+        "Settings": settings,
+        "Model": architecture_facts(config),
+    }
     return {heading: table for heading, table in facts.items() if table}
 
 

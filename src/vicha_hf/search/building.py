@@ -84,7 +84,7 @@ def build_index(
         device: where the model runs; by default on a GPU where there is one.
         concepts: "given" embeds images with the concepts of the annotation file, "auto" with those that the model's
             concept index finds, "none" without any.
-        on_bad_image: "skip" leaves out an image that cannot be read, and reports it; "raise" ends.
+        on_bad_image: "skip" leaves out an image that cannot be read, or a bad record, and reports it; "raise" ends.
         shard_size: images per file.
         progress: whether to show a progress bar.
 
@@ -97,7 +97,7 @@ def build_index(
         AnnotationError, OSError, ValueError: no images, no model, or a folder that cannot be written to.
     """
     folder = Path(output).expanduser()
-    wanted = list_images(Path(images).expanduser(), image_root)
+    wanted = list_images(Path(images).expanduser(), image_root, on_bad_image)
     require_writable(folder)
     embedder = Embedder(model, device, find_concepts=concepts == "auto")
     if not embedder.reads_concepts:
@@ -135,7 +135,9 @@ def build_index(
     return report
 
 
-def list_images(images: Path, image_root: str | None) -> list[IndexedImage]:
+def list_images(
+    images: Path, image_root: str | None, on_bad_record: Literal["skip", "raise"] = "raise"
+) -> list[IndexedImage]:
     """
     The images of a folder, sorted by path, or of an annotation file, in order.
 
@@ -152,7 +154,7 @@ def list_images(images: Path, image_root: str | None) -> list[IndexedImage]:
             )
         return [_indexed(str(path.resolve()), source) for path in found]
     by_path: dict[str, IndexedImage] = {}
-    for record in read_image_text_records(str(images), image_root):
+    for record in read_image_text_records(str(images), image_root, on_bad_record=on_bad_record):
         if not isinstance(record.image, str):
             raise ValueError(f"{record.where}: only images with a path can be indexed, not those inside a dataset.")
         path = str(Path(record.image).resolve())

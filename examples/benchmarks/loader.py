@@ -7,8 +7,9 @@ The plain loop opens, decodes, resizes the whole image bicubically to a square a
 mirrors and normalises, with and without RandAugment. Images are drawn noise over smooth colours, saved as JPEG of about
 the size of photographs. All loops take turns, and each counts the processor's seconds, for others may use the machine.
 
-`--records N` also measures annotations of N records: seconds of the first start and of the next one, and what a loading
-process grows by, in memory of its own and in pages of mapped files that all share. `--size tiny` keeps the rest short.
+`--records N` also measures annotations of N records. It gives the seconds of the first start and of the next one. It gives
+the growth of a loading process too: memory of its own, and pages of mapped files that all share. `--size tiny` keeps the
+rest short.
 """
 
 import io

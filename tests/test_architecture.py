@@ -19,6 +19,7 @@ LAYERS = (
     "hub_upload",
     "devices",
     "models",
+    "onnx_backend",
     "families",
     "text_tokenizers",
     "pipelines",

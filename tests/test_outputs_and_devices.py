@@ -107,6 +107,32 @@ def test_a_name_that_is_nowhere(monkeypatch):
         read_config("nobody/nothing")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("index", "IMAGES", "nothing", "--output", "OUT"),
+        ("ask", "nobody/nothing", "a.png", "what is it?"),
+        ("ground", "nobody/nothing", "a.png", "a dog", "--output", "OUT.png"),
+        ("evaluate", "nobody/nothing", "IMAGES", "--task", "retrieval"),
+        ("export", "nothing", "OUT"),
+    ],
+)
+def test_the_hub_is_asked_once_for_a_name_that_is_nowhere(corpus, tmp_path, monkeypatch, capsys, command):
+    asked = []
+
+    def unreachable(self, model, timeout):
+        asked.append(model)
+        raise ConnectionError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    monkeypatch.setattr("vicha_hf.families.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("asked again"))
+    places = {"IMAGES": str(corpus), "OUT": str(tmp_path / "out"), "OUT.png": str(tmp_path / "out.png")}
+    assert main([places.get(word, word) for word in command]) == 1
+    name = next(word for word in command if word.endswith("nothing"))
+    assert f"{name} is no folder here, and cannot be had from the Hub: no connection" in capsys.readouterr().err
+    assert asked == [name]
+
+
 def test_bare_errors_of_the_system_say_what_to_do(tmp_path):
     for act, said in (
         ((tmp_path / "none").read_text, "none: not found; check the path"),

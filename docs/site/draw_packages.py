@@ -13,6 +13,7 @@ DRAWING = ROOT / "docs/images/packages.svg"
 # Contents and colour of each package; files between two packages share a row.
 CONTENTS = {
     "models": ("encoders, objectives, heads, processors", "#d7ecff"),
+    "onnx_backend": ("exported folders in a model's place", "#d7ecff"),
     "data": ("annotations, datasets, collators", "#e3f2d9"),
     "visual_tokens": ("tokenizers of SIMLA's patches", "#e3f2d9"),
     "concepts": ("vocabulary, embedding, selection", "#e3f2d9"),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi, constants
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging as transformers_logging
@@ -36,10 +37,15 @@ from .models.pretrained_encoders import require_loaded_encoders
 from .models.processing_simla import SimlaProcessor
 from .models.processing_vicha import ViChaProcessor
 from .models.processing_vision_text import VisionTextProcessor
+from .onnx_backend.loading import choose_backend, load_onnx
+from .onnx_backend.sessions import OnnxModel
 from .weight_files import require_weights_of_folder
 
 
 logger = logging.getLogger(__name__)
+
+# The longest wait for the Hub's answer whether it has a model.
+HUB_SECONDS = 10.0
 
 # Of a run's output: the last weights, ready for `from_pretrained`.
 MODEL_FOLDER = "model"
@@ -127,6 +133,7 @@ def find_model_folder(folder: str) -> str:
 
     Raises:
         FileNotFoundError: a folder that is not there, or that holds no model.
+        OSError: a name that is no folder, and that the Hub does not give.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
@@ -136,6 +143,7 @@ def find_model_folder(folder: str) -> str:
             raise FileNotFoundError(
                 f"{folder} is not there: give the folder of a model, or a Hub id such as org/vicha-base."
             )
+        _require_on_hub(folder)
         return folder
     for candidate in (path, path / MODEL_FOLDER):
         if (candidate / "config.json").is_file():
@@ -147,7 +155,23 @@ def find_model_folder(folder: str) -> str:
     )
 
 
-def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = None, **options: Any) -> PreTrainedModel:
+def _require_on_hub(model_id: str) -> None:
+    """
+    Raises an OSError for a Hub id that is neither in the cache nor on the Hub. It asks once, where loading would ask again
+    and again for half a minute.
+    """
+    if (Path(constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}" / "snapshots").is_dir():
+        return
+    try:
+        HfApi().model_info(model_id, timeout=HUB_SECONDS)
+    except Exception as error:
+        # The client's, the connection's, or that of a name which no model can have.
+        raise OSError(f"{model_id} is no folder here, and cannot be had from the Hub: {error}") from error
+
+
+def load_finetuned(
+    task: str, folder: str, config: PreTrainedConfig | None = None, backend: str | None = None, **options: Any
+) -> PreTrainedModel | OnnxModel:
     """
     A model that has been trained for `task`, in evaluation mode.
 
@@ -155,13 +179,17 @@ def load_finetuned(task: str, folder: str, config: PreTrainedConfig | None = Non
         task: one of the family's in `HEADS`.
         folder: folder or Hub id; its configuration says which family it is.
         config: the folder's configuration, where it has been read already.
+        backend: "torch", or "onnx" for a folder that `vicha-hf export` wrote; by default what the folder is for.
         options: further ones of `from_pretrained`, such as `dtype` and `revision`.
 
     Raises:
         ValueError: unknown task or family, or a folder that lacks weights of the head, by name: random ones answer at
-            random. Or one whose configuration leaves weights of an encoder over.
+            random. Or one whose configuration leaves weights of an encoder over, or one that the backend cannot run.
+        ImportError: onnxruntime is needed and not installed.
     """
     config = read_config(folder) if config is None else config
+    if choose_backend(folder, backend) == "onnx":
+        return load_onnx(task, folder, config)
     require_weights_of_folder(folder)
     with without_load_report():
         model, info = head_class(config.model_type, task).from_pretrained(

@@ -12,7 +12,8 @@ from tiny_models import tiny_retrieval_model
 
 from vicha_hf import ViChaForRetrieval
 from vicha_hf.cli import main
-from vicha_hf.export.onnx_files import ExportError, export_onnx
+from vicha_hf.export.exporting import export_model
+from vicha_hf.export.parts import ExportError
 
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
@@ -88,29 +89,45 @@ def test_batches_and_lengths_are_free(exported, rows):
 
 
 def test_single_stream_models_are_exported(tmp_path):
-    differences = export_onnx(simla_model(SimlaForRetrieval), tmp_path)
+    differences = export_model(simla_model(SimlaForRetrieval), tmp_path)
     assert set(differences) == {"image_encoder", "text_encoder", "pair_scorer"} and max(differences.values()) < 1e-4
 
 
 def test_int8_is_smaller_and_close(exported, tmp_path):
     folder, onnx = exported
-    cosines = export_onnx(ViChaForRetrieval.from_pretrained(folder), tmp_path, int8=True, parts=["text_encoder"])
+    cosines = export_model(ViChaForRetrieval.from_pretrained(folder), tmp_path, int8=True, parts=["text_encoder"])
     assert cosines["text_encoder"] > 0.99
-    assert [path.name for path in tmp_path.iterdir()] == ["text_encoder.onnx"]
+    assert {path.name for path in tmp_path.iterdir()} == {"text_encoder.onnx", "export.json"}
     small, full = (place / "text_encoder.onnx" for place in (tmp_path, onnx))
     assert small.stat().st_size < full.stat().st_size / 2
 
 
 def test_a_file_that_differs_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("vicha_hf.export.onnx_files.TOLERANCE", -1.0)
+    monkeypatch.setattr("vicha_hf.export.exporting.TOLERANCE", -1.0)
     with pytest.raises(ExportError, match=r"text_encoder\.onnx differs from the model"):
-        export_onnx(tiny_retrieval_model(), tmp_path, parts=["text_encoder"])
+        export_model(tiny_retrieval_model(), tmp_path, parts=["text_encoder"])
     assert not list(tmp_path.iterdir())
 
 
+def test_only_an_earlier_export_is_replaced(tmp_path):
+    model, folder = tiny_retrieval_model(), tmp_path / "out"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(
+        ExportError, match=r"not empty and no earlier export \(notes.txt is there\): choose a new folder"
+    ):
+        export_model(model, folder, "torch_export", parts=["text_encoder"])
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    export_model(model, folder, "torch_export", parts=["text_encoder"])
+    (folder / "notes.txt").write_text("mine")
+    export_model(model, folder, parts=["text_encoder"])
+    assert {path.name for path in folder.iterdir()} == {"text_encoder.onnx", "export.json", "notes.txt"}
+
+
 def test_models_without_the_parts_are_refused(tmp_path):
-    with pytest.raises(ExportError, match="SimlaForVisualEntailment has no projections"):
-        export_onnx(simla_model(SIMLA_HEADS["entailment"]), tmp_path)
+    with pytest.raises(ExportError, match="SimlaForVisualEntailment has no projections and no answer decoder"):
+        export_model(simla_model(SIMLA_HEADS["entailment"]), tmp_path)
 
 
 def test_without_the_extra_the_message_names_it(exported, tmp_path):

@@ -1,1 +1,1 @@
-"""Models for other runtimes: image encoder, text encoder and pair scorer as ONNX files."""
+"""Models for other runtimes: their parts as files of ONNX or of `torch.export`."""

@@ -16,6 +16,8 @@ class PlainAttention:
     def __call__(self, module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling, **_):
         """Keys and values [B, H, K, d], queries [B, H, Q, d], mask [B, 1, Q or 1, K], true = attend -> [B, Q, H, d]."""
         scores = torch.matmul(query * scaling, key.transpose(2, 3))
+        if module.is_causal and attention_mask is None:
+            attention_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if attention_mask is None:
             probabilities = scores.softmax(dim=-1)
         else:

@@ -3,9 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from ..models.inputs import Concepts, mask_with_a_token
+from ..models.encodings import ImageEncoding
+from ..models.inputs import Concepts, Texts, mask_with_a_token
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.objective_itm import MATCH
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported, or a file that does not compute what the model does."""
 
 
 class ImageEncoderPart(nn.Module):
@@ -30,6 +35,16 @@ class ImageEncoderPart(nn.Module):
         concept_input_ids: Tensor | None = None,
         concept_attention_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        states, mask, embeds = self.encode(pixel_values, concept_input_ids, concept_attention_mask)
+        return self.base.project_image(states, embeds), states, mask
+
+    def encode(
+        self,
+        pixel_values: Tensor,
+        concept_input_ids: Tensor | None = None,
+        concept_attention_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """States, mask, and what the concepts add to the embedding."""
         concepts = Concepts(concept_input_ids, concept_attention_mask) if self.reads_concepts else None
         # How many images there are matters in training alone.
         joined = self.base.concept_tokens(concepts, num_images=0)
@@ -37,7 +52,7 @@ class ImageEncoderPart(nn.Module):
         states, mask = output.last_hidden_state, output.attention_mask
         if mask is None:
             mask = torch.ones(states.shape[:2], dtype=torch.int64)
-        return self.base.project_image(states, joined.embeds), states, mask
+        return states, mask, joined.embeds
 
 
 class TextEncoderPart(nn.Module):
@@ -89,8 +104,76 @@ class PairScorerPart(nn.Module):
         return self.itm_head(fused[:, 0])[:, MATCH]
 
 
+class QuestionEncoderPart(nn.Module):
+    """
+    `pixel_values` [B, 3, H, W], concepts [B, C] as the image encoder reads them, and the questions `input_ids`,
+    `attention_mask` [B, T] -> `question_hidden_states` [B, T, d_t], `question_attention_mask` [B, T].
+    """
+
+    outputs = ("question_hidden_states", "question_attention_mask")
+
+    def __init__(self, model: VisionTextPreTrainedModel):
+        super().__init__()
+        self.images = ImageEncoderPart(model)
+        self.inputs = (*self.images.inputs, "input_ids", "attention_mask")
+
+    def forward(self, pixel_values: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        *concepts, input_ids, attention_mask = others
+        states, mask, _ = self.images.encode(pixel_values, *concepts)
+        texts = Texts(input_ids, mask_with_a_token(attention_mask))
+        images = ImageEncoding(hidden_states=states, attention_mask=mask)
+        fused = self.images.base.fuse_tokens(images, texts).last_hidden_state
+        return fused, texts.attention_mask
+
+
+class AnswerDecoderPart(nn.Module):
+    """
+    Answers `answer_input_ids`, `answer_attention_mask` [n, A], which begin with [CLS], each to the question of its row:
+    `question_hidden_states` [n, T, d_t], `question_attention_mask` [n, T] -> `logits` [n, A, vocabulary] of the token
+    after each.
+    """
+
+    inputs = ("answer_input_ids", "answer_attention_mask", "question_hidden_states", "question_attention_mask")
+    outputs = ("logits",)
+
+    def __init__(self, model: VisionTextPreTrainedModel):
+        super().__init__()
+        self.decoder, self.head = model.answer_decoder, model.mlm_head
+
+    def forward(
+        self,
+        answer_input_ids: Tensor,
+        answer_attention_mask: Tensor,
+        question_hidden_states: Tensor,
+        question_attention_mask: Tensor,
+    ) -> Tensor:
+        question = self.decoder.project_question(question_hidden_states, question_attention_mask)
+        states = self.decoder(answer_input_ids, answer_attention_mask, question=question).last_hidden_state
+        return self.head(states)
+
+
 PARTS: dict[str, type[nn.Module]] = {
     "image_encoder": ImageEncoderPart,
     "text_encoder": TextEncoderPart,
     "pair_scorer": PairScorerPart,
+    "question_encoder": QuestionEncoderPart,
+    "answer_decoder": AnswerDecoderPart,
 }
+
+
+def parts_of(model: VisionTextPreTrainedModel) -> tuple[str, list[str]]:
+    """
+    The task that a model's parts serve together, "retrieval" or "vqa", and their names.
+
+    Raises:
+        ExportError: a model that has neither a joint space nor an answer decoder.
+    """
+    if hasattr(model, "answer_decoder"):
+        return "vqa", ["question_encoder", "answer_decoder"]
+    if model.base_model.vision_projection is None:
+        raise ExportError(
+            f"{type(model).__name__} has no projections and no answer decoder; export a model for retrieval, "
+            "pretraining, grounding or question answering."
+        )
+    scored = getattr(model, "itm_head", None) is not None
+    return "retrieval", ["image_encoder", "text_encoder", *(["pair_scorer"] if scored else [])]

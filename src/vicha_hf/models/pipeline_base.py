@@ -22,6 +22,8 @@ class VisionTextPipeline(Pipeline):
         model: a head for the task. The bare model is exchanged for the head of the same folder: that is what
             `AutoModel` loads from a folder whose code comes with it.
         processor: the model's.
+        backend: "torch" or "onnx", what runs the model; by default whatever does. A folder that `vicha-hf export` wrote is
+            for "onnx".
         options: of [`~transformers.Pipeline`].
     """
 
@@ -39,7 +41,13 @@ class VisionTextPipeline(Pipeline):
     # Whether a query is about two images.
     reads_pairs = False
 
-    def __init__(self, model, processor=None, task: str = "", **options):
+    def __init__(self, model, processor=None, task: str = "", backend: str | None = None, **options):
+        found = getattr(model, "backend", "torch")
+        if backend not in (None, found):
+            raise ValueError(
+                f"backend={backend!r} is not what runs {model.name_or_path}, which is {found!r}: give the folder "
+                + ("that `vicha-hf export MODEL DIR` wrote." if backend == "onnx" else "of the torch model.")
+            )
         model = _exchanged(model, type(self).__name__, task, self.required)
         super().__init__(model, processor=processor, task=task, **options)
         self.model.eval()

@@ -64,6 +64,7 @@ def build_index(
     batch_size: int = 32,
     num_workers: int = 0,
     device: str | None = None,
+    backend: str | None = None,
     concepts: Concepts = "given",
     on_bad_image: Literal["skip", "raise"] = "skip",
     shard_size: int = SHARD_SIZE,
@@ -82,6 +83,7 @@ def build_index(
         batch_size: images at a time.
         num_workers: processes that load images.
         device: where the model runs; by default on a GPU where there is one.
+        backend: "torch", or "onnx" for a folder that `vicha-hf export` wrote; by default what the folder is for.
         concepts: "given" embeds images with the concepts of the annotation file, "auto" with those that the model's
             concept index finds, "none" without any.
         on_bad_image: "skip" leaves out an image that cannot be read, or a bad record, and reports it; "raise" ends.
@@ -99,7 +101,7 @@ def build_index(
     folder = Path(output).expanduser()
     wanted = list_images(Path(images).expanduser(), image_root, on_bad_image)
     require_writable(folder)
-    embedder = Embedder(model, device, find_concepts=concepts == "auto")
+    embedder = Embedder(model, device, find_concepts=concepts == "auto", backend=backend)
     if not embedder.reads_concepts:
         concepts = "none"
     if concepts != "given":

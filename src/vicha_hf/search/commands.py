@@ -47,6 +47,7 @@ def _add_index(commands: Commands) -> None:
         help="leave out and list what cannot be read, or stop there (default: %(default)s)",
     )
     _add_device(parser)
+    _add_backend(parser)
 
 
 def _index(arguments: argparse.Namespace) -> None:
@@ -60,6 +61,7 @@ def _index(arguments: argparse.Namespace) -> None:
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
         device=arguments.device,
+        backend=arguments.backend,
         concepts=arguments.concepts,
         on_bad_image=arguments.on_bad_image,
     )
@@ -104,6 +106,7 @@ def _add_search(commands: Commands) -> None:
     _add_json(parser)
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with thumbnails there")
     _add_device(parser)
+    _add_backend(parser)
 
 
 def _search(arguments: argparse.Namespace) -> None:
@@ -113,7 +116,7 @@ def _search(arguments: argparse.Namespace) -> None:
 
     for path in filter(None, (_json_file(arguments), arguments.html)):
         require_writable_file(path, inputs=(arguments.query,))
-    index = ImageIndex(arguments.index, arguments.model, arguments.device, arguments.approximate)
+    index = ImageIndex(arguments.index, arguments.model, arguments.device, arguments.approximate, arguments.backend)
     hits = index.search(
         arguments.query, arguments.top, target=arguments.target, kind=arguments.kind, rerank=arguments.rerank
     )
@@ -146,6 +149,7 @@ def _add_ask(commands: Commands) -> None:
     _add_concepts(parser)
     _add_json(parser)
     _add_device(parser)
+    _add_backend(parser)
 
 
 def _ask(arguments: argparse.Namespace) -> None:
@@ -225,13 +229,21 @@ def _pipeline(arguments: argparse.Namespace, name: str, task: str):
         require_writable_file(_json_file(arguments), inputs=(arguments.image,))
     device = choose_device(arguments.device)
     folder = find_model_folder(arguments.model)
-    model = load_finetuned(task, folder)
+    model = load_finetuned(task, folder, backend=getattr(arguments, "backend", None))
     processor = AutoProcessor.from_pretrained(folder)
     return pipeline(name, model=model, processor=processor, device=device)
 
 
 def _add_device(parser: CommandParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+
+
+def _add_backend(parser: CommandParser) -> None:
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        help="what runs the model; onnx runs a folder that `vicha-hf export` wrote (default: what the folder is for)",
+    )
 
 
 def _add_concepts(parser: CommandParser) -> None:

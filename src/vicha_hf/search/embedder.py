@@ -25,17 +25,24 @@ class Embedder:
         model: folder or Hub id of a model that was pretrained, or fine-tuned for retrieval.
         device: where it runs; by default on a GPU where there is one.
         find_concepts: whether images without given concepts get those that the model's concept index finds.
+        backend: "torch", or "onnx" for a folder that `vicha-hf export` wrote; by default what the folder is for.
 
     Raises:
         ValueError, OSError: no such model, or none with a concept index where one is needed.
     """
 
-    def __init__(self, model: str, device: str | torch.device | None = None, find_concepts: bool = False):
+    def __init__(
+        self,
+        model: str,
+        device: str | torch.device | None = None,
+        find_concepts: bool = False,
+        backend: str | None = None,
+    ):
         self.name = find_model_folder(model)
         if Path(self.name).is_dir():
             self.name = str(Path(self.name).resolve())
         self.device = choose_device(device)
-        self.model = load_finetuned("retrieval", self.name).to(self.device)
+        self.model = load_finetuned("retrieval", self.name, backend=backend).to(self.device)
         self.processor = AutoProcessor.from_pretrained(self.name)
         if find_concepts and not self.reads_concepts:
             raise ValueError(f"{self.name} reads no visual concepts: leave them to be given, or none.")

@@ -64,6 +64,7 @@ class ImageIndex:
         folder: as [`build_index`] wrote it.
         model: folder or Hub id of the model, where it is not the one that the index names.
         device: where the model runs; by default on a GPU where there is one.
+        backend: "torch", or "onnx" for a folder that `vicha-hf export` wrote; by default what the folder is for.
         approximate: whether the first stage uses FAISS (extra `faiss`) instead of comparing with every embedding.
 
     Raises:
@@ -76,10 +77,12 @@ class ImageIndex:
         model: str | None = None,
         device: str | None = None,
         approximate: bool = False,
+        backend: str | None = None,
     ):
         self.folder = Path(folder).expanduser()
         self.manifest = Manifest.read(self.folder)
         self._model, self._device, self._approximate = model or self.manifest.model, device, approximate
+        self._backend = backend
         shards = list(read_shards(self.folder, self.manifest.dim))
         everything = [image for shard in shards for image in shard.images]
         rows = sorted(live_rows(everything, self.manifest.removed).values())
@@ -101,7 +104,8 @@ class ImageIndex:
     @cached_property
     def embedder(self) -> Embedder:
         """The model, loaded when it is needed and checked against the index."""
-        embedder = Embedder(self._model, self._device, find_concepts=self.manifest.concepts == "auto")
+        find_concepts = self.manifest.concepts == "auto"
+        embedder = Embedder(self._model, self._device, find_concepts, self._backend)
         self.manifest.require_same_model(embedder.fingerprint(), embedder.name, self.folder)
         return embedder
 

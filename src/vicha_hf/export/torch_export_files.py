@@ -1,0 +1,23 @@
+"""Files of `torch.export` of a model's parts: graphs that torch loads without this package, and compiles ahead of time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .part_inputs import dynamic_shapes
+
+
+def write_torch_export(part: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a part with free batch and lengths; it takes its inputs by position, in the order of `part.inputs`."""
+    with torch.no_grad():
+        program = torch.export.export(part, tuple(inputs.values()), dynamic_shapes=dynamic_shapes(part))
+    torch.export.save(program, path)
+
+
+@torch.no_grad()
+def run_torch_export(path: Path, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    """Outputs of a file."""
+    found = torch.export.load(path).module()(*inputs.values())
+    return list(found) if isinstance(found, tuple) else [found]

@@ -117,7 +117,7 @@ def test_without_onnxruntime_the_message_names_the_extra(folders, tmp_path):
     "head",
     [
         lambda: tiny_head("vqa"),
-        lambda: tiny_head("vqa", use_concepts=False, quirks={"vqa_first_token_twice": True}),
+        lambda: tiny_head("vqa", use_concepts=False, reference_quirks=["vqa_first_token_twice"]),
         lambda: simla_model(SIMLA_HEADS["vqa"]),
     ],
     ids=["vicha", "albef", "simla"],

@@ -39,8 +39,8 @@ def export_model(
     companions: Callable[[Path], None] | None = None,
 ) -> dict[str, float]:
     """
-    Writes the parts of a model as files with free batch and lengths: `image_encoder`, `text_encoder` and, with a matching
-    head, `pair_scorer`; or `question_encoder` and `answer_decoder` of a model for question answering.
+    Writes the parts of a model as files with free batch and lengths. They are `image_encoder`, `text_encoder` and, with a
+    matching head, `pair_scorer`. A model for question answering has `question_encoder` and `answer_decoder`.
 
     Every file is run on other sizes than it was exported with, rows without a token included, and compared with the
     model.

@@ -106,8 +106,8 @@ class PairScorerPart(nn.Module):
 
 class QuestionEncoderPart(nn.Module):
     """
-    `pixel_values` [B, 3, H, W], concepts [B, C] as the image encoder reads them, and the questions `input_ids`,
-    `attention_mask` [B, T] -> `question_hidden_states` [B, T, d_t], `question_attention_mask` [B, T].
+    An image and its question. The inputs of the image encoder, `input_ids`, `attention_mask` [B, T] ->
+    `question_hidden_states` [B, T, d_t], `question_attention_mask` [B, T].
     """
 
     outputs = ("question_hidden_states", "question_attention_mask")
@@ -128,9 +128,8 @@ class QuestionEncoderPart(nn.Module):
 
 class AnswerDecoderPart(nn.Module):
     """
-    Answers `answer_input_ids`, `answer_attention_mask` [n, A], which begin with [CLS], each to the question of its row:
-    `question_hidden_states` [n, T, d_t], `question_attention_mask` [n, T] -> `logits` [n, A, vocabulary] of the token
-    after each.
+    Answers that begin with [CLS], each to the question of its row. `answer_input_ids`, `answer_attention_mask` [n, A],
+    `question_hidden_states` [n, T, d_t], `question_attention_mask` [n, T] -> `logits` [n, A, vocabulary].
     """
 
     inputs = ("answer_input_ids", "answer_attention_mask", "question_hidden_states", "question_attention_mask")

@@ -226,10 +226,6 @@ def bootstrap_concepts(arguments: argparse.Namespace, corpus: DemoCorpus, steps:
     first.pretraining = [*arguments.pretraining, "--max_steps", str(steps)]
     first.pretraining += ["--evaluation_steps", str(steps)]
     given = {split: corpus.annotations(split) for split in SPLITS}
-    # Training goes on: the learning rate does not fall before.
-    options = pretraining_options(first, corpus, given, arguments.output_dir, num_processes=1)
-    peak = parse_training_arguments(PretrainingArguments, options)[0].learning_rate
-    first.pretraining += ["--min_learning_rate", str(peak)]
     run = pretrain(first, corpus, given, BOOTSTRAP)
     arguments.pretraining = [*arguments.pretraining, "--model.weights_from", str(run / "model")]
     model = load_finetuned("retrieval", str(run / "model"))

@@ -20,6 +20,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -204,12 +205,14 @@ def memory_mib() -> tuple[float, float]:
     return kib["Private_Dirty"] / 1024, (kib["Rss"] - kib["Anonymous"]) / 1024
 
 
-def _look_at_records(annotations, count: int, results) -> None:
+def _look_at_records(path: str, count: int) -> list[float]:
+    """Growth of both kinds of memory while a process opens annotations and draws records."""
     before = memory_mib()
+    annotations = _read(path)
     rng = random.Random(os.getpid())
     for _ in range(count):
         annotations[rng.randrange(len(annotations))]
-    results.put([after - earlier for after, earlier in zip(memory_mib(), before, strict=True)])
+    return [after - earlier for after, earlier in zip(memory_mib(), before, strict=True)]
 
 
 def measure_records(count: int, folder: Path) -> dict[str, float]:
@@ -228,20 +231,9 @@ def measure_records(count: int, folder: Path) -> dict[str, float]:
             }
             file.write(("," if number else "") + json.dumps(record) + "\n")
         file.write("]")
-    fresh, forked = (multiprocessing.get_context(method) for method in ("spawn", "fork"))
-    results, seconds = fresh.Queue(), []
-    for _ in range(2):
-        process = fresh.Process(target=_start_up, args=(str(path), results))
-        process.start()
-        seconds.append(results.get())
-        process.join()
-    annotations = _read(str(path))
-    results, shown = forked.Queue(), []
-    for _ in range(2):
-        worker = forked.Process(target=_look_at_records, args=(annotations, 20_000, results))
-        worker.start()
-        shown.append(results.get())
-        worker.join()
+    seconds = [_apart("spawn", _start_up, str(path)) for _ in range(2)]
+    # Loading processes are copies of one that has imported everything.
+    shown = [_apart("fork", _look_at_records, str(path), 20_000) for _ in range(2)]
     return {
         "records": count,
         "first_start_seconds": seconds[0],
@@ -251,18 +243,24 @@ def measure_records(count: int, folder: Path) -> dict[str, float]:
     }
 
 
+def _apart(start_method: str, function: Callable, *arguments):
+    """The result of a function in a process of its own; an error if that ends early."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(start_method)) as apart:
+        return apart.submit(function, *arguments).result()
+
+
 def _read(path: str):
     from vicha_hf.data.annotations import read_image_text_records
 
     return read_image_text_records(path)
 
 
-def _start_up(path: str, results) -> None:
+def _start_up(path: str) -> float:
     from vicha_hf.data.annotations import read_image_text_records
 
     start = time.perf_counter()
     read_image_text_records(path)
-    results.put(time.perf_counter() - start)
+    return time.perf_counter() - start
 
 
 def main() -> None:

@@ -63,5 +63,5 @@ def test_the_command_says_what_it_found(tmp_path, capsys):
     assert main(command) == 0
     assert "outputs differ by 0.0e+00 at most" in capsys.readouterr().out
     assert "li2021albef" in (tmp_path / "out/README.md").read_text()
-    assert main([*command, str(tmp_path / "missing.safetensors")]) == 1
+    assert main([*command, str(tmp_path / "missing.safetensors"), "--overwrite"]) == 1
     assert "missing.safetensors" in capsys.readouterr().err

@@ -89,7 +89,7 @@ def test_everything_that_is_wrong_is_counted_and_a_clean_copy_written(command, s
     assert command("check", fixed)
     assert "&lt;b&gt;" not in (scenes / "check.html").read_text()
     printed = command("check", path, "--fix", path, status=1)
-    assert "is the file that is checked" in printed and path.read_bytes() == before
+    assert f"{path} is read by this command" in printed and path.read_bytes() == before
 
 
 def test_leakage_between_splits_is_found(command, scenes):

@@ -42,6 +42,12 @@ def command(data, output, *options):
     return [*map(str, words), "--", *BEHIND.split()]
 
 
+def forget_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    PartialState._reset_state()
+
+
 @pytest.fixture
 def study(script, monkeypatch):
     """Runs a study whose trainings take place in this process; returns the options of each."""
@@ -51,10 +57,10 @@ def study(script, monkeypatch):
 
         def launch(options, num_processes):
             launched.append(options)
+            # As in a process of its own: accelerate keeps its state, such as the precision, for good.
+            forget_accelerator()
             script("pretrain")(options)
-            AcceleratorState._reset_state(reset_partial_state=True)
-            GradientState._reset_state()
-            PartialState._reset_state()
+            forget_accelerator()
             return 0
 
         monkeypatch.setattr(runs, "launch_pretraining", launch)

@@ -8,8 +8,9 @@ from vicha_hf.models.inputs import Concepts
 
 
 def image_inputs(model, batch):
-    concepts = model.embed_concepts(Concepts(batch["concept_input_ids"], batch["concept_attention_mask"]))
-    return batch["pixel_values"], concepts, batch["concept_attention_mask"]
+    given = Concepts(batch["concept_input_ids"], batch["concept_attention_mask"])
+    concepts = model.concept_tokens(given, len(batch["pixel_values"]))
+    return batch["pixel_values"], concepts.tokens, concepts.mask
 
 
 def test_vision_states_and_attentions():
@@ -73,12 +74,13 @@ def test_concept_states():
     assert len(output.hidden_states) == 3 and len(output.attentions) == 2
 
 
-def test_the_bare_model_hands_on_what_the_fusion_layers_recorded():
+def test_the_bare_model_hands_on_what_text_and_fusion_layers_recorded():
     model, batch = tiny_model(attn_implementation="eager"), tiny_batch(2)
     with torch.no_grad():
         output = model(**batch, output_hidden_states=True, output_attentions=True)
         plain = model(**batch)
-    assert len(output.hidden_states) == 3 and len(output.attentions) == 2 and len(output.cross_attentions) == 2
+    assert len(output.hidden_states) == 5 and len(output.attentions) == 4 and len(output.cross_attentions) == 2
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
     assert torch.equal(output.last_hidden_state, plain.last_hidden_state)
     assert plain.hidden_states is None
 

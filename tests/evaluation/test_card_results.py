@@ -5,7 +5,7 @@ from huggingface_hub import ModelCard
 from tiny_model_folder import write_gallery, write_model_folder
 
 from vicha_hf.cli import main
-from vicha_hf.evaluation.card_results import CardError, ResultCard
+from vicha_hf.evaluation.card_results import CardError, ResultCard, evaluation_results
 
 
 WRITTEN = """---
@@ -88,6 +88,13 @@ def test_a_card_without_results_or_without_text_gets_a_section(folder):
     assert "Only words.\n\n## Results\n" in text and values(folder) == {("test.json", "None", "r1_i2t"): 5.0}
     (folder / "README.md").unlink()
     assert f"# {folder.name}\n\n## Results\n" in add(folder, {"r1_i2t": 6.0})
+
+
+def test_metadata_hold_what_a_model_reaches_alone():
+    grounding = {"accuracy_itm": 61.0, "accuracy_random_proposal": 18.5, "accuracy_best_proposal": 100.0}
+    assert [one.metric_name for one in evaluation_results("grounding", "test.json", grounding)] == ["accuracy_itm"]
+    retrieval = {"r1_i2t": 12.0, "chance_r1": 0.5, "rerank_similarity_weight": 0.5, "num_images": 7}
+    assert [one.metric_name for one in evaluation_results("retrieval", "test.json", retrieval)] == ["r1_i2t"]
 
 
 @pytest.mark.parametrize("metadata", ["a: [", "model-index: 5", "- a list"])

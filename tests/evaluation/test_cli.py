@@ -1,6 +1,7 @@
 """The command line: help, evaluation and conversion as a user types them."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ def test_evaluate_prints_a_table_and_writes_the_metrics(tmp_path, capsys):
     assert metrics["num_captions"] == 8
     assert main([*command, "--no-use-concepts", "--json", str(tmp_path / "without.json")]) == 0
     assert json.loads((tmp_path / "without.json").read_text()) != metrics
+
+
+def test_loading_a_whole_model_says_nothing(tmp_path, caplog, monkeypatch):
+    write_model_folder(tmp_path / "model")
+    # transformers' loggers write to a stream of their own.
+    monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [caplog.handler])
+    assert main(["evaluate", str(tmp_path / "model"), str(write_gallery(tmp_path)), "--device", "cpu"]) == 0
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING] == []
 
 
 def test_a_mistake_is_one_line_on_stderr(tmp_path, capsys):

@@ -32,8 +32,8 @@ def test_what_is_right_gives_no_warning():
         ({"warmup_steps": 100}, "warm-up of 100 steps"),
         ({"queue_size": 64, "queue_start": 100}, "queue_warmup_batches"),
         ({"queue_size": 641}, "queue of 641"),
-        ({"steps_per_epoch": 9}, "few for this recipe"),
-        ({"total_steps": 20 * 201}, "few for this recipe"),
+        ({"steps_per_epoch": 9}, "few for this recipe: 9 steps an epoch, 11 epochs. Lower per_device_batch_size"),
+        ({"total_steps": 20 * 201}, "few for this recipe: 20 steps an epoch, 201 epochs. Lower num_epochs"),
         ({"corpus": CorpusSummary(10, 10, 0, 10, 100, 0, 51)}, "vicha-hf tokenizer"),
     ],
 )
@@ -57,6 +57,7 @@ def test_the_texts_of_a_corpus_are_counted(tmp_path):
 
 
 def test_figures_stand_beside_chance_and_constants_are_no_charts():
-    metrics = {"r1_i2t": 12.0, "chance_r1_i2t": 0.5, "r_mean": 34.2, "num_images": 7, "vqa_rules": "2021"}
+    metrics = {"r1_i2t": 12.0, "chance_r1_i2t": 0.5, "r_mean": 34.2, "num_images": 7, "vqa_rules": 2021}
+    metrics["rerank_similarity_weight"] = 0.5
     assert describe_figures(metrics, "r_mean") == "r_mean 34.2, r1_i2t 12.0 (chance 0.5)"
     assert changing(metrics) == {"r1_i2t": 12.0, "r_mean": 34.2}

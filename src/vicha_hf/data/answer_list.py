@@ -72,8 +72,11 @@ def check_answer_list(answers: Sequence[str], records: Iterable[QuestionRecord],
             f"{where}: none of its {len(answers)} answers, such as {answers[0]!r}, is given to any question, such as "
             f"{given[0][0]!r}; give the list that belongs to the data, or leave it out"
         )
-    level = logging.WARNING if share < ENOUGH_ANSWERABLE else logging.INFO
-    logger.log(level, "%s: its %d answers can answer %.1f %% of the questions", where, len(answers), 100 * share)
+    fact = f"{where}: its {len(answers)} answers can answer {100 * share:.1f} % of the questions"
+    if share < ENOUGH_ANSWERABLE:
+        logger.warning("%s; the others count as wrong: is it the list of these data?", fact)
+    else:
+        logger.info("%s", fact)
     return share
 
 

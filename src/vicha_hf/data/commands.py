@@ -103,8 +103,10 @@ def _check(arguments: argparse.Namespace) -> int:
             print(f"  e.g. {pair.first} ({pair.first_where}) and {pair.second} ({pair.second_where})")
     if arguments.json is not None:
         write_whole_file(arguments.json, json.dumps(check.as_json(), ensure_ascii=False, indent=2) + "\n")
+        print(f"result: {arguments.json}")
     if arguments.html is not None:
         write_corpus_page(check, f"Check of {', '.join(arguments.corpus)}", arguments.html)
+        print(f"page: {arguments.html}")
     if arguments.fix is not None:
         count = write_clean_copy(check, arguments.corpus, arguments.fix, arguments.image_root)
         print(f"{count} records written to {arguments.fix}")

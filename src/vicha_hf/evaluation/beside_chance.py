@@ -13,6 +13,8 @@ CHANCE = {
 }
 # Figures that depend on the data alone and so never change in a run.
 CONSTANT = ("chance_", "num_", "majority_", "accuracy_random_", "accuracy_best_", "pointing_random_")
+# How it was evaluated, which is neither reached nor known by the data.
+SETTINGS = ("vqa_rules", "rerank_similarity_weight")
 
 
 def first_figures(metrics: Mapping[str, object], primary: str) -> list[tuple[str, float, float | None]]:
@@ -40,7 +42,7 @@ def changing(metrics: Mapping[str, object]) -> dict[str, float]:
     return {
         name: value
         for name, value in metrics.items()
-        if isinstance(value, int | float) and not name.startswith(CONSTANT)
+        if isinstance(value, int | float) and not name.startswith((*CONSTANT, *SETTINGS))
     }
 
 

@@ -16,6 +16,7 @@ from ..arguments import one_line
 from ..families import find_model_folder
 from ..hub_upload import upload_folder
 from ..whole_files import require_writable_file, write_whole_files
+from .beside_chance import CONSTANT, SETTINGS
 
 
 CARD_FILE = "README.md"
@@ -29,8 +30,8 @@ TASK_METRICS = {
     "reasoning": ("Visual reasoning", "accuracy"),
     "text-assignment": ("Text assignment", "accuracy"),
 }
-# Not what a model reaches: chance, sizes, and what the texts alone give away.
-_NO_RESULT = ("chance", "num_", "text_only")
+# Not what a model reaches: chance, sizes, settings, and what the texts alone give away.
+_NO_RESULT = (*CONSTANT, *SETTINGS, "text_only")
 _END = "<!-- end of the evaluation -->"
 _HEADING = "## Results"
 _NOT_EVALUATED = "Not evaluated.\n"

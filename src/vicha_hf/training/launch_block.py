@@ -95,10 +95,14 @@ class LaunchBlock:
         """Passes over the training data."""
         return self.total_steps / self.steps_per_epoch
 
+    @property
+    def length_field(self) -> str:
+        """The setting that decides how long the run is."""
+        return "max_steps" if self.arguments.max_steps is not None else "num_epochs"
+
     def lines(self) -> list[str]:
         """The facts, one a line."""
         arguments = self.arguments
-        decided = "max_steps" if arguments.max_steps is not None else "num_epochs"
         parts = f"{arguments.per_device_batch_size} samples"
         parts += f" x {arguments.gradient_accumulation_steps} forward passes x {self.num_processes} processes"
         passes = f"{self.epochs:.1f} epochs of {self.steps_per_epoch:,}; " if self.num_samples is not None else ""
@@ -106,7 +110,7 @@ class LaunchBlock:
             "samples": "a stream" if self.num_samples is None else f"{self.num_samples:,} an epoch",
             "corpus": str(self.corpus) if self.corpus else None,
             "batch": f"{self.samples_per_step} ({parts})",
-            "steps": f"{self.total_steps:,} ({passes}{decided} decides)",
+            "steps": f"{self.total_steps:,} ({passes}{self.length_field} decides)",
             "warm-up": f"{arguments.warmup_steps:,} steps",
             "queue": f"{self.queue_size:,} features, counts from step {self.queue_start:,}"
             if self.queue_size
@@ -136,9 +140,10 @@ class LaunchBlock:
                 "twice; lower model.config.queue_size."
             )
         if self.steps_per_epoch < FEW_STEPS_PER_EPOCH or self.epochs > MANY_EPOCHS:
+            remedy = self.length_field if self.epochs > MANY_EPOCHS else "per_device_batch_size"
             found.append(
                 f"{self.num_samples:,} samples are few for this recipe: {self.steps_per_epoch} steps an epoch, "
-                f"{self.epochs:.0f} epochs. See examples/configs/vicha/own_small.yaml."
+                f"{self.epochs:.0f} epochs. Lower {remedy}; docs/your_own_pictures.md has recipes for few images."
             )
         if self.corpus is not None and self.corpus.splits_most_words:
             found.append(

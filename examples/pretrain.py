@@ -41,6 +41,7 @@ from vicha_hf.data.stream_dataset import StreamDataset
 from vicha_hf.data.stream_shards import wants_streaming
 from vicha_hf.data.transforms import EvaluationTransform, PretrainingTransform
 from vicha_hf.evaluation.retrieval import choose_similarity_weight, score_retrieval
+from vicha_hf.families import find_model_folder
 from vicha_hf.mistakes import run_script
 from vicha_hf.training.accelerator import create_accelerator
 from vicha_hf.training.loop import EvaluationHook, TrainingLoop, TrainingResult
@@ -117,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     accelerator = create_accelerator(arguments)
     # Every process makes the same weights.
     set_seed(arguments.seed)
-    tokenizer = load_or_make_tokenizer(arguments.tokenizer_source, arguments.data.train)
+    if arguments.model.from_pretrained is not None:
+        arguments.model.from_pretrained = find_model_folder(arguments.model.from_pretrained)
+    tokenizer = load_or_make_tokenizer(arguments.tokenizer_source, arguments.data.train, arguments.tokenizer_option)
     visual_tokens = load_visual_tokens(arguments.data)
     model = build_pretraining_model(arguments.model, tokenizer, visual_tokens)
     processor = build_processor(model, tokenizer, arguments.data)

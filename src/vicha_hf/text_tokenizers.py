@@ -1,5 +1,7 @@
 """Tokenizers of a model's texts: read from a folder or the Hub, and checked against the model."""
 
+from pathlib import Path
+
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .arguments import one_line, require
@@ -21,9 +23,13 @@ def load_tokenizer(source: str, name: str = "tokenizer") -> PreTrainedTokenizerB
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:
         # The library behind it raises bare exceptions for damaged files.
+        if Path(source).expanduser().is_dir():
+            fault = "holds no tokenizer that can be read"
+        else:
+            fault = "is no folder here, and no tokenizer of that name can be had from the Hub"
         raise ValueError(
-            f"{name}={source!r} holds no tokenizer that can be read: give a folder with tokenizer.json, such as "
-            f"`vicha-hf tokenizer` writes, or a Hub id. {one_line(error)}"
+            f"{name}={source!r} {fault}: give a folder with tokenizer.json, such as `vicha-hf tokenizer` writes, or a Hub "
+            f"id. {one_line(error)}"
         ) from error
     for token in ("pad_token", "cls_token", "sep_token", "mask_token"):
         require(getattr(tokenizer, token) is not None, name, source, f"it has no {token}; use a BERT-like tokenizer.")

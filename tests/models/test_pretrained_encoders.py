@@ -262,6 +262,17 @@ def test_more_layers_than_the_configuration_says_are_refused(encoders, tmp_path,
         start(encoders | {"broken": (str(broken), None)}, **{"vision" if name == "vit" else "text": "broken"})
 
 
+@pytest.mark.parametrize(
+    ("part", "name"), [("vision", "hidden_size"), ("vision", "patch_size"), ("text", "intermediate_size")]
+)
+def test_another_size_than_the_weights_have_is_one_line(encoders, part, name):
+    with pytest.raises(
+        ValueError, match=rf"^{part}_config\.{name}=4 is not possible: .*--model\.{part}_config {{}}"
+    ) as caught:
+        start(encoders, **{f"{part}_config": {name: 4}})
+    assert "\n" not in str(caught.value)
+
+
 def test_one_of_the_two_may_start_at_random(encoders):
     text = {**TEXT, "num_attention_heads": 3, "fusion_layer": 2}
     model = ViChaForPreTraining.from_vision_text_pretrained(

@@ -6,6 +6,7 @@ from transformers import BertConfig, BertForMaskedLM, ViTConfig, ViTModel
 from vicha_hf import ViChaForPreTraining
 from vicha_hf.arguments import parse_arguments
 from vicha_hf.text_tokenizers import load_tokenizer
+from vicha_hf.training.own_tokenizer import load_or_make_tokenizer
 from vicha_hf.training.pretraining import (
     DataArguments,
     ModelArguments,
@@ -149,6 +150,14 @@ def test_a_tokenizer_without_mask_is_an_error(tokenizer, tmp_path):
     )
     with pytest.raises(ValueError, match=r"data.tokenizer=.*no mask_token"):
         load_tokenizer(arguments.tokenizer_source, "data.tokenizer")
+
+
+def test_a_tokenizer_that_is_not_there_names_the_option_that_gave_it(tmp_path):
+    data = DataArguments(train="a.json")
+    for folder, fault in ((tmp_path / "none", "is no folder here"), (tmp_path, "holds no tokenizer")):
+        arguments = PretrainingArguments(output_dir="out", model=ModelArguments(text=str(folder)), data=data)
+        with pytest.raises(ValueError, match=rf"^model\.text=.*{fault}"):
+            load_or_make_tokenizer(arguments.tokenizer_source, data.train, arguments.tokenizer_option)
 
 
 def weights_of(model):

@@ -36,6 +36,7 @@ def vision_config_from(path: str, config_class: type[VisionConfig], **overrides)
     overridden.
     """
     source = _source_config(path, VISION_MODEL_TYPES, "vision")
+    _require_same_size(path, source, overrides, "vision_config", ("patch_size",))
     return config_class(**_shared_fields(source, config_class()) | overrides)
 
 
@@ -46,6 +47,7 @@ def text_config_from(path: str, config_class: type[TextConfig], **overrides) -> 
     are assumed.
     """
     source, family = _source_config(path, TEXT_MODEL_TYPES, "text"), config_class()
+    _require_same_size(path, source, overrides, "text_config", ())
     fields = _shared_fields(source, family)
     if hasattr(family, "fusion_layer"):
         fields["fusion_layer"] = source.num_hidden_layers // 2
@@ -62,6 +64,17 @@ def _source_config(path, model_types, role):
             f"The {role} encoder {path!r} is of type {config.model_type!r}; supported types are {model_types}."
         )
     return config
+
+
+def _require_same_size(path: str, source, overrides: Mapping, part: str, further: Iterable[str]) -> None:
+    """Raise a `ValueError` for a size that the pretrained weights do not have."""
+    for name in ("hidden_size", "intermediate_size", *further):
+        own = getattr(source, name)
+        if overrides.get(name, own) != own:
+            raise ValueError(
+                f"{part}.{name}={overrides[name]} is not possible: {path} has {own}. Leave the field out; "
+                f"--model.{part} {{}} leaves out all of a recipe's."
+            )
 
 
 def _shared_fields(source, target) -> dict:

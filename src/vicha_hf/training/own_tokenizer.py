@@ -13,20 +13,21 @@ from ..text_tokenizers import load_tokenizer
 logger = logging.getLogger(__name__)
 
 
-def load_or_make_tokenizer(source: str | None, train: object) -> PreTrainedTokenizerBase:
+def load_or_make_tokenizer(source: str | None, train: object, name: str = "data.tokenizer") -> PreTrainedTokenizerBase:
     """
     The tokenizer that the arguments name, or one of the training texts' own words. Every process makes the same one.
 
     Args:
         source: folder or Hub id of a tokenizer or model; None for none.
         train: sources of the training records.
+        name: of the option that gave the source, for messages.
 
     Raises:
         ValueError: no tokenizer there, or one without a token that the objectives need; texts without a word; a stream.
         AnnotationError: training records that cannot be read.
     """
     if source is not None:
-        return load_tokenizer(source, "data.tokenizer")
+        return load_tokenizer(source, name)
     require(
         not wants_streaming(train),
         "data.tokenizer",

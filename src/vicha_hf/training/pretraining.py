@@ -86,6 +86,8 @@ class ModelArguments(TrainedPartsArguments):
             for name in ("family", "weights_from", "vision", "text", "vision_config", "text_config"):
                 value = getattr(self, name)
                 remedy = f"model.from_pretrained={self.from_pretrained!r} decides it."
+                if name.endswith("_config"):
+                    remedy += f" --model.{name} {{}} leaves out a recipe's."
                 if name == "vision_config" and "image_size" in (value or {}):
                     remedy += " Give another size of the images as model.image_size."
                 require(not value, f"model.{name}", value, remedy)
@@ -182,6 +184,13 @@ class PretrainingArguments(TrainingArguments):
     def tokenizer_source(self) -> str | None:
         """Source of the tokenizer."""
         return self.data.tokenizer or self.model.from_pretrained or self.model.text
+
+    @property
+    def tokenizer_option(self) -> str:
+        """The option that gives it."""
+        if self.data.tokenizer:
+            return "data.tokenizer"
+        return "model.from_pretrained" if self.model.from_pretrained else "model.text"
 
 
 def build_pretraining_model(

@@ -34,6 +34,19 @@ def test_the_curve_goes_where_the_values_go():
     assert points[0][1] < points[2][1] < points[1][1]  # y points down: the largest value is the highest point
 
 
+@pytest.mark.parametrize("chance", [0.5, 33.0, 90.0])
+def test_chance_is_drawn_wherever_it_lies(chance):
+    svg = line_chart(
+        [1, 2], [30.0, 36.0], x_label="step", description="recall", reference=chance, reference_label="chance"
+    )
+    root = ElementTree.fromstring(svg)
+    height = float(next(line for line in root.iter("line") if line.attrib["class"] == "reference").attrib["y1"])
+    (raw,) = (line for line in root.iter("polyline") if line.attrib["class"] == "raw")
+    first, last = (float(point.split(",")[1]) for point in raw.attrib["points"].split())
+    # y points down.
+    assert (height > first, height < last) == (chance < 30, chance > 36)
+
+
 @pytest.mark.parametrize(("x", "y"), [([], []), ([1, 2], [1.0]), ([1], [float("nan")])])
 def test_what_is_no_line_is_an_error(x, y):
     with pytest.raises(ValueError, match="the loss"):

@@ -38,7 +38,8 @@ def line_chart(
         raise ValueError(f"{description}: {len(x)} positions and {len(y)} values do not make a line")
     if not all(map(math.isfinite, y)):
         raise ValueError(f"{description}: a value is not finite")
-    ticks = nice_ticks(min(y, default=0.0), max(y), 4)
+    shown = y if reference is None else (*y, reference)
+    ticks = nice_ticks(min(shown), max(shown), 4)
     x_ticks = nice_ticks(x[0], x[-1], 4, inside=True)
     x_scale = _scale(x[0], x[-1], LEFT, WIDTH - RIGHT)
     y_scale = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
@@ -56,7 +57,7 @@ def line_chart(
             f"{_short(tick)}</text>"
         )
     parts.append(f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 1}" text-anchor="end">{escape(x_label)}</text>')
-    if reference is not None and ticks[0] <= reference <= ticks[-1]:
+    if reference is not None:
         at = y_scale(reference)
         parts.append(f'<line class="reference" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(

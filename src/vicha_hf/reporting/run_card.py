@@ -42,6 +42,7 @@ class RunCard:
         dataset_name: what was evaluated on.
         command: that evaluates again.
         curve: file name of the loss curve beside the card.
+        name: of the model for readers; by default the end of `model_id`.
     """
 
     model: PreTrainedModel
@@ -57,16 +58,17 @@ class RunCard:
     dataset_name: str = ""
     command: str = ""
     curve: str | None = None
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.name or self.model_id.rstrip("/").split("/")[-1]
 
     @property
     def task(self) -> str:
         """The model's task, a key of `HEADS`."""
         heads = HEADS[self.model.config.model_type]
         return next(task for task, head in heads.items() if isinstance(self.model, head))
-
-    @property
-    def title(self) -> str:
-        return self.model_id.rstrip("/").split("/")[-1]
 
     @property
     def model_class(self) -> str:

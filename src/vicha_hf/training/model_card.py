@@ -77,6 +77,8 @@ def card_of_run(
     return RunCard(
         model=model,
         model_id=arguments.push_to_hub or str(folder),
+        # Every run has a folder `model`: the run's own name tells them apart.
+        name="" if arguments.push_to_hub else Path(arguments.output_dir).absolute().name,
         summary=f"A {method_name(model.config)} model with {model.num_parameters():,} parameters, {purpose} with vicha_hf.",
         license=arguments.license,
         base_models=tuple(source for source in starts if _is_hub_id(source)),

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from vicha_hf.evaluation.recall import best_ranks, chance_recall, recall_at_k
-from vicha_hf.evaluation.retrieval import RetrievalScores, choose_similarity_weight, retrieval_metrics
+from vicha_hf.evaluation.retrieval import (
+    SIMILARITY_WEIGHTS,
+    RetrievalScores,
+    choose_similarity_weight,
+    retrieval_metrics,
+)
 
 
 def slow_rank(scores, relevant):
@@ -133,8 +138,37 @@ def test_the_weight_of_the_similarity_is_the_best_on_the_gallery():
         return metrics["r1_i2t"] + metrics["r1_t2i"]
 
     chosen = choose_similarity_weight(scores, captions, pairs)
-    assert chosen.similarity_weight == 0.5
-    assert r1(0.5) == 200.0 and r1(0.0) < 200.0 and r1(2.0) < 200.0
-    # Where nothing is gained, the published score stays.
-    alike = RetrievalScores(similarity, match * 0 + torch.eye(3), match * 0 + torch.eye(3))
+    assert chosen.similarity_weight == 1.0
+    assert r1(0.5) == r1(1.0) == 200.0 and r1(0.0) < 200.0 and r1(2.0) < 200.0
+    # Where the similarity says nothing, the published score stays.
+    alike = RetrievalScores(similarity * 0, torch.eye(3), torch.eye(3))
     assert choose_similarity_weight(alike, captions, pairs).similarity_weight == 0.0
+
+
+def test_among_weights_that_a_small_gallery_cannot_tell_apart_the_likeliest_wins():
+    number, generator = 40, torch.Generator().manual_seed(0)
+    similarity = torch.eye(number) + torch.randn(number, number, generator=generator)
+    match = 2 * torch.eye(number) + torch.randn(number, number, generator=generator)
+    i2t, t2i = match.clone(), match.T.clone()
+    # The second half was not re-ranked; half of the queries have no right candidate.
+    i2t[:, number // 2 :] = t2i[:, number // 2 :] = -100
+    scores = RetrievalScores(similarity, i2t, t2i, temperature=0.5)
+    own = [[index] for index in range(number)]
+    table = []
+    for weight in SIMILARITY_WEIGHTS:
+        hits, likelihoods = [], []
+        for logits, cosine in ((match, similarity), (match.T, similarity.T)):
+            of_direction = []
+            for query in range(number):
+                row = (logits[query] + weight / 0.5 * cosine[query])[: number // 2]
+                hits.append(query < number // 2 and int(row.argmax()) == query)
+                if query < number // 2:
+                    of_direction.append(row.log_softmax(0)[query].item())
+            likelihoods.append(sum(of_direction) / len(of_direction))
+        table.append((sum(hits) / len(hits), sum(likelihoods), weight))
+    best = max(recall for recall, _, _ in table)
+    error = (best * (1 - best) / (2 * number)) ** 0.5
+    as_good = [row for row in table if row[0] >= best - error]
+    expected = max(as_good, key=lambda row: row[1])
+    assert 1 < len(as_good) < len(table) and expected[0] < best
+    assert choose_similarity_weight(scores, own, range(number)).similarity_weight == expected[2]

@@ -135,15 +135,46 @@ def choose_similarity_weight(
     scores: RetrievalScores, captions_of_image: Sequence[Sequence[int]], image_of_caption: Sequence[int]
 ) -> RetrievalScores:
     """
-    The scores with the weight of [`SIMILARITY_WEIGHTS`] whose R@1, the mean of both directions, is highest; among equal
-    ones the higher mean recall decides, then the smaller weight.
+    The scores with the best weight of [`SIMILARITY_WEIGHTS`] on a gallery.
+
+    Small galleries cannot tell weights apart by R@1. Of all weights whose R@1, the mean of both directions, is within one
+    standard error of the highest, the one wins that makes the right candidates most likely (softmax over the k best);
+    among equal ones the smaller.
     """
-
-    def quality(candidate: RetrievalScores) -> tuple[float, float, float]:
+    candidates = [scores.reweighted(weight) for weight in SIMILARITY_WEIGHTS]
+    right_images = [[image] for image in image_of_caption]
+    recalls = []
+    for candidate in candidates:
         found = retrieval_metrics(candidate.rerank_i2t, candidate.rerank_t2i, captions_of_image, image_of_caption)
-        return found["r1_i2t"] + found["r1_t2i"], found["r_mean"], -candidate.similarity_weight
+        recalls.append((found["r1_i2t"] + found["r1_t2i"]) / 200)
+    best = max(recalls)
+    standard_error = (best * (1 - best) / (len(captions_of_image) + len(right_images))) ** 0.5
 
-    return max((scores.reweighted(weight) for weight in SIMILARITY_WEIGHTS), key=quality)
+    def likelihood(candidate: RetrievalScores) -> float:
+        both = (candidate.rerank_i2t, captions_of_image), (candidate.rerank_t2i, right_images)
+        return sum(_log_likelihood(reranked, right) for reranked, right in both)
+
+    as_good = [
+        candidate for candidate, recall in zip(candidates, recalls, strict=True) if recall >= best - standard_error
+    ]
+    return max(as_good, key=likelihood)
+
+
+def _log_likelihood(scores: Tensor, right: Sequence[Sequence[int]]) -> float:
+    """
+    Mean log-probability of the right candidates, over the queries that have one among their k best.
+
+    Args:
+        scores: `[queries, candidates]`, -100 for what was not re-ranked.
+        right: the right candidates of each query.
+    """
+    is_right = torch.zeros(scores.shape, dtype=torch.bool)
+    for row, columns in enumerate(right):
+        is_right[row, list(columns)] = True
+    log_probabilities = scores.masked_fill(scores == UNSCORED, -torch.inf).log_softmax(dim=1)
+    found = log_probabilities.masked_fill(~is_right, -torch.inf).logsumexp(dim=1)
+    found = found[found.isfinite()]
+    return found.mean().item() if len(found) else 0.0
 
 
 # States of images that are kept between the two stages, GiB; what goes beyond is encoded again.

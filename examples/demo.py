@@ -442,6 +442,12 @@ def optimizer_fact(settings: Mapping) -> str:
     return {"adamw": "AdamW", "adamw_8bit": "8-bit AdamW"}[settings["optimizer"]]
 
 
+def teacher_fact(start_step: int | None) -> str:
+    if start_step is None:
+        return "takes no part"
+    return f"from step {start_step}" if start_step else "from the start"
+
+
 def facts_of_run(
     model: PreTrainedModel, settings: Mapping, corpus: DemoCorpus, run: Path, has_given_concepts: bool
 ) -> dict[str, dict[str, object]]:
@@ -461,6 +467,7 @@ def facts_of_run(
             "optimizer": optimizer_fact(settings),
             "learning rate": f"{settings['learning_rate']:g} to {settings['min_learning_rate']:g}",
             "warm-up steps": settings["warmup_steps"],
+            "momentum teacher": teacher_fact(settings["teacher_start_step"]),
             "weight decay": settings["weight_decay"],
             "seed": settings["seed"],
             "candidates re-ranked": settings["data"]["rerank_k"],

@@ -13,7 +13,8 @@ from tiny_task_files import write_task_files
 
 ROOT = Path(__file__).parents[2]
 # Scripts find their neighbours, as they do when they are run.
-sys.path.insert(0, str(ROOT / "examples"))
+# At the end: `evaluate` is a library, and a script of that name stands there.
+sys.path.append(str(ROOT / "examples"))
 
 
 @pytest.fixture

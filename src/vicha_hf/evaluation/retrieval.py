@@ -137,9 +137,9 @@ def choose_similarity_weight(
     """
     The scores with the best weight of [`SIMILARITY_WEIGHTS`] on a gallery.
 
-    Small galleries cannot tell weights apart by R@1. Of all weights whose R@1, the mean of both directions, is within one
-    standard error of the highest, the one wins that makes the right candidates most likely (softmax over the k best);
-    among equal ones the smaller.
+    Small galleries cannot tell weights apart by R@1, the mean of both directions. All weights within one standard error of
+    the highest are as good. Of these, the one wins that makes the right candidates most likely (softmax over the k best).
+    Among equal ones the smaller wins.
     """
     candidates = [scores.reweighted(weight) for weight in SIMILARITY_WEIGHTS]
     right_images = [[image] for image in image_of_caption]

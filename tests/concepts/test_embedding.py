@@ -150,6 +150,18 @@ def test_killed_ten_times_is_never_stopped(clip, corpus, tmp_path):
     assert files_of(folder) == files_of(tmp_path / "whole")
 
 
+def test_a_process_killed_at_its_first_file_can_begin_again(clip, corpus, tmp_path):
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed/.job.json.1.unfinished").write_text("{")
+    embed_images(corpus, clip, tmp_path / "killed", batch_size=2)
+    embed_images(corpus, clip, tmp_path / "whole", batch_size=2)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds no embeddings"):
+        embed_images(corpus, clip, tmp_path / "other", batch_size=2)
+
+
 def test_two_processes_make_the_files_of_one(corpus_file, clip_folder, tmp_path):
     worker = str(Path(__file__).with_name("embed_worker.py"))
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]

@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,6 +22,8 @@ from .manifests import digest_of, digest_of_file, digest_of_items, read_json, wr
 
 FORMAT = "vicha_hf embeddings 1"
 _JOB, _MANIFEST, _VOCABULARY = "job.json", "manifest.json", "vocabulary.json"
+# Names of files that are being written.
+_UNFINISHED = ".*.unfinished"
 _ABOUT = "vicha_hf"
 _LONGEST_HEADER = 1 << 24
 
@@ -98,8 +101,12 @@ class EmbeddingWriter:
         known = self.folder / _JOB
         if known.is_file():
             self._require_same_job(read_json(known))
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        elif self.folder.exists() and not (self.folder.is_dir() and self._holds_leftovers_alone()):
             raise FileExistsError(f"{self.folder} is there and holds no embeddings: choose another --output")
+
+    def _holds_leftovers_alone(self) -> bool:
+        """Whether nothing is there but what a process killed at its first file has left."""
+        return all(fnmatch(file.name, _UNFINISHED) for file in self.folder.iterdir())
 
     def begin(self, vocabulary: Mapping[str, int] | None = None) -> None:
         """
@@ -109,7 +116,7 @@ class EmbeddingWriter:
             vocabulary: of embeddings of concepts, the words with their counts.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob(".*.unfinished"):
+        for left in self.folder.glob(_UNFINISHED):
             left.unlink(missing_ok=True)
         if not (self.folder / _JOB).is_file():
             write_json(self.folder / _JOB, self.job.as_dict())

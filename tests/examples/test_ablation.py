@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from ablation_study import corpus, report, runs, summary
 from ablation_study.variants import BASELINE, CLAIMS, VARIANTS
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from launching import launch_topology
 from safetensors.torch import load_file
 from tiny_task_files import write_task_files
 from tiny_tokenizer import build_tiny_tokenizer
@@ -61,8 +63,14 @@ def study(script, monkeypatch):
             launched.append(options)
             # As in a process of its own: accelerate keeps its state, such as the precision, for good.
             forget_accelerator()
-            script("pretrain")(options)
-            forget_accelerator()
+            # Sums depend on the number of threads as well, and the launcher sets it.
+            threads = torch.get_num_threads()
+            torch.set_num_threads(launch_topology(num_processes)[1])
+            try:
+                script("pretrain")(options)
+            finally:
+                torch.set_num_threads(threads)
+                forget_accelerator()
             return 0
 
         monkeypatch.setattr(runs, "launch_pretraining", launch)

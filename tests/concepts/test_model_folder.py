@@ -1,6 +1,7 @@
 """A model folder that finds concepts by itself: through the processor, pipelines, evaluation, and after more training."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -145,6 +146,61 @@ def test_a_head_without_joint_space_names_the_model_that_has_one(folder, tmp_pat
     assert selector.index.encoder == str(folder / "model")
     own = ConceptSelector.from_pretrained(folder / "model", device="cpu")
     assert selector.select(images()) == own.select(images())
+
+
+def test_a_head_that_left_its_encoder_behind(folder, tmp_path, capsys):
+    """Elsewhere it says what to give, and takes it: for once, or for good."""
+    write_model_folder(tmp_path / "base")
+    words = tmp_path / "words.json"
+    words.write_text(json.dumps(WORDS))
+    command = [
+        "concepts",
+        "index",
+        str(tmp_path / "base"),
+        "--vocabulary",
+        str(words),
+        "--prompt",
+        "one {}",
+        "--k",
+        "2",
+    ]
+    assert main(command) == 0
+    head = tmp_path / "head"
+    ViChaForVQA.from_pretrained(tmp_path / "base").save_pretrained(head)
+    ViChaProcessor.from_pretrained(tmp_path / "base").save_pretrained(head)
+    found = ConceptSelector.from_pretrained(head, device="cpu").select(images())
+    (tmp_path / "base").rename(tmp_path / "moved")
+    show = ["concepts", "show", str(head), str(folder / "1.png")]
+    capsys.readouterr()
+    assert main(show) == 1
+    told = capsys.readouterr().err
+    assert f"`vicha-hf concepts index {head} --encoder FOLDER_OR_HUB_NAME`" in told and told.count("\n") == 1
+    again = ConceptSelector.from_pretrained(head, encoder=str(tmp_path / "moved"), device="cpu")
+    assert again.select(images()) == found
+    write_tiny_clip(tmp_path / "clip")
+    with pytest.raises(ValueError, match="whose weights are not those of"):
+        ConceptSelector.from_pretrained(head, encoder=str(tmp_path / "clip"), device="cpu")
+    assert main(["concepts", "index", str(head), "--encoder", str(tmp_path / "moved")]) == 0
+    index = ConceptIndex.from_pretrained(head)
+    assert (index.concepts, index.prompts, index.k) == (tuple(WORDS), ("one {}",), 2)
+    assert ConceptSelector.from_pretrained(head, device="cpu").select(images()) == found
+    assert main(show) == 0
+
+
+def test_words_for_a_model_without_an_index(tmp_path, capsys):
+    write_model_folder(tmp_path)
+    assert main(["concepts", "index", str(tmp_path)]) == 1
+    assert "has no concept_index/ yet: give its words with --vocabulary FILE" in capsys.readouterr().err
+
+
+def test_an_encoder_from_the_cache_of_the_hub_keeps_its_name(folder, tmp_path):
+    cached = tmp_path / "models--org--base" / "snapshots" / "0123abc"
+    cached.parent.mkdir(parents=True)
+    shutil.copytree(folder / "model", cached)
+    head = ViChaForVQA.from_pretrained(cached)
+    assert (head.concept_index.encoder, head.concept_index.encoder_revision) == ("org/base", "0123abc")
+    encoder = DualEncoder.from_pretrained(str(cached), device="cpu")
+    assert (encoder.name, encoder.revision) == ("org/base", "0123abc")
 
 
 def test_an_index_by_another_encoder(folder, tmp_path):

@@ -120,7 +120,11 @@ def test_base_size_converts_and_loads(family, head, side, tmp_path):
     converted = _run(*command, "--tokenizer", tmp_path / "tokenizer")
     assert "Verified: weights are equal" in converted.stdout
     peak = float(converted.stdout.split("peak GiB")[1])
-    print(f"{family} {head} {side}: {checkpoint.stat().st_size / 2**30:.2f} GiB, peak memory {peak:.2f} GiB")
+    difference = float(re.search(r"outputs differ by (\S+) at most", converted.stdout)[1])
+    print(
+        f"{family} {head} {side}: {checkpoint.stat().st_size / 2**30:.2f} GiB, peak memory {peak:.2f} GiB, "
+        f"outputs differ by {difference:.1e} at most"
+    )
     checkpoint.unlink()
     found = json.loads(_run(sys.executable, "-c", _LOAD, folder).stdout.splitlines()[-1])
     prefix = "Simla" if family == "simla" else ViChaForVQA.__name__.removesuffix("ForVQA")

@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+# Of the paper.
+DEFAULT_K = 15
+
+
 def register(commands) -> None:
     """Adds `vicha-hf concepts` with its subcommands."""
     parser = commands.add_parser(
@@ -285,9 +289,11 @@ def _build(arguments: argparse.Namespace) -> None:
 
 def _add_index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of a model with its processor")
-    parser.add_argument("--vocabulary", type=Path, required=True, metavar="FILE")
+    parser.add_argument(
+        "--vocabulary", type=Path, metavar="FILE", help="default: words, prompts and k of the index that MODEL has"
+    )
     _add_encoder_arguments(parser, "the model that looks for concepts (default: MODEL itself)")
-    _add_k_argument(parser)
+    _add_k_argument(parser, None)
 
 
 def _index(arguments: argparse.Namespace) -> None:
@@ -295,15 +301,25 @@ def _index(arguments: argparse.Namespace) -> None:
     from ..models.concept_selector import CONCEPT_INDEX_FOLDER, ConceptIndex, DualEncoder
     from .vocabulary import read_vocabulary
 
-    words = list(read_vocabulary(arguments.vocabulary))
     if not (arguments.model / "config.json").is_file():
         raise FileNotFoundError(f"{arguments.model} is no model folder: it has no config.json")
+    folder = arguments.model / CONCEPT_INDEX_FOLDER
+    if arguments.vocabulary is not None:
+        words, prompts, k = list(read_vocabulary(arguments.vocabulary)), _prompts(arguments), DEFAULT_K
+    elif folder.is_dir():
+        earlier = ConceptIndex.from_pretrained(folder)
+        words, k = list(earlier.concepts), earlier.k
+        prompts = _prompts(arguments) if arguments.prompt else earlier.prompts
+    else:
+        raise ValueError(
+            f"{arguments.model} has no {CONCEPT_INDEX_FOLDER}/ yet: give its words with --vocabulary FILE"
+        )
+    k = k if arguments.k is None else arguments.k
     own = arguments.encoder is None
     encoder = DualEncoder.from_pretrained(
         str(arguments.model) if own else find_model_folder(arguments.encoder), revision=arguments.revision
     )
-    folder = arguments.model / CONCEPT_INDEX_FOLDER
-    ConceptIndex.build(words, encoder, _prompts(arguments), arguments.k, own=own).save_pretrained(folder)
+    ConceptIndex.build(words, encoder, prompts, k, own=own).save_pretrained(folder)
     print(f"{len(words)} concepts embedded by {'the model itself' if own else arguments.encoder}: {folder}")
 
 
@@ -388,8 +404,8 @@ def _add_speed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-progress", action="store_true", help="show no progress bar")
 
 
-def _add_k_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--k", type=int, default=15, help="concepts per image (default: %(default)s)")
+def _add_k_argument(parser: argparse.ArgumentParser, default: int | None = DEFAULT_K) -> None:
+    parser.add_argument("--k", type=int, default=default, help=f"concepts per image (default: {DEFAULT_K})")
 
 
 def _add_corpus_arguments(parser: argparse.ArgumentParser) -> None:

@@ -80,9 +80,7 @@ class DualEncoder:
             hub_options.setdefault("trust_remote_code", True)
         model = AutoModel.from_pretrained(name, revision=revision, **hub_options)
         processor = AutoProcessor.from_pretrained(name, revision=revision, **hub_options)
-        revision = getattr(model.config, "_commit_hash", None) or revision
-        # An index outlives the folder that this process runs in.
-        name = os.path.abspath(name) if os.path.isdir(name) else str(name)
+        name, revision = _lasting_name(name, getattr(model.config, "_commit_hash", None) or revision)
         return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor, name, revision)
 
     @property
@@ -224,6 +222,15 @@ class ConceptIndex:
         }
         _write_json(folder / _DESCRIPTION, description)
 
+    def warn_of_local_encoder(self) -> None:
+        """Warns where the index names a folder, before others get it: they do not have that folder."""
+        if os.path.isabs(self.encoder):
+            logger.warning(
+                "The concept index names %s, which is on this machine alone: push that model too, then "
+                "`vicha-hf concepts index MODEL --encoder ORG/NAME` names it for everybody.",
+                self.encoder,
+            )
+
     @classmethod
     def from_pretrained(cls, folder, **hub_options) -> "ConceptIndex":
         """
@@ -299,13 +306,14 @@ class ConceptSelector:
 
     @classmethod
     def from_pretrained(
-        cls, folder, *, device: str | None = None, batch_size: int = 32, **hub_options
+        cls, folder, *, encoder: str | None = None, device: str | None = None, batch_size: int = 32, **hub_options
     ) -> "ConceptSelector":
         """
         Loads the index of a model folder and the encoder that it names, which may be the model itself.
 
         Args:
             folder: a model folder with `concept_index/`, the index's own folder, or a model's name on the Hub.
+            encoder: folder or Hub name of the encoder, where it is no longer where the index says.
             device: of the encoder (default: cuda where there is one).
             batch_size: images encoded at a time.
             hub_options: `revision`, `token`, `cache_dir`, ... as for `from_pretrained`.
@@ -316,21 +324,21 @@ class ConceptSelector:
         """
         index = ConceptIndex.from_pretrained(folder, **_known(hub_options))
         options = {name: value for name, value in _known(hub_options).items() if name != "revision"}
-        if index.encoder == OWN_ENCODER:
+        if encoder is not None:
+            name, revision = encoder, None
+        elif index.encoder == OWN_ENCODER:
             home = Path(folder).parent if (Path(folder) / _DESCRIPTION).is_file() else folder
-            encoder = DualEncoder.from_pretrained(
-                str(home), revision=hub_options.get("revision"), device=device, **options
-            )
+            name, revision = str(home), hub_options.get("revision")
         else:
-            if os.path.isabs(index.encoder) and not os.path.isdir(index.encoder):
+            name, revision = index.encoder, index.encoder_revision
+            if os.path.isabs(name) and not os.path.isdir(name):
                 raise FileNotFoundError(
-                    f"the concept index of {folder} was made by {index.encoder}, which is not there: put that model back, "
-                    "or make the index anew with `vicha-hf concepts index`"
+                    f"the concept index of {folder} was made by {name}, a folder that is not on this machine: name the same "
+                    "model as `ConceptSelector.from_pretrained(..., encoder=FOLDER_OR_HUB_NAME)`, or for good with "
+                    f"`vicha-hf concepts index {folder} --encoder FOLDER_OR_HUB_NAME`"
                 )
-            encoder = DualEncoder.from_pretrained(
-                index.encoder, revision=index.encoder_revision, device=device, **options
-            )
-        return cls(index, encoder, batch_size)
+        loaded = DualEncoder.from_pretrained(name, revision=revision, device=device, **options)
+        return cls(index, loaded, batch_size)
 
     def select(self, images, k: int | None = None) -> list[list[tuple[str, float]]]:
         """
@@ -402,6 +410,8 @@ class ConceptIndexMixin:
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         """Uploads with the index: `push_to_hub` is part of what transformers does to save."""
         self._write_concept_index(working_dir)
+        if self.concept_index is not None:
+            self.concept_index.warn_of_local_encoder()
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def _write_concept_index(self, folder) -> None:
@@ -414,9 +424,20 @@ class ConceptIndexMixin:
     def _name_encoder(self, home) -> None:
         """Names the folder that a head without joint space came from: it cannot be its own encoder."""
         if self.concept_index.encoder == OWN_ENCODER and self.base_model.vision_projection is None:
-            home = os.path.abspath(home) if os.path.isdir(home) else str(home)
-            revision = getattr(self.config, "_commit_hash", None)
-            self.concept_index = replace(self.concept_index, encoder=home, encoder_revision=revision)
+            name, revision = _lasting_name(home, getattr(self.config, "_commit_hash", None))
+            self.concept_index = replace(self.concept_index, encoder=name, encoder_revision=revision)
+
+
+def _lasting_name(name, revision: str | None) -> tuple[str, str | None]:
+    """Name and revision of a model that hold in other folders, and on other machines for what came from the Hub."""
+    if not os.path.isdir(name):
+        return str(name), revision
+    path = Path(os.path.abspath(name))
+    repository, snapshots, commit = path.parts[-3:] if len(path.parts) > 3 else ("", "", "")
+    if snapshots == "snapshots" and repository.startswith("models--"):
+        # A folder of the Hub's cache.
+        return repository.removeprefix("models--").replace("--", "/"), commit
+    return str(path), revision
 
 
 def _find_files(folder, hub_options: dict) -> dict[str, Path] | None:

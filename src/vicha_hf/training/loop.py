@@ -729,6 +729,10 @@ class TrainingLoop:
 
     def _push(self) -> None:
         repository = self.arguments.push_to_hub
+        # Models with visual concepts have one, or None.
+        index = getattr(self.unwrapped_model, "concept_index", None)
+        if index is not None:
+            index.warn_of_local_encoder()
         self._revisions().send()
         address = upload_folder(self.output_dir / MODEL_FOLDER, repository, f"Step {self.progress.step}")
         logger.info("Uploaded to the Hub: %s", address)

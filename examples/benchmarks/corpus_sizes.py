@@ -1,8 +1,8 @@
 """Recall of one recipe on the demo corpus with ever more training images, in equally many steps.
 
-    python examples/benchmarks/corpus_sizes.py --steps 800 --json outputs/corpus_sizes.json
+    python examples/benchmarks/corpus_sizes.py --steps 800 --json outputs/corpus_sizes.json --plot outputs/corpus_sizes.svg
 
-Each size is a run of `examples/demo.py`, a folder of its own under `--output_dir`. Test images are the same for all.
+The plot needs matplotlib: pip install "vicha_hf[ablation]". Each size is a run of `examples/demo.py`, a folder of its own under `--output_dir`. Test images are the same for all.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from vicha_hf.command_parser import CommandParser, at_least
@@ -28,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     parser.add_argument("--config", default="examples/configs/vicha/own_small.yaml", help="default: %(default)s")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/corpus_sizes"), help="default: %(default)s")
     parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--plot", type=Path, help="SVG file for the curves")
     arguments = parser.parse_args(argv)
+    if arguments.plot is not None and find_spec("matplotlib") is None:
+        parser.error('--plot needs matplotlib: pip install "vicha_hf[ablation]"')
     rows = []
     for size in arguments.sizes:
         rows.append({"images": size, "steps": arguments.steps} | recall(arguments, size))
@@ -37,7 +41,35 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     print("\n".join(map(format_row, rows)))
     if arguments.json is not None:
         write_whole_file(arguments.json, json.dumps(rows, indent=1) + "\n")
+    if arguments.plot is not None:
+        draw_curves(arguments.plot, rows)
     return rows
+
+
+def draw_curves(file: Path, rows: Sequence[dict[str, float]]) -> None:
+    """Draws recall, the mean of both directions, over the number of training images."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    sizes = [row["images"] for row in rows]
+    for name, label in (
+        ("reranked", "re-ranked, with concepts"),
+        ("similarity", "similarity, with concepts"),
+        ("without_concepts", "similarity, without concepts"),
+    ):
+        recalls = [sum(row[f"{name}_{way}"] for way in DIRECTIONS) / len(DIRECTIONS) for row in rows]
+        axes.plot(sizes, recalls, marker="o", label=label)
+    axes.plot(sizes, [row["chance"] for row in rows], color="grey", linestyle=":", label="chance")
+    axes.set_xscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set(xlabel="training images", ylabel="R@1 in %", ylim=(0, 100))
+    axes.legend()
+    # The same figures draw the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "corpus sizes", "svg.fonttype": "none"}):
+        figure.savefig(file, metadata={"Date": None})
 
 
 def recall(arguments: argparse.Namespace, size: int) -> dict[str, float]:

@@ -77,7 +77,9 @@ def test_corpus_sizes(script, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(subprocess, "run", demo)
     options = ["--sizes", "20", "40", "--steps", "3", "--output_dir", str(tmp_path / "runs")]
-    rows = main([*options, "--json", str(tmp_path / "sizes.json")])
+    plot = tmp_path / "sizes.svg"
+    rows = main([*options, "--json", str(tmp_path / "sizes.json"), "--plot", str(plot)])
+    assert "re-ranked, with concepts" in plot.read_text()
     assert [row["similarity_i2t"] for row in rows] == [2.0, 4.0]
     assert json.loads((tmp_path / "sizes.json").read_text()) == rows
     assert "    20: 2.0 / 2.0; 0.5; 2.0 / 2.0; 1.0 / 1.0" in capsys.readouterr().out

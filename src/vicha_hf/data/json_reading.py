@@ -3,8 +3,10 @@
 import codecs
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import orjson
@@ -16,6 +18,7 @@ from .raw_records import AnnotationError, RecordProblem, printable, shorten
 MAX_RECORD_LENGTH = 16 * 2**20
 _CHUNK = 2**20
 _WHITESPACE = " \t\n\r"
+_ANY_WHITESPACE = re.compile(f"[{_WHITESPACE}]*")
 # Places where a part of a list may end, looked at before its records are decoded one by one.
 _MOST_CUTS = 8
 _LIST_REMEDY = "write a JSON list of records, or name a file with one record per line *.jsonl"
@@ -252,20 +255,25 @@ class _TextWindow:
         if self.position < self._one_by_one_until:
             return []
         # Whatever lies in front of a comma is a row of whole values if it can be decoded as such.
-        cut = len(self.text)
-        for _ in range(_MOST_CUTS):
-            cut = self.text.rfind("},", self.position, cut)
-            if cut < 0:
-                return []
+        for cut, comma in islice(self._ends_of_objects(), _MOST_CUTS):
             try:
-                values = orjson.loads(f"[{self.text[self.position : cut + 1]}]")
+                values = orjson.loads(f"[{self.text[self.position : cut]}]")
             except orjson.JSONDecodeError:
                 continue
-            self.position = cut + 2
+            self.position = comma + 1
             self.skip_whitespace()
             return values
+        # Nothing of this window is searched again: that would take time by the square of its length.
         self._one_by_one_until = len(self.text)
         return []
+
+    def _ends_of_objects(self) -> Iterator[tuple[int, int]]:
+        """Where an object ends that a comma follows, from the end of the window backwards, and where that comma is."""
+        end = len(self.text)
+        while (end := self.text.rfind("}", self.position, end)) >= 0:
+            comma = _ANY_WHITESPACE.match(self.text, end + 1).end()
+            if self.text.startswith(",", comma):
+                yield end + 1, comma
 
     def decode_value(self) -> object:
         """The value that begins at the position, which moves behind it."""

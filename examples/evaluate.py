@@ -2,9 +2,9 @@
 
 Copy one of these (the demo corpus, after the fine-tuning scripts):
 
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/evaluate.py --task retrieval \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/evaluate.py --task retrieval \
         --model outputs/demo/model --data outputs/demo_corpus/test.json --output_dir outputs/evaluation/retrieval
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/evaluate.py --task vqa \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/evaluate.py --task vqa \
         --model outputs/vqa/best_model --data outputs/demo_corpus/vqa_test.json --output_dir outputs/evaluation/vqa
 
 and the same with `--task entailment`, `reasoning` or `grounding`. The folder's configuration says which family the model

@@ -2,7 +2,7 @@
 
 Copy this for the demo corpus, after `make demo`:
 
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_entailment.py \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/finetune_entailment.py \
         --config examples/configs/vicha/entailment_tiny.yaml \
         --data.train outputs/demo_corpus/entailment_train.json --data.validation outputs/demo_corpus/entailment_validation.json \
         --output_dir outputs/entailment

@@ -2,7 +2,7 @@
 
 Copy this for the demo corpus, after `make demo`:
 
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_grounding.py \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/finetune_grounding.py \
         --config examples/configs/vicha/grounding_tiny.yaml \
         --data.train outputs/demo_corpus/grounding_train.json --data.validation outputs/demo_corpus/grounding_validation.json \
         --output_dir outputs/grounding

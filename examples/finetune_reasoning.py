@@ -2,7 +2,7 @@
 
 Copy this for the demo corpus, after `make demo` and, for a better start, `pretrain_text_assignment.py`:
 
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_reasoning.py \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/finetune_reasoning.py \
         --config examples/configs/vicha/reasoning_tiny.yaml \
         --data.train outputs/demo_corpus/reasoning_train.json --data.validation outputs/demo_corpus/reasoning_validation.json \
         --output_dir outputs/reasoning

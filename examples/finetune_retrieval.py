@@ -2,7 +2,7 @@
 
 Copy this for the demo corpus, after `make demo`:
 
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_retrieval.py \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/finetune_retrieval.py \
         --config examples/configs/vicha/retrieval_tiny.yaml \
         --data.train outputs/demo_corpus/train.json --data.validation outputs/demo_corpus/validation.json \
         --output_dir outputs/retrieval

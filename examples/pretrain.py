@@ -2,7 +2,7 @@
 
 Copy this to pretrain the tiny model on the demo corpus, on a laptop:
 
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/pretrain.py \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/pretrain.py \
         --config examples/configs/vicha/tiny.yaml \
         --data.train outputs/demo_corpus/train.json --data.validation outputs/demo_corpus/validation.json \
         --output_dir outputs/tiny
@@ -14,7 +14,7 @@ and this for the paper's model on the GPUs of one machine (annotations, DeiT-B a
 
 SIMLA predicts visual tokens, and so needs a visual tokenizer (`vicha-hf visual-tokenizer` makes one within seconds):
 
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/pretrain.py \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/pretrain.py \
         --config examples/configs/simla/tiny.yaml \
         --data.train outputs/demo_corpus/train.json --data.validation outputs/demo_corpus/validation.json \
         --data.visual_tokenizer outputs/demo_corpus/visual_tokenizer \

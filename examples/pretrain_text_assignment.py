@@ -2,11 +2,11 @@
 
 Copy this for the demo corpus, after `make demo`; then fine-tune from its folder:
 
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/pretrain_text_assignment.py \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/pretrain_text_assignment.py \
         --config examples/configs/vicha/text_assignment_tiny.yaml \
         --data.train outputs/demo_corpus/train.json \
         --output_dir outputs/text_assignment
-    accelerate launch --config_file examples/accelerate_configs/cpu.yaml examples/finetune_reasoning.py \
+    accelerate launch --quiet --config_file examples/accelerate_configs/cpu.yaml examples/finetune_reasoning.py \
         --config examples/configs/vicha/reasoning_tiny.yaml \
         --data.train outputs/demo_corpus/reasoning_train.json --data.validation outputs/demo_corpus/reasoning_validation.json \
         --model.from_pretrained outputs/text_assignment/model \

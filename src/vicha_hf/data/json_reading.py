@@ -268,7 +268,7 @@ class _TextWindow:
         return []
 
     def _ends_of_objects(self) -> Iterator[tuple[int, int]]:
-        """Where an object ends that a comma follows, from the end of the window backwards, and where that comma is."""
+        """Ends of the objects that a comma follows, last first, each with the place of its comma."""
         end = len(self.text)
         while (end := self.text.rfind("}", self.position, end)) >= 0:
             comma = _ANY_WHITESPACE.match(self.text, end + 1).end()

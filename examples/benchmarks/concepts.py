@@ -264,10 +264,10 @@ def measure_vocabulary(size: Size, folder: Path) -> dict:
         # The start of processes is left out: it costs seconds, of few captions and of many.
         few, many = (_seconds_of_vocabulary(number, processes) for number in (size.captions // 4, size.captions))
         rates[processes] = (size.captions - size.captions // 4) / (many - few)
-    scaling = {f"vocabulary_{number}_processes_over_one": rates[number] / rates[1] for number in PROCESSES[1:]}
     return {
         "vocabulary_captions_per_second": rates[1],
-        **scaling,
+        **{f"vocabulary_captions_per_second_{number}_processes": rates[number] for number in PROCESSES[1:]},
+        **{f"vocabulary_{number}_processes_over_one": rates[number] / rates[1] for number in PROCESSES[1:]},
         "vocabulary_memory_captions": size.many_captions,
         "vocabulary_peak_rss_gib": run_apart(memory_of_vocabulary, size.many_captions),
     }

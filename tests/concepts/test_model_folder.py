@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from tiny_dual_encoders import write_tiny_clip
 from tiny_model_folder import write_gallery, write_model_folder
 from transformers import AutoModel, AutoProcessor, pipeline
+from transformers.utils import hub
 
 from vicha_hf import ViChaForRetrieval, ViChaForVQA, ViChaProcessor
 from vicha_hf.cli import main
@@ -185,6 +187,20 @@ def test_a_head_that_left_its_encoder_behind(folder, tmp_path, capsys):
     assert (index.concepts, index.prompts, index.k) == (tuple(WORDS), ("one {}",), 2)
     assert ConceptSelector.from_pretrained(head, device="cpu").select(images()) == found
     assert main(show) == 0
+
+
+def test_a_push_warns_of_an_encoder_that_stays_behind(folder, caplog, monkeypatch):
+    """Who gets the head does not have that folder."""
+    # The client is not asked: only what comes before the upload counts here.
+    repository = SimpleNamespace(create_repo=lambda *args, **kwargs: SimpleNamespace(repo_id="org/name"))
+    monkeypatch.setattr(hub, "hf_api", lambda: repository)
+    monkeypatch.setattr(hub.PushToHubMixin, "_upload_modified_files", lambda self, *args, **kwargs: None)
+    for head, warns in ((ViChaForVQA, True), (ViChaForRetrieval, False)):
+        model = head.from_pretrained(folder / "model")
+        caplog.clear()
+        model.push_to_hub("org/name")
+        told = "on this machine alone" in caplog.text and str(folder / "model") in caplog.text
+        assert told == warns
 
 
 def test_words_for_a_model_without_an_index(tmp_path, capsys):

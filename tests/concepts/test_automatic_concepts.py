@@ -163,7 +163,7 @@ def test_the_encoder_of_an_index_that_is_gone(root, tmp_path):
     ViChaProcessor.from_pretrained(tmp_path / "gone").save_pretrained(tmp_path / "vqa")
     (tmp_path / "gone").rename(tmp_path / "moved")
     processor = ViChaProcessor.from_pretrained(tmp_path / "vqa")
-    with pytest.raises(FileNotFoundError, match="which is not there: put that model back"):
+    with pytest.raises(FileNotFoundError, match="a folder that is not on this machine: name the same model as"):
         processor(images=Image.new("RGB", (40, 40)), concepts="auto")
 
 

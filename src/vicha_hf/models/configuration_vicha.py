@@ -101,8 +101,8 @@ class ViChaConfig(VisionTextConfig):
             image's embedding in equal parts with [CLS]. What they say then counts from the first step; with few images
             the vision encoder does not learn to pass it on. Not of the paper.
         hierarchical_itc_weight (`float`, defaults to 0.1): contrast between intermediate levels (ViCHA section 3.1).
-        hierarchical_itc_levels (`int`, defaults to 5): how many levels below the top are aligned. As many as there are text
-            layers is one too many to learn from: the lowest is then the embedding of [CLS], the same for every text.
+        hierarchical_itc_levels (`int`, defaults to 5): how many levels below the top are aligned. Choose fewer than text
+            layers. With as many, the lowest level is the embedding of [CLS], which is the same for every text.
         hierarchical_itc_level_weights (`list[float]`, *optional*): one weight per level, lowest first; all 1 by default.
         mim_weight (`float`, defaults to 1): masked image modelling (ViCHA section 3.3).
         mim_mode (`str`, defaults to `"unimodal"`): `"unimodal"` reconstructs from the kept patches through a small

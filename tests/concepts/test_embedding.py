@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_dual_encoders import TEXT_LENGTH, write_tiny_clip, write_tiny_siglip
+from tiny_dual_encoders import TEXT_LENGTH, write_tiny_clip, write_tiny_encoder, write_tiny_siglip
 from tiny_model_folder import write_model_folder
 
 from vicha_hf.concepts import ConceptCorpus, DualEncoder, EmbeddingStore, embed_captions, embed_concepts, embed_images
@@ -57,6 +57,25 @@ def test_siglip_reads_texts_padded_as_in_its_training(tmp_path):
     with torch.no_grad():
         expected = unit(model.get_text_features(**inputs))
     assert torch.allclose(encoder.encode_texts(["dog", "cat"]), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["altclip", "chinese_clip", "metaclip_2", "siglip2", "siglip2 of one size"])
+def test_other_dual_encoders(kind, corpus, tmp_path):
+    model = write_tiny_encoder(tmp_path / "encoder", kind)
+    encoder = DualEncoder.from_pretrained(str(tmp_path / "encoder"), device="cpu")
+    store = embed_images(corpus, encoder, tmp_path / "images", batch_size=4)
+    images = [open_image(*corpus.image(number)) for number in range(corpus.num_images)]
+    length = encoder.model.config.get_text_config().max_position_embeddings - 2 * (kind == "altclip")
+    texts = ["dog", "a red car next to a tree", "dog " * 100]
+    padded = {"padding": "max_length"} if kind.startswith("siglip") else {"padding": True}
+    with torch.no_grad():
+        expected = unit(model.get_image_features(**encoder.processor.image_processor(images, return_tensors="pt")))
+        inputs = encoder.processor(text=texts, truncation=True, max_length=length, return_tensors="pt", **padded)
+        expected_texts = unit(model.get_text_features(**inputs))
+    assert inputs["input_ids"].shape[1] == length
+    assert np.allclose(store.read_all(), expected, atol=1e-3)
+    assert torch.allclose(encoder.encode_texts(texts), expected_texts, atol=1e-6)
+    assert torch.allclose(torch.cat([encoder.encode_texts([text]) for text in texts]), expected_texts, atol=1e-6)
 
 
 def test_a_model_of_this_package_is_an_encoder(tmp_path, corpus):

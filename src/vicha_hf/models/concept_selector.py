@@ -110,8 +110,18 @@ class DualEncoder:
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """The unit embeddings [n, E], float32."""
         padding = "max_length" if self.model.config.model_type in _PADDED_TEXTS else True
-        inputs = self.processor(text=list(texts), padding=padding, truncation=True, return_tensors="pt")
+        inputs = self.processor(
+            text=list(texts), padding=padding, truncation=True, max_length=self._text_length(), return_tensors="pt"
+        )
         return _unit(self.model.get_text_features(**inputs.to(self.device)))
+
+    def _text_length(self) -> int:
+        """Tokens of a text at most. The tokenizers of some models name no limit, SigLIP 2's among them."""
+        own = getattr(self.processor, "max_text_length", None)
+        if own is not None:
+            return own
+        known = self.processor.tokenizer.model_max_length
+        return min(known, getattr(self.model.config.get_text_config(), "max_position_embeddings", known))
 
     def encode_concepts(self, concepts: Sequence[str], prompts: Sequence[str]) -> torch.Tensor:
         """

@@ -18,7 +18,7 @@ from tiny_tokenizer import build_tiny_tokenizer
 from transformers import AutoModelForPreTraining, AutoProcessor
 
 from vicha_hf import ViChaForPreTraining
-from vicha_hf.training import loop
+from vicha_hf.training import optimizer_step
 from vicha_hf.training.checkpoints import PROGRESS_FILE, list_checkpoints
 from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
@@ -120,7 +120,7 @@ def launch(arguments, *launcher, **environment):
 @pytest.fixture
 def double_precision(monkeypatch):
     """Models, and the images that they are given, in float64."""
-    forward, cache = ViChaForPreTraining.forward, loop.cache_contrast
+    forward, cache = ViChaForPreTraining.forward, optimizer_step.cache_contrast
 
     def doubled(batch):
         return {
@@ -132,7 +132,7 @@ def double_precision(monkeypatch):
     wrapped = functools.wraps(forward)(lambda self, **batch: forward(self, **doubled(batch)))
     monkeypatch.setattr(ViChaForPreTraining, "forward", wrapped)
     monkeypatch.setattr(
-        loop, "cache_contrast", lambda model, batches: cache(model, [doubled(batch) for batch in batches])
+        optimizer_step, "cache_contrast", lambda model, batches: cache(model, [doubled(batch) for batch in batches])
     )
     torch.set_default_dtype(torch.float64)
     yield

@@ -124,7 +124,9 @@ def stand_in_arguments(output_dir, **changes) -> TrainingArguments:
     return TrainingArguments(**{**defaults, **changes})
 
 
-def stand_in_loop(arguments, *, model_class=StandIn, dataset=None, loop_class=TrainingLoop, **options) -> TrainingLoop:
+def stand_in_loop(
+    arguments, *, model_class=StandIn, dataset=None, collator=collate, loop_class=TrainingLoop, **options
+) -> TrainingLoop:
     # A second accelerator of the same process would keep the accumulation of the first.
     GradientState._reset_state()
     torch.manual_seed(arguments.seed)
@@ -132,7 +134,7 @@ def stand_in_loop(arguments, *, model_class=StandIn, dataset=None, loop_class=Tr
         model=model_class(),
         arguments=arguments,
         train_dataset=dataset or Samples(),
-        collator=collate,
+        collator=collator,
         accelerator=create_accelerator(arguments),
         **options,
     )

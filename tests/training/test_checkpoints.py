@@ -13,6 +13,7 @@ from vicha_hf.training.checkpoint_manifest import DamagedCheckpointError, write_
 from vicha_hf.training.checkpoints import find_checkpoint, list_checkpoints
 from vicha_hf.training.loop import TrainingLoop
 from vicha_hf.training.non_finite import NonFiniteLossError
+from vicha_hf.training.run_clock import RunClock
 from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
 
@@ -318,12 +319,11 @@ def test_weights_that_are_not_finite_are_no_start_and_no_result(tmp_path):
         stand_in_loop(stand_in_arguments(tmp_path / "start"), model_class=Broken).run()
 
     class BreaksAtLast(TrainingLoop):
-        def _optimizer_step(self, *arguments):
-            report = super()._optimizer_step(*arguments)
-            if self.progress.step == 9:
+        def _after_step(self, report):
+            if self.progress.step == 10:
                 with torch.no_grad():
                     self.unwrapped_model.encoder[0].weight[0, 0] = float("inf")
-            return report
+            super()._after_step(report)
 
     loop = stand_in_loop(stand_in_arguments(tmp_path / "end", checkpoint_steps=4), loop_class=BreaksAtLast)
     with pytest.raises(NonFiniteLossError, match=r"Step 10 was not saved: .*\(encoder.0.weight\)"):
@@ -331,7 +331,7 @@ def test_weights_that_are_not_finite_are_no_start_and_no_result(tmp_path):
     assert [path.name for path in list_checkpoints(tmp_path / "end")] == ["checkpoint-00000004", "checkpoint-00000008"]
     assert not (tmp_path / "end/model").exists()
     with pytest.raises(NonFiniteLossError, match="model was not written"):
-        loop.save_model(tmp_path / "end/model")
+        loop.writer.write_model(tmp_path / "end/model")
     assert not (tmp_path / "end/model").exists()
 
 
@@ -342,11 +342,8 @@ def test_progress_is_readable(tmp_path):
     assert content["data_order"]["dataset_size"] == 20
 
 
-def test_training_time_adds_up_over_interruptions(tmp_path):
-    class Slow(TrainingLoop):
-        def _session_seconds(self):
-            return 100.0
-
-    stand_in_loop(stand_in_arguments(tmp_path, checkpoint_steps=4, max_steps=4), loop_class=Slow).run()
+def test_training_time_adds_up_over_interruptions(tmp_path, monkeypatch):
+    monkeypatch.setattr(RunClock, "session_seconds", lambda clock: 100.0)
+    stand_in_loop(stand_in_arguments(tmp_path, checkpoint_steps=4, max_steps=4)).run()
     arguments = stand_in_arguments(tmp_path, checkpoint_steps=4, resume_from_checkpoint="latest")
-    assert stand_in_loop(arguments, loop_class=Slow).run().train_seconds == 200.0
+    assert stand_in_loop(arguments).run().train_seconds == 200.0

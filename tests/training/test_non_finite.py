@@ -252,12 +252,12 @@ def test_one_read_per_step(tmp_path, monkeypatch):
     loop = stand_in_loop(stand_in_arguments(tmp_path, max_steps=4, logging_steps=4), dataset=Quiet())
     # On a CPU, AdamW reads numbers of its own.
     monkeypatch.setattr(loop.optimizer, "step", lambda: None)
-    step = loop._optimizer_step
+    step = loop.optimizer_step.take
 
     def watched_step(*args):
         with Watched():
             return step(*args)
 
-    monkeypatch.setattr(loop, "_optimizer_step", watched_step)
+    monkeypatch.setattr(loop.optimizer_step, "take", watched_step)
     loop.run()
     assert reads == ["tolist"] * 4

@@ -420,9 +420,14 @@ class ConceptIndexMixin:
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         """Uploads with the index: `push_to_hub` is part of what transformers does to save."""
         self._write_concept_index(working_dir)
+        self.warn_before_upload()
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
+    def warn_before_upload(self) -> None:
+        """Warns of an index that names a folder of this machine."""
+        super().warn_before_upload()
         if self.concept_index is not None:
             self.concept_index.warn_of_local_encoder()
-        return super()._upload_modified_files(working_dir, *args, **kwargs)
 
     def _write_concept_index(self, folder) -> None:
         target = Path(folder) / CONCEPT_INDEX_FOLDER

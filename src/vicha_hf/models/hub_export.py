@@ -93,6 +93,9 @@ class HubExportMixin:
             # They belong into the folder: in memory they would have transformers ask for trust in code that runs already.
             vars(self.config).pop("custom_pipelines", None)
 
+    def warn_before_upload(self) -> None:
+        """Warns of what others would miss in this model's folder; a part that names such things says so here."""
+
     def _copy_companions(self, save_directory) -> None:
         """Takes small files along that inference needs, from where the model was loaded; those that are there stay."""
         for name in self.companion_files:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from accelerate.logging import get_logger
 from torch import nn
@@ -158,3 +159,23 @@ def report_launch(block: LaunchBlock) -> None:
     logger.info("This run:\n%s", "\n".join(f"  {line}" for line in block.lines()))
     for warning in block.warnings():
         logger.warning("%s", warning)
+
+
+def report_continuation(checkpoint: Path, step: int, total_steps: int, earlier_total_steps: int) -> None:
+    """
+    Tell that a run goes on, and that it is longer or shorter than it was to be.
+
+    Args:
+        checkpoint: that it goes on from.
+        step: of the checkpoint.
+        total_steps: optimiser steps that the run is to take.
+        earlier_total_steps: that it was to take when the checkpoint was made.
+    """
+    logger.info("Continuing from %s at step %d of %d.", checkpoint, step, total_steps)
+    if earlier_total_steps != total_steps:
+        logger.warning(
+            "%s belongs to a run of %d steps, this one has %d: the learning rate may jump.",
+            checkpoint,
+            earlier_total_steps,
+            total_steps,
+        )

@@ -1,15 +1,54 @@
 """The end of a run for whoever reads it: `metrics.json`, and the lines that say where the model is and how to go on."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
 
+from accelerate.logging import get_logger
 from torch import nn
 
+from ..data.read_report import RejectsFile
+from ..evaluation.task_result import METRICS_FILE
 from ..families import EVALUATED_TASKS, MODEL_FOLDER, task_of
 from ..reporting.run_files import BEST_MODEL_FOLDER
+from ..whole_files import write_whole_file
 from .arguments import TrainingArguments
 from .checkpoints import Progress
+from .progress_display import duration
+
+
+logger = get_logger(__name__)
+
+
+def report_end(
+    arguments: TrainingArguments,
+    model: nn.Module,
+    progress: Progress,
+    primary_metric: str | None,
+    rejects: RejectsFile,
+    **facts: Any,
+) -> None:
+    """
+    Write a run's `metrics.json`, and tell what came of it. On the main process.
+
+    Args:
+        arguments: of the run.
+        model: that was trained.
+        progress: at the end.
+        primary_metric: name of the metric that chose the best model; None without evaluation.
+        rejects: the records that the run did without.
+        facts: of the run, `{name: value}`.
+    """
+    output_dir = Path(arguments.output_dir)
+    rejected = rejects.counts()
+    if rejected:
+        shown = "; ".join(f"{count} x {cause}" for cause, count in rejected.items())
+        logger.warning("Records that the run did without (%s): %s", rejects.path, shown)
+    content = final_metrics(progress, primary_metric, rejected_records=rejected, **facts)
+    write_whole_file(output_dir / METRICS_FILE, json.dumps(content, indent=2) + "\n")
+    lines = closing_lines(output_dir, progress, primary_metric, model, arguments)
+    logger.info("Done in %s.\n%s", duration(progress.train_seconds), "\n".join(f"  {one}" for one in lines))
 
 
 def final_metrics(progress: Progress, primary_metric: str | None, **facts: Any) -> dict[str, Any]:

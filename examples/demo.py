@@ -19,17 +19,24 @@ Options of the corpus and, behind `--`, of the pretraining script can be given t
 import argparse
 import itertools
 import json
-import platform
 import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
 import yaml
-from launching import available_cores, launch_pretraining
+from demo_facts import (
+    FOUND_BY_MODEL,
+    bootstrap_facts,
+    concept_facts,
+    concept_qualities,
+    concepts_given,
+    described_concepts,
+    facts_of_run,
+    tiles,
+)
+from launching import launch_pretraining
 from transformers import AutoProcessor, PreTrainedModel
 
 from vicha_hf.arguments import parse_arguments as parse_training_arguments
@@ -41,9 +48,6 @@ from vicha_hf.data.transforms import EvaluationTransform
 from vicha_hf.demo_corpus import DemoCorpus, build_demo_corpus
 from vicha_hf.demo_corpus.builder import SPLITS
 from vicha_hf.demo_corpus.found_concepts import (
-    CONCEPTS_PER_IMAGE,
-    concept_quality,
-    nouns_shown,
     own_selector,
     write_found_concepts,
 )
@@ -56,7 +60,7 @@ from vicha_hf.models.processing_vision_text import VisionTextProcessor
 from vicha_hf.reporting.attention_strip import attend_words, attention_section_html
 from vicha_hf.reporting.gallery import CaptionQuery, ImageQuery, best_candidates, evenly_spaced
 from vicha_hf.reporting.keyword_table import has_keyword_head, keyword_section_html, predict_keywords
-from vicha_hf.reporting.model_card import architecture_facts, build_model_card, method_name
+from vicha_hf.reporting.model_card import build_model_card, method_name
 from vicha_hf.reporting.result import Result
 from vicha_hf.reporting.run_report import RunReport
 from vicha_hf.training.pretraining import DEFAULT_FAMILY, PretrainingArguments
@@ -72,7 +76,6 @@ QUERIES_SHOWN, CANDIDATES_SHOWN, CAPTIONS_ATTENDED = 6, 5, 3
 VISUAL_CODES = 256
 # The folder of the run that finds the concepts, and its usual length.
 BOOTSTRAP, BOOTSTRAP_STEPS = "bootstrap", 200
-FOUND_BY_MODEL = "the model itself"
 GALLERIES = {"test": "Held-out images", "test_compositional": "Unseen compositions"}
 # What the model reads besides the image, and how the metrics call it.
 CONDITIONS = {
@@ -120,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         results[key] = gallery.result(scores[key], condition)
     facts = facts_of_run(model, settings, corpus, run, has_given_concepts=not steps)
     print("== 4. Model folder, metrics and report", flush=True)
-    quality = concept_qualities(galleries["test"], corpus, steps)
+    quality = concept_qualities(galleries["test"].found_concepts, galleries["test"].given_concepts, corpus, steps)
     facts["Concepts against the objects of the test images"] = concept_facts(quality, corpus, selector)
     if steps:
         facts["Training"] |= bootstrap_facts(arguments.output_dir / BOOTSTRAP, facts["Training"]["seconds"])
@@ -355,67 +358,6 @@ class Gallery:
         return list(self.records[image].concepts) if self.use_concepts else None
 
 
-def concept_qualities(gallery: Gallery, corpus: DemoCorpus, steps: int) -> dict[str, dict[str, float]]:
-    """Quality, in percent, of the test images' concepts by who has found them."""
-    annotation_file = corpus.annotations("test")
-    shown = nouns_shown(annotation_file)
-    generated = [record.concepts for record in read_image_text_records(annotation_file)]
-    by_finder = {FOUND_BY_MODEL: gallery.found_concepts, "the corpus's generator": generated}
-    if steps:
-        by_finder[f"ALBEF after {steps} steps"] = gallery.given_concepts
-    return {finder: concept_quality(concepts, shown) for finder, concepts in by_finder.items()}
-
-
-def concept_facts(
-    quality: Mapping[str, Mapping[str, float]], corpus: DemoCorpus, selector: ConceptSelector
-) -> dict[str, object]:
-    """The same for a reader, beside a random choice."""
-    shown = nouns_shown(corpus.annotations("test"))
-    number, words = len(selector.index.concepts), set(selector.index.concepts)
-    in_vocabulary = sum(len(nouns & words) for nouns in shown)
-    chance = {
-        "concept_precision_at_5": 100 * in_vocabulary / (number * len(shown)),
-        "concept_recall_at_15": 100 * min(1, 15 / number) * in_vocabulary / sum(map(len, shown)),
-    }
-    return {"vocabulary": f"{number} nouns of the training captions"} | {
-        f"found by {finder}: precision of 5, recall of 15": "{:.1f} %, {:.1f} %".format(*measured.values())
-        for finder, measured in {**quality, "chance": chance}.items()
-    }
-
-
-def bootstrap_facts(run: Path, seconds: float) -> dict[str, object]:
-    """Cost of the ALBEF run that found the concepts."""
-    trained = json.loads((run / "metrics.json").read_text())
-    return {
-        "steps of ALBEF before": trained["step"],
-        "seconds of ALBEF before": trained["train_seconds"],
-        "seconds with the bootstrap": seconds + trained["train_seconds"],
-    }
-
-
-def concepts_given(model: PreTrainedModel, corpus: DemoCorpus, steps: int) -> str:
-    """A sentence for the model's card."""
-    if not model.config.use_concepts:
-        return ""
-    if steps:
-        return (
-            f" Each image comes with {CONCEPTS_PER_IMAGE} visual concepts that ALBEF found in it after {steps} steps."
-        )
-    concept = corpus.metadata["parameters"]["concept"]
-    return (
-        f" Each image comes with {concept['concepts_per_image']} visual concepts as a noisy extractor would give them "
-        f"(miss rate {concept['miss_rate']:g}, look-alike rate {concept['lookalike_rate']:g})."
-    )
-
-
-def described_concepts(model: PreTrainedModel, steps: int) -> str:
-    if not model.config.use_concepts:
-        return ""
-    return (
-        f" and visual concepts that ALBEF found in them after {steps} steps" if steps else " and noisy visual concepts"
-    )
-
-
 def model_sections(folder: Path, processor: VisionTextProcessor, gallery: Gallery) -> list[str]:
     """Sections of the report about the pretrained model, besides retrieval."""
     sections = []
@@ -434,85 +376,6 @@ def model_sections(folder: Path, processor: VisionTextProcessor, gallery: Galler
         [gallery.concepts(row) for row in rows] if gallery.use_concepts else None,
     )
     return [*sections, attention_section_html(strips)]
-
-
-def optimizer_fact(settings: Mapping) -> str:
-    if settings["optimizer"] == "muon":
-        return f"Muon for the matrices of hidden layers (learning rate {settings['muon_learning_rate']:g}), else AdamW"
-    return {"adamw": "AdamW", "adamw_8bit": "8-bit AdamW"}[settings["optimizer"]]
-
-
-def teacher_fact(start_step: int | None) -> str:
-    if start_step is None:
-        return "takes no part"
-    return f"from step {start_step}" if start_step else "from the start"
-
-
-def facts_of_run(
-    model: PreTrainedModel, settings: Mapping, corpus: DemoCorpus, run: Path, has_given_concepts: bool
-) -> dict[str, dict[str, object]]:
-    """Facts that a reader needs to judge, or repeat, the run; every number is read from the run itself."""
-    log = [record for record in read_log(run) if "loss" in record]
-    trained = json.loads((run / "metrics.json").read_text())
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    parameters, splits = corpus.metadata["parameters"], corpus.metadata["splits"]
-    facts = {
-        "Training": {
-            "steps": trained["step"],
-            "epochs": trained["epoch"],
-            "seconds": trained["train_seconds"],
-            "samples per second (median)": sorted(record["samples_per_second"] for record in log)[len(log) // 2],
-            "batch of all processes": trained["samples_per_step"],
-            "processes": trained["num_processes"],
-            "optimizer": optimizer_fact(settings),
-            "learning rate": f"{settings['learning_rate']:g} to {settings['min_learning_rate']:g}",
-            "warm-up steps": settings["warmup_steps"],
-            "momentum teacher": teacher_fact(settings["teacher_start_step"]),
-            "weight decay": settings["weight_decay"],
-            "seed": settings["seed"],
-            "candidates re-ranked": settings["data"]["rerank_k"],
-        },
-        "Model": architecture_facts(model.config, num_parameters),
-        "Corpus": {
-            **{f"{name} images": f"{split['scenes']:,}" for name, split in splits.items()},
-            **{name: value for name, value in parameters.items() if not isinstance(value, Mapping | int)},
-            "seed": parameters["seed"],
-            **parameters["scene"],
-            **parameters["caption"],
-        },
-        "Software and machine": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("vicha_hf", "torch", "transformers", "accelerate", "datasets")},
-            "machine": platform.machine(),
-            "CPU cores": available_cores(),
-            "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        },
-    }
-    if model.config.use_concepts:
-        facts["Training"]["share of the concepts per step"] = settings["data"]["concept_fraction"]
-    if model.config.use_concepts and has_given_concepts:
-        noise, words_alone = splits["test"]["concept_noise"], splits["test"]["retrieval_by_concepts_alone"]
-        facts["Visual concepts"] = {
-            **parameters["concept"],
-            "share of the shown things that they name (test)": noise["recall"],
-            "share of the words that are shown (test)": noise["precision"],
-            "R@1 by the words alone, image to captions (test)": words_alone["r1_i2t"],
-            "R@1 by the words alone, caption to images (test)": words_alone["r1_t2i"],
-        }
-    return facts
-
-
-def tiles(metrics: Mapping) -> list[tuple[str, str]]:
-    chance = f"chance {metrics['chance_r1']:.1f} %"
-    return [
-        (f"{metrics['r1_i2t']:.1f} %", f"R@1, image to captions ({chance})"),
-        (f"{metrics['r1_t2i']:.1f} %", f"R@1, caption to images ({chance})"),
-        (
-            f"{metrics['train_seconds']:.0f} s",
-            f"training, {metrics['bootstrap_steps'] + metrics['train_steps']:,} steps",
-        ),
-        (f"{metrics['num_parameters'] / 1e6:.1f} M", "parameters"),
-    ]
 
 
 def write_model(

@@ -9,13 +9,12 @@ from difflib import get_close_matches
 from typing import Generic, Literal, NotRequired, TypedDict, TypeVar, Unpack
 
 import numpy as np
-from PIL import Image
 from transformers.utils import logging
 
 from .annotation_fields import HashedImageIds, ImageFinder, ImageIds, read_concepts, read_texts
 from .annotation_sources import OpenedSource, list_sources, open_sources
 from .image_check import find_unreadable, images_of
-from .image_files import LazyImage, open_image
+from .image_record import ImageRecord
 from .raw_records import AnnotationError, RawRecord, RecordProblem, shorten
 from .read_report import AnnotationReport
 from .record_cache import cached_records
@@ -61,7 +60,7 @@ _RecordType = TypeVar("_RecordType")
 
 
 @dataclass(frozen=True, slots=True)
-class ImageTextRecord:
+class ImageTextRecord(ImageRecord):
     """
     An image with its captions and concepts.
 
@@ -78,14 +77,6 @@ class ImageTextRecord:
     image_id: int
     concepts: tuple[str, ...]
     where: str
-
-    def load_image(self) -> Image.Image:
-        """The image as upright RGB. Raises `ImageReadError`."""
-        return open_image(self.image, self.where)
-
-    def open_image(self) -> LazyImage:
-        """The image, to be decoded when it is needed. Raises `ImageReadError`."""
-        return LazyImage(self.image, self.where)
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Unpack
 
-from PIL import Image
-
 from ..models.task_classification import VisualEntailmentTask
 from .annotation_fields import ImageFinder, read_concepts, read_label, read_text
 from .annotations import Annotations, ReadingOptions, read_records
-from .image_files import LazyImage, open_image
+from .image_record import ImageRecord
 from .raw_records import RawRecord
 from .stored_images import EmbeddedImage
 
 
 @dataclass(frozen=True, slots=True)
-class EntailmentRecord:
+class EntailmentRecord(ImageRecord):
     """
     A sentence about an image.
 
@@ -33,14 +31,6 @@ class EntailmentRecord:
     label: int | None
     concepts: tuple[str, ...]
     where: str
-
-    def load_image(self) -> Image.Image:
-        """The image as upright RGB. Raises `ImageReadError`."""
-        return open_image(self.image, self.where)
-
-    def open_image(self) -> LazyImage:
-        """The image, to be decoded when it is needed. Raises `ImageReadError`."""
-        return LazyImage(self.image, self.where)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Unpack
 
-from PIL import Image
-
 from .annotation_fields import (
     HashedImageIds,
     ImageFinder,
@@ -18,7 +16,8 @@ from .annotation_fields import (
     required,
 )
 from .annotations import Annotations, ReadingOptions, read_records
-from .image_files import ImageReadError, LazyImage, open_image, read_image_size
+from .image_files import ImageReadError, read_image_size
+from .image_record import ImageRecord
 from .raw_records import RawRecord, RecordProblem, shorten
 from .stored_images import EmbeddedImage
 
@@ -32,7 +31,7 @@ _BOX_REMEDY = "give [x, y, width, height] in pixels from the top left corner"
 
 
 @dataclass(frozen=True, slots=True)
-class GroundingRecord:
+class GroundingRecord(ImageRecord):
     """
     An expression that names something in an image.
 
@@ -64,14 +63,6 @@ class GroundingRecord:
     def captions(self) -> tuple[str]:
         """The expression as the only caption: grounding is trained as retrieval, with `PretrainingDataset`."""
         return (self.text,)
-
-    def load_image(self) -> Image.Image:
-        """The image as upright RGB. Raises `ImageReadError`."""
-        return open_image(self.image, self.where)
-
-    def open_image(self) -> LazyImage:
-        """The image, to be decoded when it is needed. Raises `ImageReadError`."""
-        return LazyImage(self.image, self.where)
 
 
 @dataclass(frozen=True)

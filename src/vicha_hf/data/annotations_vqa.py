@@ -6,12 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Unpack
 
-from PIL import Image
-
 from .annotation_fields import ImageFinder, read_concepts, read_identifier, read_text, require_unicode, required
 from .annotations import Annotations, ReadingOptions, read_records
 from .answer_limit import AnswerLimit
-from .image_files import LazyImage, open_image
+from .image_record import ImageRecord
 from .raw_records import AnnotationError, RawRecord, RecordProblem, shorten
 from .stored_images import EmbeddedImage
 
@@ -22,7 +20,7 @@ ANSWER_WEIGHTS = {"vqa": 1.0, "vg": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionRecord:
+class QuestionRecord(ImageRecord):
     """
     A question about an image.
 
@@ -46,14 +44,6 @@ class QuestionRecord:
     answer_type: str | None
     concepts: tuple[str, ...]
     where: str
-
-    def load_image(self) -> Image.Image:
-        """The image as upright RGB. Raises `ImageReadError`."""
-        return open_image(self.image, self.where)
-
-    def open_image(self) -> LazyImage:
-        """The image, to be decoded when it is needed. Raises `ImageReadError`."""
-        return LazyImage(self.image, self.where)
 
     def answer_weights(self) -> dict[str, float]:
         """The different answers in order of appearance, each with its share of the annotators (half of it for "vg")."""

@@ -1,6 +1,5 @@
 """The texts of a corpus in numbers: records, captions, words, what the length cuts, and how a tokenizer splits words."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,12 +88,6 @@ def texts_of(record: object) -> tuple[str, ...]:
     """The texts of a record of any task."""
     value = next((getattr(record, name) for name in TEXT_FIELDS if hasattr(record, name)), ())
     return (value,) if isinstance(value, str) else tuple(value)
-
-
-def iterate_texts(annotations: Iterable[object]) -> Iterator[str]:
-    """The texts of all records, one after the other."""
-    for record in annotations:
-        yield from texts_of(record)
 
 
 def _count(word: str, tokenizer: PreTrainedTokenizerBase, pieces: dict[str, int]) -> int:

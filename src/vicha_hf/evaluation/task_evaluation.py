@@ -312,26 +312,21 @@ def _vqa(setup: _Setup) -> TaskResult:
     return replace(result, reading=annotations.report)
 
 
-def _entailment(setup: _Setup) -> TaskResult:
+def _classification(setup: _Setup, read: Callable, dataset_class: type, collator_class: type) -> TaskResult:
     arguments = setup.arguments
-    annotations = setup.with_found_concepts(
-        read_entailment_records(arguments.data, require_labels=False, **arguments.evaluation_reading)
-    )
-    dataset = EntailmentDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
-    collator = EntailmentCollator(setup.processor, with_concepts=setup.with_concepts)
+    annotations = setup.with_found_concepts(read(arguments.data, require_labels=False, **arguments.evaluation_reading))
+    dataset = dataset_class(annotations, setup.transform, use_concepts=setup.with_concepts)
+    collator = collator_class(setup.processor, with_concepts=setup.with_concepts)
     result = evaluate_classification(setup.model, dataset, collator, **setup.running)
     return replace(result, reading=annotations.report)
+
+
+def _entailment(setup: _Setup) -> TaskResult:
+    return _classification(setup, read_entailment_records, EntailmentDataset, EntailmentCollator)
 
 
 def _reasoning(setup: _Setup) -> TaskResult:
-    arguments = setup.arguments
-    annotations = setup.with_found_concepts(
-        read_reasoning_records(arguments.data, require_labels=False, **arguments.evaluation_reading)
-    )
-    dataset = ReasoningDataset(annotations, setup.transform, use_concepts=setup.with_concepts)
-    collator = ReasoningCollator(setup.processor, with_concepts=setup.with_concepts)
-    result = evaluate_classification(setup.model, dataset, collator, **setup.running)
-    return replace(result, reading=annotations.report)
+    return _classification(setup, read_reasoning_records, ReasoningDataset, ReasoningCollator)
 
 
 def _grounding(setup: _Setup) -> TaskResult:

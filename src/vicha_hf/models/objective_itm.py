@@ -22,7 +22,6 @@ from .random_draws import Draws
 
 
 MATCH = 1
-MISMATCH = 0
 
 
 @dataclass

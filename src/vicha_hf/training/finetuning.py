@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
-from ..arguments import require
 from ..data.annotations import ImageTextParser
 from ..data.datasets_annotated import TaskItems
 from ..data.datasets_pretraining import PretrainingItems
@@ -38,6 +37,7 @@ from ..text_tokenizers import require_fitting_length, require_fitting_vocabulary
 from ..weight_files import require_weights_of_folder
 from .accelerator import create_accelerator
 from .adapters import TrainedPartsArguments, choose_trained_parts
+from .argument_checks import check_model_fields, check_training_data
 from .arguments import TrainingArguments
 from .loop import EvaluationHook, TrainingLoop, TrainingResult
 from .own_tokenizer import load_or_make_tokenizer
@@ -68,19 +68,8 @@ class FinetuningModelArguments(TrainedPartsArguments):
     text_config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
-        for name in ("vision_config", "text_config"):
-            require(name not in self.config, "model.config", self.config, f"give these fields as model.{name}.")
-        require(
-            self.image_size is None or self.image_size >= 1,
-            "model.image_size",
-            self.image_size,
-            "it must be positive.",
-        )
-        require(
-            self.image_size is None or self.from_pretrained is not None,
-            "model.image_size",
-            self.image_size,
-            "random weights have no positions to interpolate; set model.vision_config.image_size.",
+        check_model_fields(
+            self, "random weights have no positions to interpolate; set model.vision_config.image_size."
         )
 
 
@@ -123,28 +112,7 @@ class FinetuningDataArguments(ReadingArguments):
     evaluation_batch_size: int = 64
 
     def __post_init__(self):
-        require(bool(self.train), "data.train", self.train, "name at least one annotation file or dataset.")
-        for name in ("max_text_length", "max_concept_length"):
-            value = getattr(self, name)
-            require(
-                value is None or value >= 3,
-                f"data.{name}",
-                value,
-                "it must hold [CLS], one token and [SEP]: at least 3.",
-            )
-        require(
-            0 < self.concept_fraction <= 1, "data.concept_fraction", self.concept_fraction, "choose it within (0, 1]."
-        )
-        if self.crop_scale is not None:
-            smallest, largest = self.crop_scale
-            require(
-                0 < smallest <= largest <= 1,
-                "data.crop_scale",
-                self.crop_scale,
-                "give [smallest, largest] within (0, 1], or null.",
-            )
-        for name in ("evaluation_batch_size", "shuffle_buffer"):
-            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "it must be at least 1.")
+        check_training_data(self)
 
 
 @dataclass(kw_only=True)

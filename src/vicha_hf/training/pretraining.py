@@ -21,6 +21,7 @@ from ..visual_tokens.storage import VisualTokenStore
 from ..visual_tokens.tokenizer import VisualTokenizer
 from ..weight_files import require_weights_of_folder
 from .adapters import TrainedPartsArguments, choose_trained_parts
+from .argument_checks import check_model_fields, check_training_data
 from .arguments import TrainingArguments
 
 
@@ -63,19 +64,8 @@ class ModelArguments(TrainedPartsArguments):
         require(
             self.family is None or self.family in families, "model.family", self.family, f"choose one of {families}."
         )
-        for name in ("vision_config", "text_config"):
-            require(name not in self.config, "model.config", self.config, f"give these fields as model.{name}.")
-        require(
-            self.image_size is None or self.image_size >= 1,
-            "model.image_size",
-            self.image_size,
-            "it must be positive.",
-        )
-        require(
-            self.image_size is None or self.from_pretrained is not None,
-            "model.image_size",
-            self.image_size,
-            "it changes the size of model.from_pretrained; of a new model set model.vision_config.image_size.",
+        check_model_fields(
+            self, "it changes the size of model.from_pretrained; of a new model set model.vision_config.image_size."
         )
         if self.weights_from is not None:
             for name in ("vision", "text"):
@@ -140,32 +130,17 @@ class DataArguments(ReadingArguments):
     evaluation_batch_size: int = 64
 
     def __post_init__(self):
-        require(bool(self.train), "data.train", self.train, "name at least one annotation file or dataset.")
+        check_training_data(self)
         require(
             self.visual_tokenizer is None or self.stored_visual_tokens is None,
             "data.stored_visual_tokens",
             self.stored_visual_tokens,
             f"data.visual_tokenizer={self.visual_tokenizer!r} makes the tokens already; give one of the two.",
         )
-        for name in ("max_text_length", "max_concept_length"):
-            value = getattr(self, name)
-            require(value >= 3, f"data.{name}", value, "it must hold [CLS], one token and [SEP]: at least 3.")
-        require(
-            0 < self.concept_fraction <= 1, "data.concept_fraction", self.concept_fraction, "choose it within (0, 1]."
-        )
         require(
             0 <= self.concept_dropout < 1, "data.concept_dropout", self.concept_dropout, "choose it within [0, 1)."
         )
-        if self.crop_scale is not None:
-            smallest, largest = self.crop_scale
-            require(
-                0 < smallest <= largest <= 1,
-                "data.crop_scale",
-                self.crop_scale,
-                "give [smallest, largest] within (0, 1], or null for no crop.",
-            )
-        for name in ("rerank_k", "evaluation_batch_size", "shuffle_buffer"):
-            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "it must be at least 1.")
+        require(self.rerank_k >= 1, "data.rerank_k", self.rerank_k, "it must be at least 1.")
 
 
 @dataclass(kw_only=True)

@@ -49,7 +49,8 @@ def kill_many_times(script, seed):
         elif kind == "training":
             moment = while_training(rng.randint(1, 6))
         else:
-            moment = after_seconds(rng.uniform(0.5, 12))
+            # Longer, and two of them would train to the end.
+            moment = after_seconds(rng.uniform(0.5, 6))
         left, was_saving = script.kill(moment, rng)
         orphans += left
         saving += was_saving and kind == "saving"

@@ -276,6 +276,37 @@ def test_a_best_model_younger_than_the_checkpoint_stays(tmp_path, monkeypatch):
     assert all(torch.equal(tensor, actual[name]) for name, tensor in expected.items())
 
 
+def test_a_best_model_younger_than_the_checkpoint_ends_no_run_early(tmp_path, monkeypatch):
+    # Compared with the best of step 6, which the killed run leaves, those of steps 2 and 4 would be no better.
+    scores = {2: 1.0, 4: 2.0, 6: 3.0, 8: 1.0, 10: 1.0}
+    settings = {"evaluation_steps": 2, "checkpoint_steps": 1, "early_stopping_evaluations": 2}
+    evaluation = {"evaluate": scripted(scores), "primary_metric": "r_mean"}
+    stand_in_loop(stand_in_arguments(tmp_path / "whole", **settings), **evaluation).run()
+    arguments = stand_in_arguments(tmp_path / "cut", **settings | {"checkpoint_steps": 7})
+    loop = stand_in_loop(arguments, **evaluation)
+
+    def die(report, original=loop._after_step):
+        original(report)
+        if loop.progress.step == 1:
+            loop._save_checkpoint()
+        if loop.progress.step == 6:
+            raise Killed
+
+    monkeypatch.setattr(loop, "_after_step", die)
+    with pytest.raises(Killed):
+        loop.run()
+    assert best(tmp_path / "cut") == (6, 3.0)
+    arguments = stand_in_arguments(tmp_path / "cut", **settings, resume_from_checkpoint="latest")
+    resumed = stand_in_loop(arguments, **evaluation).run()
+    assert (resumed.step, resumed.best_step, resumed.best_metric) == (10, 6, 3.0)
+    for folder in list_checkpoints(tmp_path / "whole"):
+        expected, actual = (
+            json.loads((tmp_path / run / folder.name / "progress.json").read_text())["progress"]
+            for run in ("whole", "cut")
+        )
+        assert actual | {"train_seconds": 0} == expected | {"train_seconds": 0}
+
+
 def test_metrics_name_the_best_model_that_is_there(tmp_path):
     # From an earlier checkpoint the run takes another course, which never gets as good.
     settings = {"evaluation_steps": 2, "checkpoint_steps": 2, "keep_last_checkpoints": 9}

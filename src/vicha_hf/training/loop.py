@@ -48,7 +48,7 @@ from .progress_display import bar_numbers, duration, peak_memory_gib, progress_b
 from .rejected_records import keep_rejects
 from .run_clock import RunClock
 from .run_end import report_end
-from .run_evaluation import EvaluationHook, RunEvaluation, adopt_best_model
+from .run_evaluation import EvaluationHook, RunEvaluation, best_of_folder
 from .run_log import RunLog
 from .run_settings import run_settings
 from .sharding import embeddings_in_one_unit, prepare_for_gathering, require_whole_weights
@@ -211,6 +211,8 @@ class TrainingLoop:
         with self._sigterm, progress_bar(self.total_steps, self.progress.step, shown=main) as bar:
             while not self._is_over():
                 self._train_epoch(bar)
+        if self._evaluation is not None:
+            self._evaluation.name_best(self.progress)
         interrupted = self.progress.step < self.total_steps and not self.progress.stopped_early
         if interrupted:
             logger.warning(
@@ -254,7 +256,10 @@ class TrainingLoop:
                 self.accelerator, checkpoint, self._course, self.arguments.allow_changed_settings
             )
             self._source.go_on_from(self.progress)
-            adopt_best_model(self.progress, self.output_dir, self.primary_metric)
+            if self._evaluation is not None:
+                self._evaluation.go_on_from(self.progress)
+            else:
+                self.progress.best_metric, self.progress.best_step = best_of_folder(self.output_dir, None)
             report_continuation(checkpoint, self.progress.step, self.total_steps, self.progress.total_steps)
         if self.accelerator.is_main_process:
             report_launch(

@@ -53,6 +53,24 @@ class RunEvaluation:
         self.patience = patience
         self.writer = writer
         self.output_dir = output_dir
+        # Value and step of the model in the folder, once this run has made or taken over one.
+        self._kept: tuple[float | None, int | None] = (None, None)
+
+    def go_on_from(self, progress: Progress) -> None:
+        """
+        Takes over the best model of an interrupted run. It may be younger than the checkpoint, or of a course that the run
+        does not take again: what is better than before on this one, and when to stop, follows from the checkpoint alone.
+
+        Args:
+            progress: from the checkpoint; forgets its best value where the model is gone, or was chosen by another metric.
+        """
+        self._kept = best_of_folder(self.output_dir, self.primary_metric)
+        if self._kept == (None, None):
+            progress.best_metric = progress.best_step = None
+
+    def name_best(self, progress: Progress) -> None:
+        """Names in `progress`, at the end, the model that is in the folder."""
+        progress.best_metric, progress.best_step = self._kept
 
     def run(self, progress: Progress, log: RunLog, epoch: float) -> None:
         """
@@ -74,8 +92,10 @@ class RunEvaluation:
         value = metrics[self.primary_metric]
         if math.isfinite(value) and (progress.best_metric is None or value > progress.best_metric):
             progress.best_metric, progress.best_step, progress.evaluations_since_best = value, progress.step, 0
-            note = {"primary_metric": self.primary_metric, "best_metric": value, "step": progress.step, **metrics}
-            self.writer.write_model(self.output_dir / BEST_MODEL_FOLDER, {BEST_EVALUATION_FILE: note})
+            if self._kept[0] is None or value > self._kept[0]:
+                note = {"primary_metric": self.primary_metric, "best_metric": value, "step": progress.step, **metrics}
+                self.writer.write_model(self.output_dir / BEST_MODEL_FOLDER, {BEST_EVALUATION_FILE: note})
+                self._kept = value, progress.step
             return
         progress.evaluations_since_best += 1
         if progress.evaluations_since_best == self.patience:
@@ -85,7 +105,7 @@ class RunEvaluation:
                 self.primary_metric,
                 progress.evaluations_since_best,
                 progress.step,
-                progress.best_step,
+                self._kept[1],
             )
 
     def _metrics(self) -> dict[str, float]:
@@ -100,18 +120,16 @@ class RunEvaluation:
         return metrics
 
 
-def adopt_best_model(progress: Progress, output_dir: Path, primary_metric: str | None) -> None:
+def best_of_folder(output_dir: Path, primary_metric: str | None) -> tuple[float | None, int | None]:
     """
-    Takes the best value from the best model's own note, which is right: it may be younger than the checkpoint, or gone.
+    Value and step of a run's best model by its own note; None both without it.
 
     Args:
-        progress: from the checkpoint.
         output_dir: of the run.
-        primary_metric: the value of another one does not count; None without evaluation.
+        primary_metric: a model that another one has chosen does not count; None takes any.
     """
     note = output_dir / BEST_MODEL_FOLDER / BEST_EVALUATION_FILE
     content = json.loads(note.read_text()) if note.is_file() else {}
     if primary_metric is not None and content.get("primary_metric") != primary_metric:
         content = {}
-    progress.best_metric = content.get("best_metric")
-    progress.best_step = content.get("step")
+    return content.get("best_metric"), content.get("step")

@@ -58,8 +58,8 @@ class RunEvaluation:
 
     def go_on_from(self, progress: Progress) -> None:
         """
-        Takes over the best model of an interrupted run. It may be younger than the checkpoint, or of a course that the run
-        does not take again: what is better than before on this one, and when to stop, follows from the checkpoint alone.
+        Takes over the best model of an interrupted run, which may be younger than the checkpoint. The best value on the
+        present course, and when to stop, follow from the checkpoint alone.
 
         Args:
             progress: from the checkpoint; forgets its best value where the model is gone, or was chosen by another metric.

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,9 @@ from .arguments import one_line
 
 # Exit status after a mistake in the input; wrong usage is 2, as argparse has it.
 FAILED = 1
-# What a process returns that was stopped by SIGTERM: 128 + 15.
+# What a process returns that was stopped by a signal: 128 and the signal's number, as shells have it.
+STOPPED_BY_CTRL_C = 130
+STOPPED_BY_CLOSED_PIPE = 141
 STOPPED_BY_SIGTERM = 143
 DEBUG_OPTION = "--debug"
 _FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")
@@ -21,7 +24,8 @@ _FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOrigi
 
 def run_command(name: str, run: Callable[[list[str]], int | None], argv: Sequence[str]) -> int:
     """
-    Runs a command; a mistake in its input becomes one line on stderr.
+    Runs a command; a mistake in its input becomes one line on stderr, and so does Ctrl-C. It ends silently where nobody
+    reads what it writes any more, as behind `| head`.
 
     Args:
         name: of the command, which opens the line.
@@ -34,8 +38,19 @@ def run_command(name: str, run: Callable[[list[str]], int | None], argv: Sequenc
     words, behind = _split_at_dashes(argv)
     debug = DEBUG_OPTION in words
     try:
-        return run([word for word in words if word != DEBUG_OPTION] + behind) or 0
+        try:
+            return run([word for word in words if word != DEBUG_OPTION] + behind) or 0
+        finally:
+            # Here a closed pipe can still be answered; at Python's own end it is a trace.
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(f"{name}: interrupted", file=sys.stderr, flush=True)
+        return STOPPED_BY_CTRL_C
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _leave_closed_pipes():
+            return STOPPED_BY_CLOSED_PIPE
         if not debug and _lost_the_others(error):
             print(f"{name}: another process has ended; its message says why.", file=sys.stderr, flush=True)
             return FAILED
@@ -62,6 +77,8 @@ def run_script(main: Callable[[list[str]], object]) -> int:
 
 def is_mistake(error: BaseException) -> bool:
     """Whether an exception comes from what the user gave: files, values, the machine's memory. Others are our faults."""
+    from concurrent.futures import BrokenExecutor
+
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -82,6 +99,8 @@ def is_mistake(error: BaseException) -> bool:
         DatasetsError,
         SafetensorError,
         OutOfMemoryError,
+        # A process that loads data was ended from outside, usually for its memory.
+        BrokenExecutor,
         YAMLError,
     )
     return isinstance(error, kinds)
@@ -117,6 +136,20 @@ def _lost_the_others(error: Exception) -> bool:
     from torch.distributed import DistError
 
     return isinstance(error, DistError) or (type(error) is RuntimeError and "gloo" in str(error))
+
+
+def _leave_closed_pipes() -> bool:
+    """Whether stdout or stderr is a pipe that nobody reads; what is still to be written there goes nowhere."""
+    # A failed write does not say which pipe it was: loading processes have pipes too.
+    if not hasattr(select, "poll"):  # Windows, which tells of a closed pipe otherwise
+        return False
+    pipes = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        pipes.register(stream.fileno(), 0)
+    closed = [pipe for pipe, event in pipes.poll(0) if event & (select.POLLERR | select.POLLHUP)]
+    for pipe in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), pipe)
+    return bool(closed)
 
 
 def _tell_launcher(line: str) -> None:

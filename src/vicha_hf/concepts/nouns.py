@@ -3,12 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from itertools import islice
-from multiprocessing import get_context
 
 from tqdm.auto import tqdm
+
+from ..data.loader_processes import process_pool
 
 
 # Captions that a process tags at a time; few enough that progress moves, and that memory stays small.
@@ -107,7 +107,7 @@ def _run(tasks: Iterator[tuple], num_processes: int) -> Iterator[tuple[int, Noun
     if num_processes == 1:
         yield from (_count_task(task) for task in tasks)
         return
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
+    with process_pool(num_processes, "spawn") as pool:
         # A few tasks wait for each process, not all captions at once.
         waiting = [pool.submit(_count_task, task) for task in islice(tasks, 3 * num_processes)]
         while waiting:

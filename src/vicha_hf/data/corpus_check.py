@@ -5,7 +5,6 @@ import os
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -24,6 +23,7 @@ from .annotations_vqa import read_question_records
 from .declared_roots import DeclaredRoot
 from .image_check import images_of
 from .image_files import ImageReadError, open_image
+from .loader_processes import process_pool
 from .near_duplicates import NearDuplicate, difference_hash, find_near_duplicates
 from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource
 from .read_report import AnnotationReport
@@ -231,7 +231,7 @@ def _decode_all(
         bar = stack.enter_context(tqdm(total=len(places), unit=" images", desc="decoding", disable=not progress))
         decode: Callable = map
         if num_workers > 1 and len(places) > _AT_A_TIME:
-            decode = stack.enter_context(ProcessPoolExecutor(num_workers)).map
+            decode = stack.enter_context(process_pool(num_workers)).map
         for results in decode(_decode_group, groups):
             found += results
             bar.update(len(results))

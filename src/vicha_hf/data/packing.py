@@ -6,7 +6,6 @@ import os
 import shutil
 import tarfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 from ..whole_files import OutputFolderError
 from .annotations import ImageTextRecord, read_image_text_records
 from .image_files import ImageReadError, open_image
+from .loader_processes import process_pool
 from .raw_records import AnnotationError
 from .read_report import AnnotationReport
 from .stored_images import EmbeddedImage
@@ -137,7 +137,7 @@ def _samples(annotations, options: PackOptions, stack: ExitStack) -> Iterator[_S
     if workers == 1:
         yield from map(_encode, jobs)
         return
-    pool = stack.enter_context(ProcessPoolExecutor(workers))
+    pool = stack.enter_context(process_pool(workers))
     # A part at a time: a pool takes in all of its jobs at once.
     while part := list(islice(jobs, 64 * workers)):
         yield from pool.map(_encode, part, chunksize=8)

@@ -1,0 +1,71 @@
+"""Commands that are stopped from outside, by Ctrl-C or by a reader that closes the pipe, end without a traceback."""
+
+import os
+import signal
+import sys
+import time
+from concurrent.futures import BrokenExecutor
+
+import pytest
+
+from vicha_hf.data.loader_processes import process_pool
+from vicha_hf.mistakes import run_command
+
+
+def test_ctrl_c_is_one_line(capsys):
+    def run(words):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    assert run_command("vicha-hf index", run, []) == 130
+    assert capsys.readouterr().err == "vicha-hf index: interrupted\n"
+    with pytest.raises(KeyboardInterrupt):
+        run_command("vicha-hf index", run, ["--debug"])
+
+
+@pytest.mark.parametrize("buffering", [1, -1], ids=["line by line", "at the end"])
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_pipe_is_silent(monkeypatch, tmp_path, name, buffering):
+    reader, writer = os.pipe()
+    os.close(reader)
+    other = (tmp_path / "other").open("w+")
+    with open(writer, "w", buffering=buffering) as closed:
+        monkeypatch.setattr(sys, "stdout", other)
+        monkeypatch.setattr(sys, "stderr", other)
+        monkeypatch.setattr(sys, name, closed)
+
+        def run(words):
+            print("much", file=closed)
+            if name == "stderr":
+                closed.flush()
+
+        assert run_command("vicha-hf search", run, []) == 141
+    # What was left to write went nowhere when the stream was closed.
+    other.seek(0)
+    assert other.read() == ""
+
+
+def test_a_pipe_of_something_else_is_a_mistake(capfd):
+    def run(words):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert run_command("vicha-hf index", run, []) == 1
+    assert "vicha-hf index: [Errno 32] Broken pipe" in capfd.readouterr().err
+
+
+def test_pools_leave_ctrl_c_to_the_command():
+    with process_pool(1) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()
+        assert pool.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
+
+
+def test_a_process_that_was_killed_is_one_line(capsys):
+    def run(words):
+        with process_pool(1) as pool, pytest.raises(BrokenExecutor):
+            pool.submit(os._exit, 9).result()
+        with process_pool(1) as pool:
+            pool.submit(os._exit, 9).result()
+
+    assert run_command("vicha-hf data check", run, []) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("vicha-hf data check: A process in the process pool was terminated abruptly")

@@ -1,10 +1,14 @@
 """Every command of `vicha-hf`: it explains itself, and it names a folder that is not there."""
 
 import pytest
-from tiny_model_folder import write_gallery
+from tiny_model_folder import tiny_processor, write_gallery, write_model_folder
+from tiny_models import tiny_config
 
+from vicha_hf import ViChaForVQA, __version__
 from vicha_hf.cli import build_parser, main
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.concepts import ConceptIndex, DualEncoder
+from vicha_hf.models.concept_selector import CONCEPT_INDEX_FOLDER
 
 
 MISSING = "nowhere/at/all"
@@ -41,14 +45,33 @@ def test_every_command_explains_itself(command, capfd):
         (["index", "images", "--", "--outptu"], "are required: --output"),
         (["data", "chek", "c.json"], "did you mean check?"),
         (["exprt"], "did you mean export?"),
+        (["export", "-z"], "vicha-hf export: unknown option -z"),
+        (["--hepl"], "vicha-hf: unknown option --hepl; did you mean --help?"),
+        (["data", "--hepl"], "vicha-hf data: unknown option --hepl; did you mean --help?"),
+        (["search", "index", "-dog"], "vicha-hf search: unknown option -dog"),
+        (
+            ["evaluate", "m", "d", "--task", "retreival"],
+            "task='retreival' is not possible: give one of retrieval, vqa",
+        ),
+        (["evaluate", "m", "d", "--task", "retreival"], "did you mean retrieval?"),
+        (["evaluate", "m", "d", "--batch_size", "x"], "batch_size='x' is not possible: give a whole number"),
+        (["evaluate", "m", "d", "--layer_itm", "1.5"], "layer_itm='1.5' is not possible: give a whole number or null"),
+        (["evaluate", "m", "d", "--splits"], "--splits takes one value or several; [] is none"),
     ],
 )
 def test_a_misspelt_option_is_named_before_what_it_should_have_given(command, message, capsys):
     with pytest.raises(SystemExit) as stop:
         main(command)
-    assert stop.value.code == 2
+    assert stop.value.code == 2, command
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert not stop.value.code
+    assert capsys.readouterr().out == f"vicha_hf {__version__}\n"
 
 
 def test_scripts_take_both_spellings_of_an_option(capsys):
@@ -81,3 +104,50 @@ def test_a_model_that_is_not_there_is_named_in_one_line(command, tmp_path, monke
     assert main([places.get(word, word) for word in command]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vicha-hf")]
     assert f"{MISSING} is not there" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["evaluate", "IMAGE", "ANNOTATIONS"], "0.png is a file: give the folder of a model"),
+        (["export", "ANNOTATIONS", "out"], "annotations.json is a file: give the folder of a model"),
+        (
+            ["concepts", "embed", "--encoder", "VQA", "--corpus", "ANNOTATIONS", "--output", "e"],
+            "embeddings would be random",
+        ),
+        (["concepts", "build", "ANNOTATIONS", "--encoder", "VQA", "--output", "b"], "embeddings would be random"),
+        (["concepts", "index", "VQA", "--vocabulary", "WORDS"], "embeddings would be random"),
+        (["concepts", "show", "VQA", "nope.png"], "cannot read the image nope.png (file not found"),
+        (["ask", "MODEL", "IMAGE", "how many"], "It is a model for retrieval"),
+        (["ask", "VQA", "nope.png", "how many"], "image file not found: nope.png"),
+        (["convert", "WORDS", "out"], "or it is cut off or damaged"),
+        (["convert", "WORDS", "out", "--verify", "nope.safetensors"], "nope.safetensors is not there"),
+        (
+            ["tokenizer", "ANNOTATIONS", "--output", "WORDS"],
+            "--output='WORDS' cannot be written to: it is a file; name a folder",
+        ),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else None,
+)
+def test_a_file_or_model_of_another_kind_is_one_line(command, message, folders, monkeypatch, capsys):
+    monkeypatch.chdir(folders)
+    places = {"ANNOTATIONS": "annotations.json", "IMAGE": "0.png"}
+    assert main([places.get(word, word) for word in command]) == 1
+    lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
+    (line,) = [line for line in lines if line and "Loading weights" not in line]
+    assert line.startswith("vicha-hf") and message in line
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A gallery, words, a model for retrieval and one for questions."""
+    root = tmp_path_factory.mktemp("folders")
+    write_gallery(root)
+    (root / "WORDS").write_text("dog\ncat\n")
+    write_model_folder(root / "MODEL")
+    tiny_processor(root).save_pretrained(root / "VQA")
+    ViChaForVQA(tiny_config()).save_pretrained(root / "VQA")
+    ConceptIndex.build(["dog"], DualEncoder.from_pretrained(str(root / "MODEL")), ("{}",), 1).save_pretrained(
+        root / "VQA" / CONCEPT_INDEX_FOLDER
+    )
+    return root

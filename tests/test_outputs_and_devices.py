@@ -1,16 +1,22 @@
 """Files that a command reads stay as they are, and a device that is not there is one clear line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from tiny_model_folder import write_gallery, write_model_folder
 
 from vicha_hf.cli import main
+from vicha_hf.concepts import ConceptIndex, DualEncoder
+from vicha_hf.concepts.manifests import OutputFile
 from vicha_hf.devices import choose_device
 from vicha_hf.families import read_config
 from vicha_hf.mistakes import describe
+from vicha_hf.models.concept_selector import CONCEPT_INDEX_FOLDER
+from vicha_hf.search import build_index
 from vicha_hf.whole_files import OutputFolderError, require_writable_file
 
 
@@ -56,6 +62,64 @@ def test_what_is_there_is_replaced_only_when_asked(command, corpus, capsys):
         assert main([*command, "--overwrite"]) == 0
         replaced = there if command[0] == "data" else folder / "config.json"
         assert replaced.read_text() != "work of mine"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data", "check", "CORPUS", "--num-workers", "0", "--json", "THERE"],
+        ["data", "check", "CORPUS", "--num-workers", "0", "--html", "THERE"],
+        ["evaluate", "MODEL", "GALLERY", "--json", "THERE"],
+        ["report", "MODEL", "--data", "GALLERY", "--output", "THERE"],
+        ["concepts", "show", "MODEL", "IMAGE", "--json", "THERE"],
+        ["search", "INDEX", "a dog", "--json", "THERE"],
+        ["search", "INDEX", "a dog", "--html", "THERE"],
+        ["ground", "MODEL", "IMAGE", "a dog", "--output", "PHOTO"],
+        ["ground", "MODEL", "IMAGE", "a dog", "--output", "new.png", "--json", "THERE"],
+    ],
+    ids=" ".join,
+)
+def test_a_result_takes_the_place_of_an_earlier_one_and_of_nothing_else(command, corpus, shown, monkeypatch, capsys):
+    monkeypatch.chdir(corpus.parent)
+    Path("THERE").write_text('[{"image": "mine.png", "caption": "work of mine"}]')
+    shutil.copy("1.png", "PHOTO.png")
+    before = Path("THERE").read_bytes(), Path("PHOTO.png").read_bytes()
+    places = {"CORPUS": corpus.name, "IMAGE": "1.png", "PHOTO": "PHOTO.png", **shown}
+    command = [places.get(word, word) for word in command]
+    assert main(command) == 1
+    assert "is there already and no earlier result: name another file" in capsys.readouterr().err
+    assert (Path("THERE").read_bytes(), Path("PHOTO.png").read_bytes()) == before
+    Path("THERE").unlink()
+    Path("PHOTO.png").unlink()
+    assert main(command) == 0
+    assert main(command) == 0
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """A model's folder with a concept index, its images and an index of them."""
+    root = tmp_path_factory.mktemp("shown")
+    gallery = write_gallery(root)
+    write_model_folder(root / "model")
+    encoder = DualEncoder.from_pretrained(str(root / "model"))
+    ConceptIndex.build(["dog"], encoder, ("{}",), 1, own=True).save_pretrained(root / "model" / CONCEPT_INDEX_FOLDER)
+    build_index(str(gallery), str(root / "model"), root / "index")
+    return {"MODEL": str(root / "model"), "GALLERY": str(gallery), "INDEX": str(root / "index")}
+
+
+@pytest.mark.parametrize("overwrite", [[], ["--overwrite"]])
+def test_a_step_of_the_concepts_never_replaces_what_it_reads(corpus, overwrite, capsys):
+    corpus = corpus.with_name("selected.jsonl")
+    corpus.write_text('{"image": "1.png", "caption": "a red square", "concepts": ["square"]}\n')
+    OutputFile(corpus, "select", {}).finish()
+    before = corpus.read_bytes()
+    assert main(["concepts", "inspect", str(corpus), "--output", str(corpus), *overwrite]) == 1
+    assert "is read by this command, which leaves it as it is" in capsys.readouterr().err
+    another = corpus.with_name("another.jsonl")
+    another.write_bytes(before)
+    assert main(["concepts", "inspect", str(another), "--output", str(corpus), *overwrite]) == (0 if overwrite else 1)
+    if not overwrite:
+        assert "was not made by this command" in capsys.readouterr().err and corpus.read_bytes() == before
 
 
 def test_an_input_is_known_by_another_spelling(corpus, monkeypatch):

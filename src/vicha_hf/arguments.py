@@ -19,6 +19,15 @@ T = TypeVar("T")
 
 # Words of YAML and the command line that say whether something is on.
 _YES_OR_NO = ("true", "false", "yes", "no")
+# What a type of Python is to a user.
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "dict": "a mapping",
+    "NoneType": "null",
+}
 # Options of every parser beside those of its dataclass.
 _PARSER_OPTIONS = ("config", "help", "print_config")
 
@@ -58,6 +67,9 @@ class OptionParser(jsonargparse.ArgumentParser):
             where = f"{', '.join(self.config_files)}: " if self.config_files else ""
             known = [action.dest for action in self._actions]
             message = f"{where}unknown option {unknown[1]}{did_you_mean(unknown[1], known)}"
+        message = re.sub(
+            r'Parser key "([\w.]+)":\s(.*(?:Got|Given) value: (.*))', _impossible_value, message, flags=re.DOTALL
+        )
         self.exit(2, f"{self.prog}: {one_line(message)} (all options: {self.prog} --help)\n")
 
 
@@ -67,6 +79,7 @@ def parse_arguments(
     description: str = "",
     prog: str | None = None,
     positionals: Sequence[str] = (),
+    usage: str | None = None,
 ) -> tuple[T, str]:
     """Read `--config FILE.yaml` and overrides such as `--learning_rate 1e-4 --data.hflip false`.
 
@@ -79,6 +92,7 @@ def parse_arguments(
         description: shown by `--help`.
         prog: name of the program in messages; by default the script's.
         positionals: options that may also be given without their names, before all others. The last one takes the rest.
+        usage: first line of `--help`; by default every option.
 
     Returns:
         The arguments, and the same as YAML that `--config` reads back.
@@ -89,6 +103,7 @@ def parse_arguments(
     """
     parser = OptionParser(
         prog=prog,
+        usage=usage,
         description=description,
         epilog="--debug shows the full trace of an error.",
         allow_abbrev=False,
@@ -102,6 +117,21 @@ def parse_arguments(
     except ValueError as error:
         parser.error(str(error))
     return arguments, parser.dump(parsed, skip_unset=False)
+
+
+def _impossible_value(found: re.Match) -> str:
+    """The message of a value of the wrong type, in the words of the command line."""
+    name, told, value = found.groups()
+    choices = [
+        choice
+        for listed in re.findall(r"Expected a typing.Literal\[(.*?)\]", told)
+        for choice in re.findall(r"'([^']*)'", listed)
+    ]
+    kinds = [_KINDS.get(kind, kind) for kind in re.findall(r"Expected a <class '(\w+)'>", told)]
+    if not choices + kinds:
+        return found[0]
+    wanted = [*([f"one of {', '.join(choices)}"] if choices else []), *dict.fromkeys(kinds)]
+    return f"{name}={value!r} is not possible: give {' or '.join(wanted)}{did_you_mean(value, choices)}"
 
 
 def _spelled_out(
@@ -135,6 +165,8 @@ def _spelled_out(
             parser.config_files += (values[0],)
             values[0] = read_yaml_text(values[0])
         rest = values[1:]
+        if hint is not None and not values and _only_list(hint):
+            parser.error(f"--{name} takes one value or several; [] is none")
         if hint is not None and (rest or _only_list(hint)) and _accepts(hint, list, tuple):
             values, rest = [_as_list(values, hint)], []
         if rest:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+from . import __version__
 from .command_parser import CommandParser
 from .concepts import commands as concept_commands
 from .conversion import commands as conversion_commands
@@ -53,6 +54,7 @@ def build_parser() -> CommandParser:
         description="ViCHA, ALBEF and SIMLA models with Hugging Face tools.",
         epilog="`vicha-hf COMMAND --help` explains a command; --debug shows the full trace of an error.",
     )
+    parser.add_argument("--version", action="version", version=f"vicha_hf {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for commands_file in COMMAND_FILES:
         commands_file.register(commands)

@@ -37,10 +37,14 @@ class CommandParser(argparse.ArgumentParser):
         if self.reads_own_options:
             return argparse.Namespace(argv=list(args or ()), **self._defaults), []
         args = sys.argv[1:] if args is None else list(args)
-        if self._subparsers is None:
-            end = args.index("--") if "--" in args else len(args)
-            args = [*map(self._known_spelling, args[:end]), *args[end:]]
+        end = self._end_of_own_words(args)
+        args = [*map(self._known_spelling, args[:end]), *args[end:]]
         return super().parse_known_args(args, namespace)
+
+    def _end_of_own_words(self, args: list[str]) -> int:
+        """Position of `--`, or of the command whose parser reads the rest."""
+        ends = (word == "--" if self._subparsers is None else not word.startswith("-") for word in args)
+        return next((position for position, ends_here in enumerate(ends) if ends_here), len(args))
 
     def _known_spelling(self, word: str) -> str:
         """
@@ -48,7 +52,7 @@ class CommandParser(argparse.ArgumentParser):
         here: argparse would first miss what the option was meant to give.
         """
         name, equals, value = word.partition("=")
-        if not re.match(r"--\w", name):
+        if not re.match(r"--?[a-zA-Z]", name) or name in self._option_string_actions:
             return word
         for spelling in (name, name.replace("_", "-"), name.replace("-", "_").replace("__", "--", 1)):
             if spelling in self._option_string_actions:

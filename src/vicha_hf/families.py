@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging as transformers_logging
 
+from .models import encoder_image_pair, task_question_answering
 from .models.image_processing_simla import SimlaImageProcessor
 from .models.image_processing_vicha import ViChaImageProcessor
 from .models.modeling_simla import (
@@ -52,6 +53,9 @@ MODEL_FOLDER = "model"
 
 # What `vicha-hf evaluate` knows; text assignment is a pretraining for reasoning.
 EVALUATED_TASKS = ("retrieval", "vqa", "entailment", "reasoning", "grounding")
+
+# Modules that say how they start weights which a folder lacks.
+_STARTS = (task_question_answering.__name__, encoder_image_pair.__name__)
 
 # `model_type` of a folder's configuration -> task -> class.
 HEADS: dict[str, dict[str, type[PreTrainedModel]]] = {
@@ -136,6 +140,10 @@ def find_model_folder(folder: str) -> str:
         OSError: a name that is no folder, and that the Hub does not give.
     """
     path = Path(folder).expanduser()
+    if path.is_file():
+        raise NotADirectoryError(
+            f"{folder} is a file: give the folder of a model, or a Hub id such as org/vicha-base."
+        )
     if not path.is_dir():
         # A Hub id is `organisation/name` or `name`; a neighbour on the disk says that a folder was meant.
         has_neighbours = path.parent != Path() and path.parent.is_dir()
@@ -191,7 +199,7 @@ def load_finetuned(
     if choose_backend(folder, backend) == "onnx":
         return load_onnx(task, folder, config)
     require_weights_of_folder(folder)
-    with without_load_report():
+    with without_load_report(starts_too=True):
         model, info = head_class(config.model_type, task).from_pretrained(
             folder, config=config, output_loading_info=True, **options
         )
@@ -226,18 +234,23 @@ def read_config(folder: str, **options: Any) -> PreTrainedConfig:
 
 
 @contextmanager
-def without_load_report() -> Iterator[None]:
+def without_load_report(starts_too: bool = False) -> Iterator[None]:
     """
-    Holds back transformers' table of missing weights, which the caller reports in one line. What models themselves say of
-    their start stays.
+    Holds back transformers' table of missing weights, which the caller reports in one line.
+
+    Args:
+        starts_too: also what models themselves say of the start of missing weights, for a caller that refuses those.
     """
-    table = transformers_logging.get_logger("transformers.modeling_utils")
+    names = ["transformers.modeling_utils", *(_STARTS if starts_too else ())]
+    loggers = [transformers_logging.get_logger(name) for name in names]
     # A filter, for a level of its own makes transformers report what tensor parallelism would not shard.
-    table.addFilter(_is_error)
+    for logger_of_module in loggers:
+        logger_of_module.addFilter(_is_error)
     try:
         yield
     finally:
-        table.removeFilter(_is_error)
+        for logger_of_module in loggers:
+            logger_of_module.removeFilter(_is_error)
 
 
 def _is_error(record: logging.LogRecord) -> bool:

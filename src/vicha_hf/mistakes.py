@@ -19,6 +19,7 @@ STOPPED_BY_CTRL_C = 130
 STOPPED_BY_CLOSED_PIPE = 141
 STOPPED_BY_SIGTERM = 143
 DEBUG_OPTION = "--debug"
+_OF_VALIDATOR = re.compile(r"^Class validation error for validator '\w+':\s+\w+: ")
 _FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")
 
 
@@ -111,6 +112,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and str(error).startswith("[Errno"):
         return one_line(f"{error.filename}: {_plain_cause(error)}")
     message = str(error)
+    # A configuration's check is a step of the class: its name says nothing to a user.
+    message = _OF_VALIDATOR.sub("", message)
     if _FROM_WORKER.match(message):
         # A loading process hands on its whole trace as the message.
         message = message.rpartition(f"\n{type(error).__module__}.{type(error).__qualname__}: ")[2]

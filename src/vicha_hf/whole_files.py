@@ -1,5 +1,6 @@
 """Writing so that a file or folder is either whole or not there, whenever the process dies, and errors that help."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -13,6 +14,9 @@ from safetensors import SafetensorError
 
 # What a name is followed by while it is written, while its successor takes its place, and while it is deleted.
 UNFINISHED, REPLACED, DELETED = ".unfinished", ".replaced", ".deleted"
+# Pages and images that a command writes carry it: a command replaces what it wrote before, and nothing else.
+MADE_BY = "made by vicha_hf"
+MADE_BY_TAG = f'<meta name="generator" content="{MADE_BY}">'
 # What to do after a folder of a training run could not be written.
 _CONTINUE = "continue with --resume_from_checkpoint latest"
 
@@ -158,12 +162,18 @@ def tidy_up(output_dir: Path) -> None:
                 left.unlink()
 
 
-def require_writable(output_dir: Path) -> None:
+def require_writable(output_dir: Path, option: str = "--output_dir") -> None:
     """Make the folder if need be, and find out whether it can be written to, before hours are spent.
+
+    Args:
+        output_dir: the folder.
+        option: name of the option that gives it, for the message.
 
     Raises:
         OutputFolderError: it cannot.
     """
+    if output_dir.is_file():
+        raise OutputFolderError(f"{option}={str(output_dir)!r} cannot be written to: it is a file; name a folder.")
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output_dir) as file:
@@ -171,8 +181,8 @@ def require_writable(output_dir: Path) -> None:
             file.flush()
     except OSError as error:
         raise OutputFolderError(
-            f"output_dir={str(output_dir)!r} cannot be written to ({error.strerror or error}; "
-            f"{_free_space(output_dir)}). Make it writable, or choose another --output_dir."
+            f"{option}={str(output_dir)!r} cannot be written to ({error.strerror or error}; "
+            f"{_free_space(output_dir)}). Make it writable, or choose another {option}."
         ) from error
 
 
@@ -203,6 +213,21 @@ def require_writable_file(path: Path, inputs: Iterable[object] = ()) -> None:
             f"{path} cannot be written ({error.strerror or error}; {_free_space(path.parent)}). Make its folder writable, "
             "or name another file."
         ) from error
+
+
+def require_result_file(path: Path, inputs: Iterable[object] = ()) -> None:
+    """The same for a result, which may take the place of an earlier one: a JSON object, or a page or image of a command.
+
+    Args:
+        path: of the file.
+        inputs: what the command reads, as for [`require_writable_file`].
+
+    Raises:
+        OutputFolderError: as there, or something else is there.
+    """
+    require_writable_file(path, inputs)
+    if path.exists() and not _is_result(path.read_bytes()):
+        raise OutputFolderError(f"{path} is there already and no earlier result: name another file.")
 
 
 def require_new(path: Path, overwrite: bool = False) -> None:
@@ -237,6 +262,21 @@ def readable_size(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1024
     return f"{count:.3g} GiB"
+
+
+def _is_result(content: bytes) -> bool:
+    if not content.strip() or MADE_BY.encode() in content:
+        return True
+    try:
+        found = json.loads(content)
+    except ValueError:
+        return False
+    # A list may be annotations; one of found concepts says how well each fits.
+    return isinstance(found, dict) or (isinstance(found, list) and all(map(_has_scores, found)))
+
+
+def _has_scores(row: object) -> bool:
+    return isinstance(row, dict) and {*row} == {"image", "concepts", "concept_scores"}
 
 
 def _hidden(path: Path, ending: str) -> Path:

@@ -149,6 +149,8 @@ def build_concepts(
     Raises:
         ValueError, OSError: from a step; nothing is overwritten unless asked for.
     """
+    if k < 1:
+        raise ValueError(f"k={k} must be at least 1")
     files, accelerator = ConceptFiles(Path(output)), accelerator or new_accelerator()
     corpus = ConceptCorpus(sources, image_root, on_bad_record, allow_outside_root)
     if accelerator.is_main_process and not overwrite:

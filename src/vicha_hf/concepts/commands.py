@@ -107,6 +107,7 @@ def _add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
 def _vocabulary(arguments: argparse.Namespace) -> None:
     from .building import make_vocabulary
 
+    _require_output(arguments)
     stop_words = arguments.stop_words.read_text(encoding="utf-8").split() if arguments.stop_words else ()
     vocabulary, was_there = make_vocabulary(
         arguments.corpus, arguments.output, stop_words=stop_words, **_noun_options(arguments), **_common(arguments)
@@ -173,6 +174,7 @@ def _select(arguments: argparse.Namespace) -> None:
     from .embedding_store import EmbeddingStore
     from .selection import select_for_corpus
 
+    _require_output(arguments)
     result = select_for_corpus(
         EmbeddingStore(arguments.images, "images"),
         EmbeddingStore(arguments.concepts, "concepts"),
@@ -207,6 +209,7 @@ def _filter(arguments: argparse.Namespace) -> None:
     from .embedding_store import EmbeddingStore
     from .filtering import filter_pairs
 
+    _require_output(arguments)
     result = filter_pairs(
         EmbeddingStore(arguments.images, "images"),
         EmbeddingStore(arguments.captions, "captions"),
@@ -234,6 +237,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     from .inspection import inspect_concepts
     from .vocabulary import read_vocabulary
 
+    _require_output(arguments)
     use = inspect_concepts(
         _read_corpus(arguments, arguments.corpus),
         arguments.output,
@@ -258,12 +262,14 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> None:
+    from ..whole_files import require_writable
     from .building import build_concepts
     from .embedding import new_accelerator
     from .vocabulary import read_vocabulary
 
     if arguments.vocabulary:
         read_vocabulary(arguments.vocabulary)
+    require_writable(arguments.output, "--output")
     accelerator = new_accelerator(arguments.mixed_precision)
     files, result = build_concepts(
         arguments.corpus,
@@ -297,7 +303,7 @@ def _add_index_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _index(arguments: argparse.Namespace) -> None:
-    from ..families import find_model_folder
+    from ..families import find_model_folder, without_load_report
     from ..models.concept_selector import CONCEPT_INDEX_FOLDER, ConceptIndex, DualEncoder
     from .vocabulary import read_vocabulary
 
@@ -316,9 +322,10 @@ def _index(arguments: argparse.Namespace) -> None:
         )
     k = k if arguments.k is None else arguments.k
     own = arguments.encoder is None
-    encoder = DualEncoder.from_pretrained(
-        str(arguments.model) if own else find_model_folder(arguments.encoder), revision=arguments.revision
-    )
+    with without_load_report():
+        encoder = DualEncoder.from_pretrained(
+            str(arguments.model) if own else find_model_folder(arguments.encoder), revision=arguments.revision
+        )
     ConceptIndex.build(words, encoder, prompts, k, own=own).save_pretrained(folder)
     print(f"{len(words)} concepts embedded by {'the model itself' if own else arguments.encoder}: {folder}")
 
@@ -327,14 +334,14 @@ def _add_show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="folder or Hub name of a model with concept_index/, or the index"
     )
-    parser.add_argument("images", nargs="*", metavar="IMAGE")
+    parser.add_argument("images", nargs="*", default=[], metavar="IMAGE")
     parser.add_argument("--k", type=int, help="concepts per image (default: the index's)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the concepts there too")
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    from ..data.image_files import open_image
     from ..models.concept_selector import OWN_ENCODER, ConceptIndex, ConceptSelector
+    from ..whole_files import require_result_file, write_whole_file
 
     if not arguments.images:
         index = ConceptIndex.from_pretrained(arguments.model)
@@ -343,7 +350,9 @@ def _show(arguments: argparse.Namespace) -> None:
         print(f"prompts: {', '.join(map(repr, index.prompts))}")
         print(f"first concepts: {', '.join(index.concepts[:12])}")
         return
-    images = [open_image(path, "command line") for path in arguments.images]
+    if arguments.json is not None:
+        require_result_file(arguments.json, inputs=arguments.images)
+    images = [_open(path) for path in arguments.images]
     found = ConceptSelector.from_pretrained(arguments.model).select(images, arguments.k)
     for path, row in zip(arguments.images, found, strict=True):
         print(f"{path}: {', '.join(f'{word} {score:.3f}' for word, score in row)}")
@@ -352,8 +361,16 @@ def _show(arguments: argparse.Namespace) -> None:
             {"image": path, "concepts": [word for word, _ in row], "concept_scores": [score for _, score in row]}
             for path, row in zip(arguments.images, found, strict=True)
         ]
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        write_whole_file(arguments.json, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def _open(path: str):
+    from ..data.image_files import ImageReadError, open_image
+
+    try:
+        return open_image(path, "")
+    except ImageReadError as error:
+        raise ValueError(f"cannot read the image {path} ({error.cause})") from error
 
 
 def _add_noun_arguments(parser: argparse.ArgumentParser) -> None:
@@ -434,6 +451,12 @@ def _common(arguments: argparse.Namespace) -> dict:
     return {"overwrite": arguments.overwrite, "progress": not arguments.no_progress}
 
 
+def _require_output(arguments: argparse.Namespace) -> None:
+    from ..whole_files import require_writable_file
+
+    require_writable_file(arguments.output, inputs=arguments.corpus)
+
+
 def _prompts(arguments: argparse.Namespace) -> tuple[str, ...]:
     from ..models.concept_selector import check_prompts
     from .embedding import DEFAULT_PROMPTS
@@ -450,12 +473,13 @@ def _read_corpus(arguments: argparse.Namespace, sources: list[str]):
 
 
 def _load_encoder(arguments: argparse.Namespace, accelerator):
-    from ..families import find_model_folder, read_config
+    from ..families import find_model_folder, read_config, without_load_report
     from ..models.concept_selector import DualEncoder
 
     encoder = find_model_folder(arguments.encoder)
     read_config(encoder, revision=arguments.revision)
-    return DualEncoder.from_pretrained(encoder, revision=arguments.revision, device=str(accelerator.device))
+    with without_load_report():
+        return DualEncoder.from_pretrained(encoder, revision=arguments.revision, device=str(accelerator.device))
 
 
 def _written(path: Path, was_there: bool) -> str:

@@ -73,10 +73,11 @@ class OutputFile:
         if not self.path.exists():
             return False
         manifest = read_json(self.manifest_path) if self.manifest_path.is_file() else {}
-        if manifest.get("output_digest") != digest_of_file(self.path):
+        ours = manifest.get("step") in (None, self._made_from["step"])
+        if not ours or manifest.get("output_digest") != digest_of_file(self.path):
             if overwrite:
                 return False
-            what = "was changed since it was made" if manifest else "was not made by this command"
+            what = "was changed since it was made" if manifest and ours else "was not made by this command"
             raise FileExistsError(f"{self.path} {what}: choose another output, or give --overwrite")
         return {name: manifest.get(name) for name in self._made_from} == self._made_from
 

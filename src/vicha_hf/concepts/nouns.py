@@ -51,7 +51,7 @@ def count_nouns(
     load_tagger(language_model)
     counts: NounCounts = Counter()
     tasks = ((texts, language_model, compounds) for texts in _in_tasks(captions))
-    with tqdm(desc="Nouns", unit="caption", disable=not progress) as bar:
+    with tqdm(desc="Nouns", unit="caption", delay=1, disable=not progress) as bar:
         for number, found in _run(tasks, num_processes):
             counts.update(found)
             bar.update(number)

@@ -53,7 +53,8 @@ def register(commands: Commands) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     from ..hub_upload import prepare_repository, upload_folder
     from ..text_tokenizers import load_tokenizer
-    from ..whole_files import require_new
+    from ..weight_files import require_weights
+    from ..whole_files import require_new, require_writable
     from .card import write_card
     from .convert import CheckpointConfigError, convert_checkpoint, require_known_head
     from .processor import build_processor
@@ -61,6 +62,12 @@ def _convert(arguments: argparse.Namespace) -> None:
 
     require_known_head(arguments.head)
     require_new(arguments.output, arguments.overwrite)
+    require_weights(arguments.source)
+    if arguments.verify:
+        require_weights(Path(arguments.verify))
+    # Not the folder itself, which a checkpoint that cannot be read leaves unmade.
+    output = arguments.output.absolute()
+    require_writable(next(path for path in (output, *output.parents) if path.exists()), "OUT_DIR")
     overrides = read_yaml_mapping(arguments.config) if arguments.config else {}
     if arguments.push_to_hub is not None:
         prepare_repository(arguments.push_to_hub, private=not arguments.public)

@@ -121,8 +121,10 @@ def _read(path) -> tuple[dict[str, torch.Tensor], Mapping]:
 def _reason(error: Exception) -> str:
     """The sentence of torch's long message that says what is wrong."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    told = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
-    return told.strip().split(". ")[0]
+    told = next(
+        (line.partition("WeightsUnpickler error:")[2] for line in lines if "WeightsUnpickler error" in line), lines[0]
+    )
+    return told.strip().split(". ")[0] or "it is no pickle of tensors"
 
 
 def _unwrapped(path, content: Mapping) -> dict[str, torch.Tensor]:

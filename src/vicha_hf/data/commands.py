@@ -76,12 +76,12 @@ def _add_check(commands: Commands) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     import json
 
-    from ..whole_files import require_new, require_writable_file, write_whole_file
+    from ..whole_files import require_new, require_result_file, require_writable_file, write_whole_file
     from .corpus_check import NEAR_DUPLICATES, check_corpus, write_clean_copy
     from .corpus_page import write_corpus_page
 
     for path in filter(None, (arguments.json, arguments.html)):
-        require_writable_file(path, inputs=arguments.corpus)
+        require_result_file(path, inputs=arguments.corpus)
     if arguments.fix is not None:
         require_writable_file(arguments.fix, inputs=arguments.corpus)
         require_new(arguments.fix, arguments.overwrite)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from ..whole_files import write_whole_file
+from ..whole_files import MADE_BY_TAG, write_whole_file
 from .corpus_check import CorpusCheck
 
 
@@ -58,7 +58,7 @@ def write_corpus_page(check: CorpusCheck, title: str, path: Path) -> None:
             [(one.record, one.message) for one in report.rejected],
         ),
     ]
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{MADE_BY_TAG}<title>{escape(title)}</title>'
     body = "\n".join(part for part in parts if part)
     write_whole_file(path, f"{head}<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n")
 

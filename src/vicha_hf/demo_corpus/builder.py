@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from ..whole_files import require_writable
 from .captions import CaptionWriter
 from .concepts import extract_concepts, measured_noise, retrieval_by_concepts_alone
 from .facts import relations_of
@@ -142,7 +143,7 @@ def build_demo_corpus(output_dir: str | Path, *, progress: bool = True, **parame
             _add_tasks(root, wanted)
         return DemoCorpus.load(root)
     _check_replaceable(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(root.parent, "output")
     unfinished = root.parent / f".{root.name}.{os.getpid()}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()

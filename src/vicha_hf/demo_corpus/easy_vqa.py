@@ -12,6 +12,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..data.answer_list import write_answer_list
+from ..whole_files import require_writable
 from .tokenizer import build_tokenizer, save_tokenizer
 
 
@@ -74,6 +75,7 @@ def build_easy_vqa(output_dir: str | Path, *, progress: bool = True) -> EasyVqa:
         return EasyVqa(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(f"{root} is not empty and holds no easy-VQA: choose a new folder")
+    require_writable(root.parent, "output")
     unfinished = root.parent / f".{root.name}.{os.getpid()}.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

@@ -63,7 +63,7 @@ def export_page(models: Sequence[str], images: str | None, output: str | Path, g
         ValueError, OSError: a folder that holds something, or a model that is none.
     """
     folder = Path(output)
-    require_writable(folder)
+    require_writable(folder, "--export")
     if any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: choose a new folder.")
     names = []

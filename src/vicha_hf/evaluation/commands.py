@@ -10,6 +10,7 @@ from .task_result import TaskResult
 
 
 DESCRIPTION = "A model on an annotation file: retrieval, question answering, entailment, reasoning or grounding."
+USAGE = "%(prog)s MODEL DATA [DATA ...] [options]"
 
 
 def register(commands: Commands) -> None:
@@ -44,7 +45,7 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
     from .task_evaluation import EvaluationArguments, evaluate_task, format_metrics
     from .task_result import ResultFiles
 
-    arguments, _ = parse_arguments(EvaluationArguments, argv, DESCRIPTION, prog, positionals=("model", "data"))
+    arguments, _ = parse_arguments(EvaluationArguments, argv, DESCRIPTION, prog, ("model", "data"), USAGE)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("accelerate").setLevel(logging.WARNING)
     accelerator = Accelerator()

@@ -8,7 +8,13 @@ from typing import Any
 
 from ..data.read_report import REJECTS_FILE, AnnotationReport
 from ..folder_lock import FolderLock
-from ..whole_files import require_writable, require_writable_file, write_whole_file, write_whole_files
+from ..whole_files import (
+    require_result_file,
+    require_writable,
+    require_writable_file,
+    write_whole_file,
+    write_whole_files,
+)
 
 
 METRICS_FILE = "metrics.json"
@@ -63,7 +69,7 @@ class ResultFiles:
             for name in (METRICS_FILE, PREDICTIONS_FILE):
                 require_writable_file(Path(self.output_dir) / name)
         if self.metrics_file is not None:
-            require_writable_file(Path(self.metrics_file), self.inputs)
+            require_result_file(Path(self.metrics_file), self.inputs)
 
     def write(self, result: TaskResult, **facts) -> None:
         """

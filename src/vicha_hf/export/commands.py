@@ -18,6 +18,7 @@ def register(commands: Commands) -> None:
     parser.set_defaults(run=_export)
     parser.add_argument(
         "model",
+        metavar="MODEL",
         help="folder or Hub id of a model for retrieval, grounding or question answering, or of a pretraining run",
     )
     parser.add_argument(

@@ -106,7 +106,7 @@ def export_model(
 
 def _require_own_folder(folder: Path) -> ExportManifest | None:
     """The manifest of an earlier export in a folder that may be written to."""
-    require_writable(folder)
+    require_writable(folder, "output")
     earlier = ExportManifest.of(folder)
     # What a killed export left.
     for left in folder.glob(".unfinished-*"):

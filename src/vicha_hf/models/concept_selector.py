@@ -73,12 +73,18 @@ class DualEncoder:
             hub_options: `token`, `cache_dir`, ... as for `from_pretrained`.
 
         Raises:
-            OSError, ValueError: nothing that can be loaded, or no encoder of images and texts.
+            OSError, ValueError: nothing that can be loaded, or no encoder of images and texts, or one without some of its
+                weights.
         """
         if __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             # This code came with a model folder that the user trusts; its model needs the same trust.
             hub_options.setdefault("trust_remote_code", True)
-        model = AutoModel.from_pretrained(name, revision=revision, **hub_options)
+        model, info = AutoModel.from_pretrained(name, revision=revision, output_loading_info=True, **hub_options)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"{name} is no encoder of images and texts: it has no {missing[0]} ({len(missing)} weights are missing), so "
+                "its embeddings would be random. Give a model for retrieval or of a pretraining, or one such as CLIP"
+            )
         processor = AutoProcessor.from_pretrained(name, revision=revision, **hub_options)
         name, revision = _lasting_name(name, getattr(model.config, "_commit_hash", None) or revision)
         return cls(model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")), processor, name, revision)

@@ -96,8 +96,9 @@ class ViChaImageProcessor(PilBackend):
             return [self.fetch_images(entry) for entry in image_url_or_urls]
         if not isinstance(image_url_or_urls, str | Path):
             return super().fetch_images(image_url_or_urls)
-        # Base64 data, which the library reads, is longer than any path.
-        if isinstance(image_url_or_urls, Path) or os.path.exists(image_url_or_urls[:_LONGEST_PATH]):
+        # Base64 data, which the library reads, is longer than any path, and has no dot.
+        is_path = isinstance(image_url_or_urls, Path) or os.path.exists(image_url_or_urls[:_LONGEST_PATH])
+        if is_path or ("." in image_url_or_urls[:_LONGEST_PATH] and ":" not in image_url_or_urls[:_LONGEST_PATH]):
             return _open_file(image_url_or_urls)
         try:
             return super().fetch_images(image_url_or_urls)

@@ -24,12 +24,12 @@ def register(commands: Commands) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from ..whole_files import require_writable_file
+    from ..whole_files import require_result_file
     from .run_page import build_run_page, read_run
 
     run = read_run(arguments.folder)
     output = arguments.output or Path(arguments.folder) / "report.html"
-    require_writable_file(output, inputs=(arguments.data,))
+    require_result_file(output, inputs=(arguments.data,))
     options = {} if arguments.image_root is None else {"image_root": arguments.image_root}
     page = build_run_page(
         run, arguments.data, k=arguments.k, top=arguments.k, batch_size=arguments.batch_size, **options

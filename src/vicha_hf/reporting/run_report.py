@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.recall import CUTOFFS, DIRECTIONS
-from ..whole_files import write_whole_file
+from ..whole_files import MADE_BY_TAG, write_whole_file
 from .gallery import CaptionQuery, ImageQuery, caption_query_html, image_query_html
 from .line_chart import line_chart
 from .result import Result
@@ -78,7 +78,7 @@ class RunReport:
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{escape(self.title)}</title><style>{css}</style></head><body><main>{body}</main></body></html>\n"
+            f"{MADE_BY_TAG}<title>{escape(self.title)}</title><style>{css}</style></head><body><main>{body}</main></body></html>\n"
         )
 
     def write(self, path: str | Path) -> Path:

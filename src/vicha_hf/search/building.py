@@ -18,6 +18,7 @@ from ..data.loader_processes import ignore_sigterm
 from ..whole_files import require_writable
 from .embedder import Embedder
 from .index_files import (
+    IMAGE_ENDINGS,
     MANIFEST_FILE,
     IndexedImage,
     Manifest,
@@ -29,7 +30,6 @@ from .index_files import (
 )
 
 
-IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 Concepts = Literal["given", "auto", "none"]
 # Images whose embeddings are written at once: what a run that is stopped at any moment does again at most.
 SHARD_SIZE = 1024
@@ -100,7 +100,7 @@ def build_index(
     """
     folder = Path(output).expanduser()
     wanted = list_images(Path(images).expanduser(), image_root, on_bad_image)
-    require_writable(folder)
+    require_writable(folder, "output")
     embedder = Embedder(model, device, find_concepts=concepts == "auto", backend=backend)
     if not embedder.reads_concepts:
         concepts = "none"

@@ -110,12 +110,12 @@ def _add_search(commands: Commands) -> None:
 
 
 def _search(arguments: argparse.Namespace) -> None:
-    from ..whole_files import require_writable_file, write_whole_file
+    from ..whole_files import require_result_file, write_whole_file
     from .image_index import ImageIndex
     from .page import results_page
 
     for path in filter(None, (_json_file(arguments), arguments.html)):
-        require_writable_file(path, inputs=(arguments.query,))
+        require_result_file(path, inputs=(arguments.query,))
     index = ImageIndex(arguments.index, arguments.model, arguments.device, arguments.approximate, arguments.backend)
     hits = index.search(
         arguments.query, arguments.top, target=arguments.target, kind=arguments.kind, rerank=arguments.rerank
@@ -192,22 +192,19 @@ def _add_ground(commands: Commands) -> None:
 
 
 def _ground(arguments: argparse.Namespace) -> None:
-    import io
-
     from PIL import Image
 
-    from ..whole_files import require_writable_file, write_whole_file
-    from .grounded_image import draw_grounding
+    from ..whole_files import require_result_file, write_whole_file
+    from .grounded_image import draw_grounding, encode_result
 
     if arguments.output.suffix.lower() not in Image.registered_extensions():
         raise ValueError(f"{arguments.output}: name a file with the ending of an image, such as .png.")
-    require_writable_file(arguments.output, inputs=(arguments.image,))
+    require_result_file(arguments.output, inputs=(arguments.image,))
     ground = _pipeline(arguments, "visual-grounding", "grounding")
     image = ground.processor.image_processor.fetch_images(arguments.image)
     found = ground(image, arguments.phrase, method=arguments.method, layer=arguments.layer, **_concepts(arguments))
-    drawn, buffer = draw_grounding(image, found), io.BytesIO()
-    drawn.save(buffer, Image.registered_extensions()[arguments.output.suffix.lower()])
-    write_whole_file(arguments.output, buffer.getvalue())
+    drawn = draw_grounding(image, found)
+    write_whole_file(arguments.output, encode_result(drawn, arguments.output.suffix))
     box = found["box"]
     place = "nowhere: the map has no heat" if box is None else "x {xmin} to {xmax}, y {ymin} to {ymax}".format(**box)
     result = {name: found[name] for name in ("label", "score", "box")}
@@ -223,10 +220,10 @@ def _pipeline(arguments: argparse.Namespace, name: str, task: str):
 
     from ..devices import choose_device
     from ..families import find_model_folder, load_finetuned
-    from ..whole_files import require_writable_file
+    from ..whole_files import require_result_file
 
     if _json_file(arguments) is not None:
-        require_writable_file(_json_file(arguments), inputs=(arguments.image,))
+        require_result_file(_json_file(arguments), inputs=(arguments.image,))
     device = choose_device(arguments.device)
     folder = find_model_folder(arguments.model)
     model = load_finetuned(task, folder, backend=getattr(arguments, "backend", None))

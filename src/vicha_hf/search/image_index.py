@@ -14,7 +14,7 @@ from PIL import Image
 from ..data.image_files import open_image
 from .approximate import ApproximateSearch
 from .embedder import Embedder
-from .index_files import IndexedImage, Manifest, SearchIndexError, live_rows, read_shards
+from .index_files import IMAGE_ENDINGS, IndexedImage, Manifest, SearchIndexError, live_rows, read_shards
 
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class ImageIndex:
             query: a text, or an image as a path, a URL or a Pillow image.
             top: how many results.
             target: "images", or "texts" for the captions that were indexed with them.
-            kind: "auto" takes a query for an image where it is the path of a file or a URL.
+            kind: "auto" takes a query for an image where it is the path of a file, has the ending of one, or is a URL.
             rerank: of the nearest, how many the matching head orders; 0 for none. Images found by an image are not
                 re-ranked: the head compares images with texts.
 
@@ -246,10 +246,10 @@ def nearest_rows(embeds: torch.Tensor, embed: torch.Tensor, number: int) -> tupl
 
 
 def looks_like_image(query: str | Path | Image.Image) -> bool:
-    """Whether a query is an image, the path of a file or a URL, rather than a text."""
+    """Whether a query is an image, a URL, or the path of a file, one that is not there included, rather than a text."""
     if not isinstance(query, str):
         return True
-    if query.startswith(("http://", "https://")):
+    if query.startswith(("http://", "https://")) or query.lower().endswith(IMAGE_ENDINGS):
         return True
     try:
         return Path(query).expanduser().is_file()

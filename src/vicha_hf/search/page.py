@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..data.image_files import ImageReadError, open_image
+from ..whole_files import MADE_BY_TAG
 from .image_index import Hit, looks_like_image
 
 
@@ -32,7 +33,7 @@ def results_page(query: str | Path | Image.Image, hits: Sequence[Hit], note: str
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{css}</style></head><body><main>"
+        f"{MADE_BY_TAG}<title>{title}</title><style>{css}</style></head><body><main>"
         f"<h1>{asked}</h1><p class=soft>{escape(note)}</p><ol>{items}</ol></main></body></html>\n"
     )
 

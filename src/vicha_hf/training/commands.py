@@ -27,7 +27,7 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
     holds_other_things = arguments.output.is_dir() and any(arguments.output.iterdir())
     if holds_other_things and not (arguments.output / "tokenizer.json").is_file():
         raise ValueError(f"{arguments.output} holds other things than a tokenizer: name a new folder.")
-    require_writable(arguments.output)
+    require_writable(arguments.output, "--output")
     tokenizer = build_tokenizer(iterate_raw_texts(arguments.data), arguments.vocab_size)
     tokenizer.save_pretrained(arguments.output)
     print(f"{len(tokenizer):,} tokens written to {arguments.output}")

@@ -96,7 +96,7 @@ def import_annotations(
     prefix, root = _prefix(folder, output), DeclaredRoot(output)
 
     def lines():
-        for record in tqdm(importer.read(paths, options, account), unit=" records", disable=not progress):
+        for record in tqdm(importer.read(paths, options, account), unit=" records", delay=1, disable=not progress):
             account.taken += 1
             for field in ("image", "images"):
                 if field in record:

@@ -40,6 +40,7 @@ from ablation_study.runs import TRAINING_FOLDER, RunResult, StudyRun, resolve_re
 from ablation_study.summary import as_json, judge, summarize
 from ablation_study.variants import BASELINE, VARIANTS
 
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.demo_corpus import build_demo_corpus
 from vicha_hf.folder_lock import locked_folder
@@ -85,9 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     argv = list(argv)
     at = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output_dir", type=Path, default=Path("outputs/ablation"), help="default: %(default)s")
     add("--train", type=Path, metavar="FILE", help="annotations (default: the demo corpus)")

@@ -90,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     output = arguments.output_dir
     require_writable(output)
+    # A recipe that is not there is told before the corpus is built.
+    read_yaml_mapping(arguments.config)
     print("== 1. Demo corpus", flush=True)
     corpus = build_demo_corpus(arguments.corpus_dir, **corpus_parameters(arguments.corpus))
     print("== 2. Pretraining", flush=True)

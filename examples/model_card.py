@@ -6,15 +6,17 @@
 The card of a trained model is written by the script that trains it, from what it measured.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.families import head_class
+from vicha_hf.mistakes import run_script
 from vicha_hf.reporting.model_card import architecture_facts, build_model_card
+from vicha_hf.yaml_files import read_yaml_mapping
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
 
-    model = yaml.safe_load(arguments.config.read_text())["model"]
+    model = read_yaml_mapping(arguments.config)["model"]
     head = head_class(model.get("family", "vicha"), "pretraining")
     config = head.config_class(
         vision_config=model.get("vision_config"), text_config=model.get("text_config"), **model.get("config", {})
@@ -46,4 +48,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

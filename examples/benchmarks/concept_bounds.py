@@ -7,6 +7,7 @@ the best that pruning can reach.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from measuring import matmul_gflops, print_table, timed
 
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
 from vicha_hf.models.concept_ranking import ConceptRanking, fastest_product_dtype
 
 
@@ -159,4 +161,4 @@ def pruned_scores(bound: _Projection, rows: slice, concepts, images, lowest) -> 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

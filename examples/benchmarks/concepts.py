@@ -13,6 +13,7 @@ within one process. Seconds and memory of all images come from a process of its 
 
 import itertools
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from measuring import matmul_gflops, peak_rss_gib, print_table
 
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.concepts import ConceptCorpus, DualEncoder, build_vocabulary, embed_images, select_concepts
+from vicha_hf.mistakes import run_script
 from vicha_hf.models.concept_ranking import ConceptRanking, fastest_product_dtype
 
 
@@ -297,4 +299,4 @@ PARTS = {"selection": measure_selection, "embedding": measure_embedding, "vocabu
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vicha_hf.command_parser import CommandParser, at_least
+from vicha_hf.mistakes import run_script
 from vicha_hf.whole_files import write_whole_file
 
 
@@ -106,4 +107,4 @@ def format_row(row: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

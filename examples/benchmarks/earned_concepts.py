@@ -18,6 +18,7 @@ from statistics import mean, median
 from measuring import print_table
 
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
 from vicha_hf.training.run_log import read_log
 
 
@@ -108,4 +109,4 @@ def selection_seconds(folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

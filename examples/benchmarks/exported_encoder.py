@@ -10,6 +10,7 @@ with `--int8`, all parts of it.
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from measuring import now
 from transformers import AutoProcessor
 
 from vicha_hf import ViChaConfig, ViChaForRetrieval
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.datasets_retrieval import RetrievalDataset
 from vicha_hf.data.transforms import EvaluationTransform
@@ -27,6 +29,7 @@ from vicha_hf.export.exporting import export_model
 from vicha_hf.export.part_inputs import example_inputs
 from vicha_hf.export.parts import ImageEncoderPart
 from vicha_hf.families import load_finetuned
+from vicha_hf.mistakes import run_script
 from vicha_hf.onnx_backend.sessions import OnnxPart
 
 
@@ -37,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     # Which imports this module.
     from inference import SETTINGS, build_config
 
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SETTINGS, help="of an encoder with random weights")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each; the shortest counts (%(default)s)")
@@ -130,4 +131,4 @@ def compare_recall(folder: str, data: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

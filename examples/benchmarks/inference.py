@@ -12,6 +12,7 @@ captions and questions is the same for both ways and is left out.
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from random_inputs import CLS, FIRST_WORD, PAD, SEP, TEXT_TOKENS, random_texts
 
 from vicha_hf import ViChaConfig, ViChaForRetrieval, ViChaForVQA
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
 from vicha_hf.models.decoder_answer import QuestionEncoding
 
 
@@ -308,4 +310,4 @@ class AnswerRanking:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

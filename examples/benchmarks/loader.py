@@ -18,9 +18,10 @@ import json
 import multiprocessing
 import os
 import random
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from measuring import print_table
 from PIL import Image
 
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
 
 
 @dataclass
@@ -272,14 +274,14 @@ def _start_up(path: str) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--size", choices=list(SETTINGS), default="base", help="how many images (default: %(default)s)"
     )
     parser.add_argument("--records", type=int, default=0, metavar="N", help="also measure annotations of N records")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures there")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     # One core: what a loading process has.
     torch.set_num_threads(1)
     setting = SETTINGS[arguments.size]
@@ -306,4 +308,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

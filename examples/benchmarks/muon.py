@@ -9,7 +9,7 @@ The model is the demo's, or of another recipe (`--config`). All three move the s
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 
 from vicha_hf import ViChaConfig, ViChaForPreTraining
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
 from vicha_hf.training.muon import hidden_matrices
 from vicha_hf.training.optimizer import create_optimizer
 
@@ -84,13 +85,13 @@ def build_model(recipe: Path) -> tuple[ViChaForPreTraining, dict[str, torch.Tens
     return model.train(), batch
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandParser(description=__doc__.splitlines()[1])
     parser.add_argument("--config", type=Path, default=ROOT / "examples/configs/vicha/tiny.yaml")
     parser.add_argument("--rounds", type=int, default=10, help="steps of each, in turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, metavar="FILE")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     model, batch = build_model(arguments.config)
     compared = optimizers(model)
@@ -127,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -17,6 +17,7 @@ import io
 import json
 import math
 import random
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from PIL import Image
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.demo_corpus.sprites import import_sprite_packages
 from vicha_hf.evaluation.words_alone import words_alone_recall
+from vicha_hf.mistakes import run_script
 
 
 GROUPS = ("animals-nature", "food-drink", "travel-places", "objects", "activities")
@@ -200,4 +202,4 @@ def _colour_name(pixel: tuple[int, int, int]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -8,6 +8,8 @@ The model lives on the meta device, where shapes are computed and nothing else: 
 """
 
 import json
+import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from unittest import mock
@@ -17,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vicha_hf import ViChaConfig, ViChaForPreTraining
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
 from vicha_hf.models import encoder_concept, encoder_recomputation, encoder_text, encoder_vision
 
 
@@ -155,7 +158,7 @@ def plan(counted: dict[str, float], gpus: int, nodes: int, batch: int, peak_tflo
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--nodes", type=int, default=1)
@@ -163,7 +166,7 @@ def main() -> None:
     parser.add_argument("--peak_tflops", type=float, default=312.0, help="of one GPU; A100, bf16: 312")
     parser.add_argument("--utilisation", type=float, default=0.35, help="assumed share of the peak")
     parser.add_argument("--json", type=Path, default=None)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     # Large, so that what does not grow with the batch, the queue, is little of it.
     counted = count_step(batch=64)
     result = {
@@ -184,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

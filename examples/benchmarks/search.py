@@ -7,6 +7,7 @@ Embeddings are drawn around centres, as those of real images lie; the recall of 
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
 from vicha_hf.search.approximate import ApproximateSearch
 from vicha_hf.search.image_index import nearest_rows
 from vicha_hf.whole_files import write_whole_file
@@ -70,4 +72,4 @@ def milliseconds(search: Callable, queries: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

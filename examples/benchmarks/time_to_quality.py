@@ -24,6 +24,7 @@ from measuring import matmul_gflops, print_table
 
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.demo_corpus import DemoCorpus, build_demo_corpus
+from vicha_hf.mistakes import run_script
 from vicha_hf.training.run_log import read_log
 
 
@@ -203,4 +204,4 @@ def _seconds(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -26,6 +26,7 @@ from published_training import OPTIMISATIONS
 from training_step import FAMILIES, GPU_VARIANTS, PARTS, device
 
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
 
 
 MEMORY_VARIANTS = ("ours", "checkpointed", "published")
@@ -217,4 +218,4 @@ def report(family: str, figures: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -9,6 +9,7 @@ its own for each option. Accuracy is not measured.
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -20,6 +21,7 @@ from training import run_apart
 from training_step import FAMILIES, PARTS, device
 
 from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
 
 
 MEMORY = ("activation_gib", "state_gib", "peak_rss_gib")
@@ -135,4 +137,4 @@ def report(family: str, figures: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

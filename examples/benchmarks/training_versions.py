@@ -21,15 +21,16 @@ from types import ModuleType
 import torch
 from measuring import matmul_gflops, peak_allocated_gib, print_table
 
+from vicha_hf.command_parser import CommandParser
+from vicha_hf.mistakes import run_script
+
 
 HERE = Path(__file__).resolve().parents[2]
 NAMES = ("before", "now")
 
 
 def main(argv: Sequence[str] | None = None) -> dict:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, required=True, metavar="CHECKOUT", help="folder of the other version")
     parser.add_argument("--size", choices=("tiny", "small", "base"), default="small", help="default: %(default)s")
     parser.add_argument("--family", choices=("vicha", "albef", "simla"), default="vicha", help="default: %(default)s")
@@ -143,4 +144,4 @@ def report(result: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_script(main))

@@ -1,5 +1,6 @@
 """Mistakes in the input of a script: one line on stderr and an exit status, under the launcher too."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +12,12 @@ from tiny_tokenizer import build_tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples/pretrain.py"
+SCRIPTS = [
+    file
+    for folder in ("examples", "examples/benchmarks")
+    for file in sorted((ROOT / folder).glob("*.py"))
+    if "def main(" in file.read_text(encoding="utf-8")
+]
 
 
 @pytest.fixture
@@ -43,6 +50,22 @@ def test_wrong_usage_is_one_line_and_status_2(options):
     assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert "did you mean --learning_rate?" in line
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_every_script_names_the_option_that_was_meant(script, monkeypatch, capsys):
+    for folder in (ROOT / "examples", script.parent):
+        monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location("documented_script", script)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--hepl"])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "unknown option --hepl; did you mean --help?" in line
+    assert "sys.exit(run_script(main))" in script.read_text(encoding="utf-8")
 
 
 def test_the_launcher_leaves_our_line_last(options):

@@ -13,13 +13,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
-from measuring import print_table
+from measuring import print_table, seconds_per_step
 
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.mistakes import run_script
-from vicha_hf.training.run_log import read_log
 
 
 DEMO = Path(__file__).parents[1] / "demo.py"
@@ -37,13 +36,6 @@ def run_demo(folder: Path, bootstrap_steps: int, options: Sequence[object], corp
     command += ["--bootstrap_steps", bootstrap_steps, "--", *options]
     subprocess.run([str(part) for part in command], check=True)
     return folder
-
-
-def seconds_per_step(run: Path) -> float:
-    """The median of a run's log; evaluations are not in it."""
-    records = [record for record in read_log(run) if "loss" in record]
-    samples = json.loads((run / "metrics.json").read_text())["samples_per_step"]
-    return median(samples / record["samples_per_second"] for record in records)
 
 
 def measured(folder: Path, seconds: float) -> dict:

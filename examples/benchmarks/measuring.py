@@ -2,14 +2,19 @@
 Measures that every benchmark states beside its figures: the machine's rate of multiplication, and the memory used.
 """
 
+import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from vicha_hf.training.run_log import read_log
 
 
 def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
@@ -27,6 +32,13 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def seconds_per_step(run: Path) -> float:
+    """The median of a run's log; evaluations are not in it."""
+    records = [record for record in read_log(run) if "loss" in record]
+    samples = json.loads((run / "metrics.json").read_text())["samples_per_step"]
+    return median(samples / record["samples_per_second"] for record in records)
 
 
 def matmul_gflops(

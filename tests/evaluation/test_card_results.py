@@ -6,6 +6,7 @@ from tiny_model_folder import write_gallery, write_model_folder
 
 from vicha_hf.cli import main
 from vicha_hf.evaluation.card_results import CardError, ResultCard, evaluation_results
+from vicha_hf.evaluation.metric_table import metric_table
 
 
 WRITTEN = """---
@@ -66,10 +67,14 @@ def folder(tmp_path):
 def test_results_stand_beside_what_was_there_and_once(folder):
     first = add(folder, {"r1_i2t": 12.345, "chance_r1_i2t": 1.0, "num_images": 5})
     assert values(folder) == {("Flowers", "None", "accuracy"): 71.5, ("test.json", "None", "r1_i2t"): 12.35}
-    assert "Not evaluated." not in first and "| r1_i2t | 12.35 |" in first and "| num_images | 5 |" in first
+    assert (
+        "Not evaluated." not in first
+        and "| R@1, image to captions | 12.35 | 1.00 |" in first
+        and "Evaluated: 5 images." in first
+    )
     for words in ("license: mit", "Words of my own -- with <b>marks</b> and a | pipe.", "None that I know."):
         assert words in first
-    assert first.index("## Results") < first.index("12.35 |") < first.index("## Limits")
+    assert first.index("## Results") < first.index("| 12.35 |") < first.index("## Limits")
     assert add(folder, {"r1_i2t": 12.345, "chance_r1_i2t": 1.0, "num_images": 5}) == first
 
     again = add(folder, {"r1_i2t": 20.0})
@@ -88,6 +93,32 @@ def test_a_card_without_results_or_without_text_gets_a_section(folder):
     assert "Only words.\n\n## Results\n" in text and values(folder) == {("test.json", "None", "r1_i2t"): 5.0}
     (folder / "README.md").unlink()
     assert f"# {folder.name}\n\n## Results\n" in add(folder, {"r1_i2t": 6.0})
+
+
+def test_a_card_shows_chance_and_other_stages_beside_a_metric():
+    retrieval = {
+        "r1_i2t": 40.0,
+        "r_mean_i2t": 70.125,
+        "r1_i2t_itc_only": 35.0,
+        "chance_r1_i2t": 0.5,
+        "num_images": 2000,
+    }
+    assert metric_table(retrieval | {"chance_r1": 0.5, "rerank_similarity_weight": 0.25}).splitlines() == [
+        "| metric | value | similarity alone | chance |",
+        "|---|---:|---:|---:|",
+        "| R@1, image to captions | 40.00 | 35.00 | 0.50 |",
+        "| mean of R@K, image to captions | 70.12 |  |  |",
+        "",
+        "Evaluated: 2,000 images, rerank similarity weight 0.25.",
+    ]
+    answers = {"accuracy": 60.0, "majority_accuracy": 33.3, "num_questions": 9, "text_only_accuracy": 41.0}
+    table = metric_table(answers | {"text_only_majority_accuracy": 33.3, "text_only_num_questions": 9})
+    assert "| metric | value | texts alone | chance |" in table and "| accuracy | 60.00 | 41.00 | 33.30 |" in table
+    assert table.endswith("Evaluated: 9 questions. Chance is the accuracy of the most frequent answer.")
+    grounding = {"accuracy_itm_testA": 61.0, "pointing_itm_testA": 70.0, "accuracy_random_proposal_testA": 18.5}
+    table = metric_table(grounding | {"pointing_random_pixel_testA": 9.0, "accuracy_best_proposal_testA": 100.0})
+    assert "| accuracy itm testA | 61.00 | 18.50 |" in table and "| pointing itm testA | 70.00 | 9.00 |" in table
+    assert table.count("|\n") == 4 and table.endswith("Evaluated: best proposal testA 100.00.")
 
 
 def test_metadata_hold_what_a_model_reaches_alone():

@@ -1,20 +1,30 @@
 """The figures of an evaluation that a reader wants first, beside those of chance."""
 
+import re
 from collections.abc import Mapping
 
 
-# The figure that says what a metric is without looking.
-CHANCE = {
-    "r1_i2t": "chance_r1_i2t",
-    "r1_t2i": "chance_r1_t2i",
-    "accuracy": "majority_accuracy",
-    "accuracy_itm": "accuracy_random_proposal",
-    "accuracy_itc": "accuracy_random_proposal",
-}
+# What a reader wants first, where an evaluation has it.
+_FIRST = ("r1_i2t", "r1_t2i", "accuracy", "accuracy_itm", "accuracy_itc")
+# Metric -> the figure that says what it is without looking.
+_CHANCE = (
+    (re.compile(r"(r\d+_(?:i2t|t2i))"), r"chance_\1"),
+    (re.compile(r"accuracy"), "majority_accuracy"),
+    (re.compile(r"accuracy_(?:itm|itc)(_.+)?"), r"accuracy_random_proposal\1"),
+    (re.compile(r"pointing_(?:itm|itc)(_.+)?"), r"pointing_random_pixel\1"),
+)
 # Figures that depend on the data alone and so never change in a run.
 CONSTANT = ("chance_", "num_", "majority_", "accuracy_random_", "accuracy_best_", "pointing_random_")
 # How it was evaluated, which is neither reached nor known by the data.
 SETTINGS = ("vqa_rules", "rerank_similarity_weight")
+
+
+def chance_of(metrics: Mapping[str, object], name: str) -> float | None:
+    """The figure of chance beside a metric, by its name; None where there is none."""
+    for pattern, chance in _CHANCE:
+        if match := pattern.fullmatch(name):
+            return _number(metrics.get(match.expand(chance)))
+    return None
 
 
 def first_figures(metrics: Mapping[str, object], primary: str) -> list[tuple[str, float, float | None]]:
@@ -25,8 +35,8 @@ def first_figures(metrics: Mapping[str, object], primary: str) -> list[tuple[str
         metrics: of an evaluation.
         primary: the metric that chooses the best model.
     """
-    names = dict.fromkeys(name for name in (primary, *CHANCE) if isinstance(metrics.get(name), int | float))
-    return [(name, float(metrics[name]), _number(metrics.get(CHANCE.get(name, "")))) for name in names]
+    names = dict.fromkeys(name for name in (primary, *_FIRST) if isinstance(metrics.get(name), int | float))
+    return [(name, float(metrics[name]), chance_of(metrics, name)) for name in names]
 
 
 def describe_figures(metrics: Mapping[str, object], primary: str) -> str:

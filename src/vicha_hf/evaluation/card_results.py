@@ -17,6 +17,7 @@ from ..families import find_model_folder
 from ..hub_upload import upload_folder
 from ..whole_files import require_writable_file, write_whole_files
 from .beside_chance import CONSTANT, SETTINGS
+from .metric_table import TEXTS_ALONE, metric_table
 
 
 CARD_FILE = "README.md"
@@ -31,7 +32,7 @@ TASK_METRICS = {
     "text-assignment": ("Text assignment", "accuracy"),
 }
 # Not what a model reaches: chance, sizes, settings, and what the texts alone give away.
-_NO_RESULT = (*CONSTANT, *SETTINGS, "text_only")
+_NO_RESULT = (*CONSTANT, *SETTINGS, TEXTS_ALONE)
 _END = "<!-- end of the evaluation -->"
 _HEADING = "## Results"
 _NOT_EVALUATED = "Not evaluated.\n"
@@ -158,16 +159,13 @@ class ResultCard:
 
 
 def _block(task: str, dataset_name: str, metrics: Mapping, settings: Mapping, command: str) -> str:
-    shown = {name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in metrics.items()}
     lines = [
         _opening(task, dataset_name, settings),
         f"### {TASK_METRICS[task][0]} on {dataset_name}{', ' + _told(settings) if settings else ''}",
         "",
         "Shares in %.",
         "",
-        "| metric | value |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in shown.items()),
+        metric_table(metrics),
         *(["", "```bash", command, "```"] if command else []),
         _END,
     ]

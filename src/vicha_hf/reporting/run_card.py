@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from ..evaluation.card_results import TASK_METRICS, evaluation_results
+from ..evaluation.metric_table import metric_table
 from ..families import HEADS
 from .citations import CITATIONS
 from .model_card import architecture_facts, method_name
@@ -90,11 +91,9 @@ class RunCard:
         return getattr(self.model.base_model, "vision_projection", None) is not None
 
     @property
-    def metrics(self) -> dict[str, str]:
-        """All that the evaluation gave, as readers see it."""
-        return {
-            name: f"{value:.2f}" if isinstance(value, float) else str(value) for name, value in self.results.items()
-        }
+    def metric_table(self) -> str:
+        """All that the evaluation gave, as readers see it; empty without results."""
+        return metric_table(self.results) if self.results else ""
 
     @property
     def citation(self) -> str:

@@ -8,7 +8,7 @@ from html import escape
 from PIL import Image, ImageDraw
 
 from ..data.read_report import RejectedRecord
-from ..evaluation.beside_chance import CHANCE, CONSTANT
+from ..evaluation.beside_chance import CONSTANT, chance_of
 from .gallery import image_tag
 
 
@@ -46,10 +46,10 @@ def metrics_html(metrics: Mapping[str, object]) -> str:
             continue
         if name.startswith(CONSTANT) and not name.startswith("num_"):
             continue
-        chance = metrics.get(CHANCE.get(name, ""))
+        chance = chance_of(metrics, name)
         counts = isinstance(value, int) and name.startswith("num_")
         shown = f"{value:.1f}" if isinstance(value, float) else f"{value:,}" if counts else str(value)
-        beside = f"{chance:.1f}" if isinstance(chance, int | float) else ""
+        beside = f"{chance:.1f}" if chance is not None else ""
         rows.append(f"<tr><td class=row>{escape(name)}</td><td>{escape(shown)}</td><td>{beside}</td></tr>")
     head = "<thead><tr><th class=row>Metric</th><th>Value</th><th>Chance</th></tr></thead>"
     return (

@@ -43,6 +43,11 @@ class VisionEmbeddings(nn.Module):
         `bool_masked_pos` [B, P] is true, the `mask_token` [1, 1, d_v] stands with the patch's position. Returns [B, 1
         + P, d_v] (or [B, 1 + K, d_v]).
         """
+        if pixel_values.ndim != 4 or not len(pixel_values):
+            raise ValueError(
+                f"`pixel_values` has shape {tuple(pixel_values.shape)}; the model expects [batch, "
+                f"{self.config.num_channels}, height, width] with an image or more."
+            )
         if pixel_values.shape[1] != self.config.num_channels:
             raise ValueError(
                 f"`pixel_values` has {pixel_values.shape[1]} channels (shape {tuple(pixel_values.shape)}); "

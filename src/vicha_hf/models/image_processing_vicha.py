@@ -94,6 +94,8 @@ class ViChaImageProcessor(PilBackend):
         """Opens paths and URLs; images pass through. Lists keep their structure."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(entry) for entry in image_url_or_urls]
+        if image_url_or_urls is None:
+            raise TypeError(f"{type(self).__name__}: an image is None; leave it out, with its text")
         if not isinstance(image_url_or_urls, str | Path):
             return super().fetch_images(image_url_or_urls)
         # Base64 data, which the library reads, is longer than any path, and has no dot.

@@ -47,6 +47,13 @@ def check_rows(**arguments: torch.Tensor | None) -> None:
             raise ValueError(f"`{name}` has {rows} rows and `{first}` {given[first]}: give one for each.")
 
 
+def check_shape(shape: tuple[int, ...], **arguments: torch.Tensor | None) -> None:
+    """The given arguments have this shape. Raises a `ValueError` that names the first that has another."""
+    for name, value in arguments.items():
+        if value is not None and tuple(value.shape) != tuple(shape):
+            raise ValueError(f"`{name}` has shape {tuple(value.shape)}; expected {tuple(shape)}.")
+
+
 def check_together(**arguments: torch.Tensor | None) -> None:
     """Either all or none of the arguments are given. Raises a `ValueError` that names what is missing."""
     missing = [name for name, value in arguments.items() if value is None]

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_vicha import ViChaConfig
 from .encoder_vision import VisionLayer
+from .input_checks import check_shape
 from .pair_step import PairStep
 from .process_group import mean_over_processes
 
@@ -173,6 +174,7 @@ class PixelReconstruction(nn.Module):
         pixel_values, num_patches = step.pairs.pixel_values, self.config.vision_config.num_patches
         if noise is None:
             noise = step.draws().uniform((len(pixel_values), num_patches), pixel_values.device)
+        check_shape((len(pixel_values), num_patches), mim_noise=noise)
         model, rows = step.model, slice(math.ceil(len(pixel_values) * self.config.mim_fraction))
         return self(
             pixel_values[rows],

@@ -14,7 +14,7 @@ from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from .configuration_vision_text import VisionTextConfig
-from .input_checks import check_together
+from .input_checks import check_shape, check_together
 from .inputs import Texts
 from .pair_step import PairStep
 from .process_group import mean_over_processes
@@ -167,6 +167,7 @@ class MaskedLanguageModeling(nn.Module):
             masked_ids, labels: [B, T], -100 where nothing is predicted; drawn by default.
         """
         check_together(mlm_input_ids=masked_ids, mlm_labels=labels)
+        check_shape(step.pairs.texts.input_ids.shape, mlm_input_ids=masked_ids, mlm_labels=labels)
         if masked_ids is None:
             masked_ids, labels = mask_texts(step.pairs.texts, step.model.config, step.draws())
         texts, predicted = Texts(masked_ids, step.pairs.texts.attention_mask), labels != IGNORED

@@ -17,6 +17,10 @@ from .objective_itm import MATCH
 from .pipeline_base import VisionTextPipeline, require_reading_concepts, require_words
 
 
+# Heads whose folders hold no projections.
+_WITHOUT_JOINT_SPACE = ("ForVQA", "ForVisualEntailment", "ForVisualReasoning")
+
+
 class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
     """
     Chooses among labels by similarity, as transformers' pipeline does, with texts as the processor reads them.
@@ -35,7 +39,20 @@ class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
         options: of transformers' pipeline.
     """
 
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        head = (self.model.config.architectures or [""])[0]
+        if self.model.config.model_type in AUTO_CLASSES and head.endswith(_WITHOUT_JOINT_SPACE):
+            raise ValueError(
+                f"{type(self).__name__}: a {head} compares no images with texts, so its answers would be random; give a model "
+                "for retrieval or of a pretraining."
+            )
+
     def __call__(self, image=None, candidate_labels=None, concepts: Sequence[str] | str | None = None, **options):
+        if candidate_labels is not None and (isinstance(candidate_labels, str) or not len(candidate_labels)):
+            raise ValueError(
+                f"{type(self).__name__}: `candidate_labels` must be a list of texts, got {candidate_labels!r}."
+            )
         if concepts is not None:
             require_words(type(self).__name__, concepts)
             require_reading_concepts(self)

@@ -164,7 +164,16 @@ class RetrievalScoring:
             similarity_weight: 0 gives the published score, the match logit alone (ALBEF section 6.1); by default the
                 configuration's `rerank_similarity_weight`.
             progress: wraps the range of images, e.g. `tqdm.tqdm`.
+
+        Raises:
+            TypeError: `images` or `texts` are no encodings.
+            ValueError: `k` below 1, a negative weight.
         """
+        for name, given, kind in (("images", images, ImageEncoding), ("texts", texts, TextEncoding)):
+            if not isinstance(given, kind):
+                raise TypeError(
+                    f"`{name}` is a {type(given).__name__}; give the {kind.__name__} of `encode_{name}`, which comes first."
+                )
         factor = self.similarity_factor(similarity_weight)
         similarity = images.embeds @ texts.embeds.T
         candidates = Candidates.pick(similarity, k)

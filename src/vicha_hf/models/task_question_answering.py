@@ -53,6 +53,7 @@ class QuestionAnsweringTask:
 
     # A saved folder holds `generation_config.json`, and what stands there is read back.
     adjust_generation_fn = GenerationMixin.adjust_generation_fn
+    output_modalities = GenerationMixin.output_modalities
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -316,6 +317,10 @@ class QuestionAnsweringTask:
         """`rank_answers`' list of answers, prepared for many calls: `input_ids` and `attention_mask` [M, A], or ids."""
         if answers is None:
             raise ValueError("Ranking needs `answers`: the tokenised list, `input_ids` and `attention_mask` [M, A].")
+        if not isinstance(answers, Mapping | torch.Tensor):
+            raise TypeError(
+                f"`answers` is a {type(answers).__name__}; give the tokenised list: `processor.tokenize_answers([...])`."
+            )
         ids = answers["input_ids"] if isinstance(answers, Mapping) else answers
         mask = answers.get("attention_mask") if isinstance(answers, Mapping) else None
         if mask is None:

@@ -115,8 +115,11 @@ class TrainingStateMixin:
             self.update_teacher()
 
     def alpha_of(self, distillation_alpha: float | None) -> float:
-        """Alpha that a step was given, else the configuration's."""
-        return self.config.distillation_alpha if distillation_alpha is None else float(distillation_alpha)
+        """Alpha that a step was given, else the configuration's. Raises a `ValueError` for one that is no share."""
+        alpha = self.config.distillation_alpha if distillation_alpha is None else float(distillation_alpha)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"`distillation_alpha={alpha}` is not possible: it is a share, from 0 to 1.")
+        return alpha
 
     def _start_missing_weights(self, missing: set[str]) -> None:
         """Gives weights that a folder lacks a better start than random ones; `missing` are parameter names."""

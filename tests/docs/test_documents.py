@@ -170,6 +170,12 @@ def test_links_lead_somewhere():
                 assert not heading or heading in _anchors(linked), f"{document.name}: {target}"
 
 
+def test_the_index_leads_to_every_page():
+    index = ROOT / "docs/index.md"
+    linked = set(re.findall(r"\]\(([\w.]+\.md)\)", index.read_text(encoding="utf-8")))
+    assert {page.name for page in index.parent.glob("*.md")} - {index.name} == linked
+
+
 def _anchors(document):
     """What GitHub calls a document's headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)

@@ -43,7 +43,8 @@ class VisionEmbeddings(nn.Module):
         `bool_masked_pos` [B, P] is true, the `mask_token` [1, 1, d_v] stands with the patch's position. Returns [B, 1
         + P, d_v] (or [B, 1 + K, d_v]).
         """
-        if pixel_values.ndim != 4 or not len(pixel_values):
+        # A graph has any batch size: what it is compiled for must not depend on this one.
+        if pixel_values.ndim != 4 or not (torch.compiler.is_compiling() or len(pixel_values)):
             raise ValueError(
                 f"`pixel_values` has shape {tuple(pixel_values.shape)}; the model expects [batch, "
                 f"{self.config.num_channels}, height, width] with an image or more."

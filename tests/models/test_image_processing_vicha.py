@@ -167,7 +167,7 @@ def test_bad_images(processor, image, expected):
 
 
 def test_not_an_image(processor, tmp_path):
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"an image is a Pillow image, .* got int"):
         processor(3)
     with pytest.raises(ValueError, match=r"not found: .*none\.png"):
         processor(tmp_path / "none.png")

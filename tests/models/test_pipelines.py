@@ -114,11 +114,24 @@ def test_every_form_of_an_image_gives_the_same(load, folders, images):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/0.png"
-    forms = [str(path), path, pillow, path.read_bytes(), np.asarray(pillow), url]
+    forms = [str(path), path, pillow, path.read_bytes(), np.asarray(pillow), url, path.absolute().as_uri()]
+    ground = load("grounding")
+    classify = pipeline("zero-shot-image-classification", model=str(folders / "vicha-retrieval"), device="cpu")
     try:
         results = [judge(form, TEXTS[0]) for form in forms]
+        boxes = [ground(form, TEXTS[0]) for form in forms]
+        # Arrays are no images for transformers' own call.
+        labels = [classify(form, candidate_labels=TEXTS) for form in forms if not isinstance(form, np.ndarray)]
     finally:
         server.shutdown()
+    for found in boxes:
+        assert_alike(found, boxes[0])
+    assert all(found == labels[0] for found in labels) and len(labels[0]) == len(TEXTS)
+    for ask in (judge, ground):
+        with pytest.raises(OSError, match="12 bytes are no image file"):
+            ask(b"not an image", TEXTS[0])
+        with pytest.raises(TypeError, match=r"an image is a Pillow image, a path, a URL, .* got float"):
+            ask(3.5, TEXTS[0])
     assert all(result == results[0] for result in results)
     assert [set(entry) for entry in results[0]] == [{"score", "label"}] * 3
     assert sum(entry["score"] for entry in results[0]) == pytest.approx(1.0)

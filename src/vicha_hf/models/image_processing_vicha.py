@@ -1,7 +1,10 @@
 """Images to pixel values: upright RGB, bicubic resize to a rectangle, rescale, CLIP normalisation (Pillow and NumPy only)."""
 
+import io
 import os
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from transformers.image_utils import (
     ChannelDimension,
     PILImageResampling,
     infer_channel_dimension_format,
+    is_valid_image,
 )
 
 
@@ -59,9 +63,9 @@ class ViChaImageProcessor(PilBackend):
     interpolation without cropping. Values are scaled to [0, 1], then normalised with CLIP's channel means and
     deviations.
 
-    Images come single or in a list: Pillow images of any 8- or 16-bit mode, paths, URLs, and arrays or tensors. These
-    are [H, W], [H, W, C], [C, H, W] or a batch [B, ...] of the last two (C = 1, 3 or 4), of integers in 0 .. 255 or
-    floats in 0 .. 1. Returns `pixel_values` [B, 3, height, width], float32.
+    Images come single or in a list: Pillow images of any 8- or 16-bit mode, paths, URLs, bytes of files, and arrays or
+    tensors. Arrays and tensors are [H, W], [H, W, C], [C, H, W] or a batch [B, ...] of the last two (C = 1, 3 or 4), of
+    integers in 0 .. 255 or floats in 0 .. 1. Returns `pixel_values` [B, 3, height, width], float32.
 
     Raises:
         ValueError: an array of a wrong shape or value range, an unusable `size`; the message names the remedy.
@@ -91,13 +95,22 @@ class ViChaImageProcessor(PilBackend):
         return kwargs
 
     def fetch_images(self, image_url_or_urls):
-        """Opens paths and URLs; images pass through. Lists keep their structure."""
+        """Opens paths, URLs and the bytes of files; images pass through. Lists keep their structure."""
         if isinstance(image_url_or_urls, list | tuple):
             return [self.fetch_images(entry) for entry in image_url_or_urls]
         if image_url_or_urls is None:
             raise TypeError(f"{type(self).__name__}: an image is None; leave it out, with its text")
+        if isinstance(image_url_or_urls, bytes | bytearray):
+            return _open_bytes(image_url_or_urls)
         if not isinstance(image_url_or_urls, str | Path):
-            return super().fetch_images(image_url_or_urls)
+            if not is_valid_image(image_url_or_urls):
+                kind = type(image_url_or_urls).__name__
+                raise TypeError(
+                    f"an image is a Pillow image, a path, a URL, the bytes of a file, an array or a tensor; got {kind}"
+                )
+            return image_url_or_urls
+        if isinstance(image_url_or_urls, str) and image_url_or_urls.startswith("file:"):
+            return _open_file(url2pathname(urlsplit(image_url_or_urls).path))
         # Base64 data, which the library reads, is longer than any path, and has no dot.
         is_path = isinstance(image_url_or_urls, Path) or os.path.exists(image_url_or_urls[:_LONGEST_PATH])
         if is_path or ("." in image_url_or_urls[:_LONGEST_PATH] and ":" not in image_url_or_urls[:_LONGEST_PATH]):
@@ -165,6 +178,15 @@ def _open_file(path: str | Path) -> Image.Image:
     except Exception as error:
         # The decoders raise errors of every kind for broken files.
         raise OSError(f"image file {path} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _open_bytes(content: bytes | bytearray) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            return image
+    except Exception as error:
+        raise OSError(f"{len(content):,} bytes are no image file that can be read: {type(error).__name__}") from error
 
 
 def shorten(text: str, length: int = 200) -> str:

@@ -1,11 +1,9 @@
 """Common ground of the pipelines of every task: images in any form, whole batches at a time, and the head that the task needs."""
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.pipelines.base import Pipeline
@@ -142,7 +140,7 @@ class VisionTextPipeline(Pipeline):
 
     def _encode_images(self, images: Sequence, concepts: Sequence) -> dict[str, torch.Tensor]:
         """Pixel values, and concepts where there are any, for one image per entry."""
-        images, named = list(map(_opened, images)), {}
+        images, named = self.processor.image_processor.fetch_images(list(images)), {}
         if any(entry for entry in concepts):
             require_reading_concepts(self)
             named["concepts"] = self._concept_words(images, concepts)
@@ -191,15 +189,6 @@ class _Stream(IterableDataset):
 def _is_dataset(value) -> bool:
     # Arrays and tensors are images; what else can be indexed and counted holds queries.
     return hasattr(value, "__getitem__") and not isinstance(value, str | bytes) and not hasattr(value, "shape")
-
-
-def _opened(image):
-    """Bytes as a Pillow image; everything else is the image processor's to open."""
-    if not isinstance(image, bytes | bytearray):
-        return image
-    with Image.open(io.BytesIO(image)) as opened:
-        opened.load()
-        return opened
 
 
 def _exchanged(model, pipeline: str, task: str, required: str):

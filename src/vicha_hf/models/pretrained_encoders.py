@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 
 import torch
 from torch import nn
@@ -87,7 +86,7 @@ def _shared_fields(source, target) -> dict:
 @torch.no_grad()
 def load_vision_weights(vision_model: nn.Module, path: str) -> None:
     """Copies a ViT or DeiT checkpoint into a vision encoder; positions are interpolated to its grid."""
-    model, info = load_unwrapped(partial(AutoModel.from_pretrained, path, output_loading_info=True), path)
+    model, info = _load_source(AutoModel, path)
     _require_loaded(path, model, info, optional=("pooler.",))
     source = model.state_dict()
     weights = {}
@@ -115,7 +114,7 @@ def load_text_weights(
     Raises:
         ValueError: a checkpoint that does not fit, or has less than half the layers.
     """
-    model, info = load_unwrapped(partial(AutoModelForMaskedLM.from_pretrained, path, output_loading_info=True), path)
+    model, info = _load_source(AutoModelForMaskedLM, path)
     _require_loaded(path, model, info, optional=("bert.pooler.", "cls."))
     source = model.state_dict()
     weights = {name.removeprefix("bert."): tensor for name, tensor in source.items() if name.startswith("bert.")}
@@ -146,6 +145,20 @@ def load_text_weights(
             if name.startswith("cls.predictions.") and name != "cls.predictions.bias"
         }
         _load(mlm_head, head, path, allowed_missing=())
+
+
+def _load_source(auto_class: type, path: str) -> tuple[nn.Module, LoadingInfo]:
+    """Loads a checkpoint without the library's table of gaps: those that matter here are told by the callers."""
+
+    def load(**options) -> tuple[nn.Module, LoadingInfo]:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            return auto_class.from_pretrained(path, output_loading_info=True, **options)
+        finally:
+            logging.set_verbosity(verbosity)
+
+    return load_unwrapped(load, path)
 
 
 def _require_loaded(path: str, model: nn.Module, info: LoadingInfo, optional: tuple[str, ...]) -> None:

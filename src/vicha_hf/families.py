@@ -206,7 +206,11 @@ def load_finetuned(
     require_loaded_encoders(model, info, folder)
     if missing := sorted(info["missing_keys"]):
         own = task_of_config(config)
-        kind = f"It is a model for {own}: evaluate it with --task {own}. " if own not in (None, task) else ""
+        kind = (
+            f"It is a model for {own}, which `vicha-hf evaluate --task {own}` evaluates. "
+            if own not in (None, task)
+            else ""
+        )
         raise ValueError(
             f"{folder} is not fine-tuned for {task}: it has no {missing[0]} ({len(missing)} weights are missing). "
             f"{kind}Give a folder that the task's fine-tuning script wrote."

@@ -68,7 +68,11 @@ def test_a_map_without_heat_leaves_the_image_as_it_is():
     ("arguments", "status", "message"),
     [
         (["ask", "{root}/retrieval", "{root}/0.png", "is it?"], 1, "not fine-tuned for vqa"),
-        (["evaluate", "{root}/vqa", "{root}/annotations.json"], 1, "a model for vqa: evaluate it with --task vqa."),
+        (
+            ["evaluate", "{root}/vqa", "{root}/annotations.json"],
+            1,
+            "a model for vqa, which `vicha-hf evaluate --task vqa` evaluates.",
+        ),
         (["ask", "{root}/vqa", "{root}/nowhere.png", "is it?"], 1, "nowhere.png"),
         (["ask", "{root}/vqa", "{root}/annotations.json", "is it?"], 1, "annotations.json"),
         (["ask", "{root}/vqa", "{root}/0.png", "is it?", "--top", "0"], 2, "at least 1"),

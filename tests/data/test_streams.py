@@ -2,11 +2,15 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
+from pathlib import Path
 from threading import Thread
 
 import datasets
@@ -149,6 +153,61 @@ def test_a_stopped_stream_goes_on_with_the_next_example(shards, tmp_path, kind, 
         parts += numbers(dataset, count, num_workers=num_workers)
         states = dataset.states
     assert parts == whole
+
+
+@pytest.mark.parametrize(("num_processes", "num_workers"), [(2, 2), (2, 3), (1, 4)])
+def test_shards_that_readers_cannot_share_evenly_are_shared_by_records(shards, num_processes, num_workers):
+    """After as many batches of each reader no example is further ahead of another than by the end of a pass."""
+    seen = Counter()
+    readers = num_processes * num_workers
+    for process in range(num_processes):
+        options = {"num_processes": num_processes, "process_index": process, "num_workers": num_workers}
+        dataset = stream_of({"path": str(shards), "streaming": True}, batch_size=1, **options)
+        for reader in range(num_workers):
+            dataset.go_on_from(dataset.states, reader)
+            seen.update(batch.batch["numbers"].item() for batch in islice(dataset, TOTAL // readers))
+    assert set(seen.values()) == {1} and len(seen) >= TOTAL - readers
+
+
+def test_two_processes_with_workers_share_weighted_sources(shards, tmp_path):
+    """Of the one source there are fewer shards than the four readers, of the other one more."""
+    write_tar(
+        tmp_path / "few.tar", [(f"{n}.{s}", c) for n in range(11) for s, c in (("jpg", jpeg(n)), ("txt", b"word 0"))]
+    )
+    sources = [
+        {"path": str(shards), "streaming": True, "weight": 3},
+        {"path": str(tmp_path / "few.tar"), "streaming": True, "weight": 1},
+    ]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    script = [str(Path(__file__).with_name("two_process_stream.py")), json.dumps(sources), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*launcher, "--main_process_port=0", *script], env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = [json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2)]
+    assert [(one["process"], one["of"]) for one in results] == [(0, 2), (1, 2)] and results[0]["id"] != results[1][
+        "id"
+    ]
+    seen = Counter(record for one in results for record in one["seen"])
+    assert len(seen) == TOTAL + 11 and set(seen.values()) == {1}
+
+
+def test_a_dataset_that_counts_rows_is_not_divided(tmp_path):
+    """The library would skip a part of the rows in each shard."""
+    for shard in range(2):
+        lines = [json.dumps({"caption": f"word {number}"}) for number in range(shard * 50, shard * 50 + 50)]
+        (tmp_path / f"{shard}.jsonl").write_text("\n".join(lines))
+    dataset = datasets.load_dataset("json", data_files=str(tmp_path / "*.jsonl"), split="train", streaming=True)
+    assert len(stream_shards(dataset)) == dataset.num_shards == 2
+    whole = datasets.interleave_datasets([dataset.take(20), dataset.skip(80)])
+    for counting in (dataset.skip(10), dataset.take(10), dataset.skip(10).map(dict, features=dataset.features), whole):
+        (shard,) = stream_shards(counting)
+        assert [raw.value["caption"] for raw in shard.records()] == [row["caption"] for row in counting]
+    with pytest.raises(
+        AnnotationError, match="streamed dataset: the types of its columns are not known, as after `map`"
+    ):
+        stream_shards(dataset.map(dict))
 
 
 def test_orders_differ_by_pass_and_seed(shards):

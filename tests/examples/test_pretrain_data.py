@@ -40,11 +40,20 @@ def test_a_stream_resumes_as_if_never_stopped(corpus, pretrain, tmp_path, shards
     assert reproducible_log(tmp_path) == log
     after = load_file(tmp_path / "model/model.safetensors")
     assert all(torch.equal(after[name], weights[name]) for name in weights)
-    with pytest.raises(ValueError, match="fingerprint of the training data was"):
-        pretrain([*given, "--data.shuffle_buffer=3", "--resume_from_checkpoint=latest"])
+    for changed, message in (
+        ("--data.shuffle_buffer=3", "fingerprint of the training data was"),
+        (
+            f"--num_workers={num_workers + 2}",
+            f"sharing of the stream was '1 processes x {max(1, num_workers)} workers'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrain([*given, changed, "--resume_from_checkpoint=latest"])
+    with pytest.raises(ValueError, match="continue with as many workers, or start anew"):
+        pretrain([*given, "--num_workers=3", "--allow_changed_settings", "--resume_from_checkpoint=latest"])
 
 
-def test_two_processes_share_a_stream_and_resume(corpus, tmp_path, shards):  # noqa: F811
+def test_two_processes_share_a_stream_and_resume(corpus, pretrain, tmp_path, shards):  # noqa: F811
     given = stream_options(corpus, tmp_path, shards, "--per_device_batch_size=2", "--num_workers=1")
     launcher = ["--multi_gpu", "--num_processes=2", "--main_process_port=0"]
     launch(given, *launcher, ACCELERATE_USE_CPU="true")
@@ -54,6 +63,8 @@ def test_two_processes_share_a_stream_and_resume(corpus, tmp_path, shards):  # n
     shutil.rmtree(list_checkpoints(tmp_path)[-1])
     launch([*given, "--resume_from_checkpoint=latest"], *launcher, ACCELERATE_USE_CPU="true")
     assert reproducible_log(tmp_path) == log
+    with pytest.raises(ValueError, match="sharing of the stream was '2 processes x 1 workers' and is '1 processes"):
+        pretrain([*given, "--per_device_batch_size=4", "--resume_from_checkpoint=latest"])
 
 
 def test_a_stream_needs_a_number_of_steps(corpus, pretrain, tmp_path, shards):  # noqa: F811

@@ -7,6 +7,7 @@ a few numbers, and a run that goes on from them sees what the unbroken run would
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -134,10 +135,14 @@ class _SourceReader:
     def __init__(self, shards: Sequence[StreamShard], source: int, reader: int, options: StreamOptions):
         self._options = options
         self._draws = (reader, source)
-        # With fewer shards than readers every reader reads all of them and keeps its share of the records.
-        self._stride = options.num_readers if len(shards) < options.num_readers else 1
-        self._phase = reader % self._stride
-        self._shards = list(shards if self._stride > 1 else shards[reader :: options.num_readers])
+        # Every reader has as many shards to itself. Those left over belong to groups of readers, all of one size.
+        readers = options.num_readers
+        self._num_own, left_over = divmod(len(shards), readers)
+        groups = math.gcd(left_over, readers)
+        self._sharing = readers // groups
+        group, self._rank = divmod(reader, self._sharing)
+        whole = self._num_own * readers
+        self._shards = [*shards[reader:whole:readers], *shards[whole + group :: groups]]
 
     def from_place(self, place: StreamPlace) -> Iterator[tuple[RawRecord, StreamPlace]]:
         """Each record with the place behind it."""
@@ -161,7 +166,7 @@ class _SourceReader:
             skipped = place.record if position == place.shard else 0
             records = skip_records(self._shards[order[position]].records(), skipped)
             for number, raw in enumerate(records, start=skipped):
-                if raw.index % self._stride != self._phase:
+                if not self._is_own(order[position], raw.index):
                     continue
                 if len(buffer) == self._options.buffer_size:
                     behind = StreamPlace(place.passes, position, number)
@@ -170,6 +175,10 @@ class _SourceReader:
                 buffer.append(raw)
         if buffer:
             yield buffer, begin, StreamPlace(place.passes + 1)
+
+    def _is_own(self, shard: int, record: int) -> bool:
+        # The first reader of a group is another one in each shard, so that short shards do not all burden the same one.
+        return shard < self._num_own or (record + shard) % self._sharing == self._rank
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self._options.seed, spawn_key=(*self._draws, *key)))
@@ -220,13 +229,18 @@ class StreamDataset(IterableDataset):
         self._next_reader = 0
 
     def fingerprint(self) -> str:
-        """A number in hexadecimal that changes with the shards, and with who reads what of them."""
+        """A number in hexadecimal that changes with the shards and how they are mixed."""
         facts = [
             [describe_shards(shards) for shards in self.shards],
             self._shares.tolist(),
-            [self.options.buffer_size, self.options.num_processes, self.options.readers_per_process],
+            self.options.buffer_size,
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+    @property
+    def sharing(self) -> str:
+        """Who shares the shards, in words."""
+        return f"{self.options.num_processes} processes x {self.options.readers_per_process} workers"
 
     @property
     def states(self) -> list[dict]:
@@ -240,7 +254,15 @@ class StreamDataset(IterableDataset):
         Args:
             states: of the readers of this process.
             batches: that this process has seen.
+
+        Raises:
+            ValueError: states of another number of readers.
         """
+        if len(states) != self.options.readers_per_process:
+            raise ValueError(
+                f"the checkpoint knows the places of {len(states)} readers of each process, and there are "
+                f"{self.options.readers_per_process}: continue with as many workers, or start anew from its weights."
+            )
         self._states = [ReaderState.from_json(state) for state in states]
         self._next_reader = batches % len(self._states)
 

@@ -152,22 +152,24 @@ class DatasetShard(StreamShard):
 
     Args:
         dataset: an `IterableDataset`, with images undecoded: a decoded image would be compressed again.
-        number: of the shard.
+        number: of the shard; None for the dataset as a whole.
         name: of the dataset.
         columns: which column holds which annotation field.
     """
 
-    def __init__(self, dataset, number: int, name: str, columns: Mapping[str, str | Sequence[str]]):
+    def __init__(self, dataset, number: int | None, name: str, columns: Mapping[str, str | Sequence[str]]):
         self._dataset = dataset
         self._number = number
         self._name = name
         self._columns = columns
 
     def __str__(self) -> str:
-        return f"{self._name}, shard {self._number}"
+        return self._name if self._number is None else f"{self._name}, shard {self._number}"
 
     def records(self) -> Iterator[RawRecord]:
-        shard = self._dataset.shard(num_shards=self._dataset.num_shards, index=self._number)
+        shard = self._dataset
+        if self._number is not None:
+            shard = shard.shard(num_shards=shard.num_shards, index=self._number)
         # Plain iteration would share the rows among loading processes once more.
         batches = shard.iter(batch_size=_ROWS_AT_A_TIME)
         rows = (
@@ -254,8 +256,33 @@ def _hub_shards(spec: CorpusSource) -> list[StreamShard]:
 
 
 def _dataset_shards(dataset, name: str, columns: Mapping[str, str | Sequence[str]]) -> list[StreamShard]:
+    if dataset.features is None:
+        raise AnnotationError(
+            f"{name}: the types of its columns are not known, as after `map`, so its images cannot be kept as they are; "
+            "give `map` the argument `features`, or use `cast`"
+        )
     undecoded = dataset.decode(False)
+    if _counts_rows(undecoded._ex_iterable):
+        return [DatasetShard(undecoded, None, name, columns)]
     return [DatasetShard(undecoded, number, name, columns) for number in range(undecoded.num_shards)]
+
+
+def _counts_rows(steps) -> bool:
+    """Whether a step of a dataset depends on how many rows came before: of a shard it gives other rows than of the whole.
+
+    `skip(10)` of two shards would leave out five rows of each.
+    """
+    from datasets import iterable_dataset as library
+
+    counting = (
+        library.TakeExamplesIterable,
+        library.SkipExamplesIterable,
+        library.CyclingMultiSourcesExamplesIterable,
+    )
+    if isinstance(steps, counting):
+        return True
+    below = [getattr(steps, "ex_iterable", None), *getattr(steps, "ex_iterables", ())]
+    return any(_counts_rows(one) for one in below if one is not None)
 
 
 def _with_image(row: Mapping, place: str) -> dict:

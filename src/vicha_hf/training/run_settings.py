@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import Dataset
 
+from ..data.stream_dataset import StreamDataset
 from .arguments import TrainingArguments
 
 
@@ -88,6 +89,8 @@ def run_settings(
         settings |= _flatten(_without_file_facts(model.config.to_dict()), "model.config.")
     if hasattr(dataset, "fingerprint"):
         settings["fingerprint of the training data"] = dataset.fingerprint()
+    if isinstance(dataset, StreamDataset):
+        settings["sharing of the stream"] = dataset.sharing
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is not None:
         vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)

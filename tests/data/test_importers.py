@@ -457,6 +457,23 @@ def test_other_files_are_refused_in_one_line(run, name):
     assert run.output.read_text() == '{"kept": 1}\n'
 
 
+def test_identifiers_of_a_wrong_type_are_left_out(run):
+    odd = {"image_id": [1], "id": [2], "question_id": {}, "caption": "x", "file_name": "a.jpg", "question": "q?"}
+    odd |= {"answers": [{"answer": "a"}], "regions": [{"image_id": [1], "phrase": "x"}], "split": ["test"]}
+    odd |= {"qas": [{"image_id": [1], "question": "q?", "answer": "a"}], "sentences": [{"raw": "x"}], "filepath": 3}
+    for name, content in (
+        ("coco-captions", {"images": [odd], "annotations": [odd]}),
+        ("karpathy", {"images": [odd]}),
+        ("visual-genome", [odd]),
+        ("vg-qa", [odd]),
+        ("albef", [odd | {"image": "a.jpg", "caption": ["a", None]}]),
+    ):
+        _, printed = run(name, {"a.json": content}, expected_status=1)
+        assert "0 records taken" in printed or "file name" in printed, printed
+    pair = {"q.json": {"questions": [odd], "data_subtype": "val2014"}, "a.json": {"annotations": [odd]}}
+    assert "0 records taken, 1 left out" in run("vqa-v2", pair, expected_status=1)[1]
+
+
 def test_wrong_use_is_refused(run, tmp_path):
     _, printed = run("coco-captions", {"captions.json": COCO}, "--split", "val", expected_status=1)
     assert "the files name no splits" in printed

@@ -239,7 +239,7 @@ class StreamDataset(IterableDataset):
 
     @property
     def sharing(self) -> str:
-        """Who shares the shards, in words."""
+        """Processes and workers that share the shards, in words."""
         return f"{self.options.num_processes} processes x {self.options.readers_per_process} workers"
 
     @property

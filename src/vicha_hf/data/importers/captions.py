@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from ..json_reading import lines_of, read_json, read_text_file
 from ..raw_records import AnnotationError
-from .importing import Account, ImageLocator, ImportOptions, SplitChoice, entries_of, objects, usable_text
+from .importing import Account, ImageLocator, ImportOptions, SplitChoice, entries_of, objects, usable_id, usable_text
 
 
 def coco_captions(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
@@ -22,15 +22,16 @@ def coco_captions(sources: Sequence[Path], options: ImportOptions, account: Acco
             if caption is None:
                 account.leave_out("annotation without caption")
             else:
-                captions.setdefault(annotation.get("image_id"), []).append(caption)
+                captions.setdefault(usable_id(annotation.get("image_id")), []).append(caption)
         for image in objects(entries_of(content, "images", path), account):
-            own = captions.pop(image.get("id"), None)
+            image_id = usable_id(image.get("id"))
+            own = None if image_id is None else captions.pop(image_id, None)
             if own is None:
                 account.leave_out("image without caption")
             elif not usable_text(image.get("file_name")):
                 account.leave_out("image without file name")
             elif (found := locator.find(image["file_name"])) is not None:
-                yield {"image": found, "image_id": image["id"], "caption": own}
+                yield {"image": found, "image_id": image_id, "caption": own}
         if captions:
             account.leave_out("annotation of an unknown image", sum(map(len, captions.values())))
 
@@ -53,7 +54,7 @@ def karpathy(sources: Sequence[Path], options: ImportOptions, account: Account) 
             if not captions or name is None:
                 account.leave_out("image without caption" if not captions else "image without file name")
                 continue
-            name = "/".join(part for part in (image.get("filepath"), name) if part)
+            name = "/".join(part for part in (usable_text(image.get("filepath")), name) if part)
             if (found := locator.find(name)) is not None:
                 image_id = image.get("cocoid", image.get("imgid"))
                 yield {"image": found, "image_id": image_id, "caption": captions, "split": image.get("split")}
@@ -96,7 +97,8 @@ def visual_genome(sources: Sequence[Path], options: ImportOptions, account: Acco
                 account.leave_out("region without phrase")
             else:
                 phrases.append(phrase)
-        image_id = entry.get("id", next((one.get("image_id") for one in regions if isinstance(one, dict)), None))
+        of_region = next((one.get("image_id") for one in regions if isinstance(one, dict)), None)
+        image_id = usable_id(entry.get("id", of_region))
         if not phrases or image_id is None:
             account.leave_out("image without phrase" if not phrases else "image without id")
         elif (found := locator.find(*visual_genome_names(image_id, addresses))) is not None:
@@ -112,7 +114,9 @@ def visual_genome_images(path: Path) -> dict[object, str]:
         raise AnnotationError(f"{path}: the entries have no 'image_id' and 'url'; give image_data.json")
     # The first version of the file says `id`.
     return {
-        entry.get("image_id", entry.get("id")): "/".join(PurePosixPath(urlsplit(entry["url"]).path).parts[-2:])
+        usable_id(entry.get("image_id", entry.get("id"))): "/".join(
+            PurePosixPath(urlsplit(entry["url"]).path).parts[-2:]
+        )
         for entry in entries
         if isinstance(entry, dict) and isinstance(entry.get("url"), str)
     }

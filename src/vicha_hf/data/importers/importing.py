@@ -139,7 +139,7 @@ class SplitChoice:
     def wants(self, split: object, count: int = 1) -> bool:
         """Whether a record of that split is asked for; `count` are counted otherwise."""
         self._seen.add(str(split))
-        if self._wanted is None or split in self._wanted:
+        if self._wanted is None or (isinstance(split, str) and split in self._wanted):
             return True
         self._account.leave_out("another split", count)
         return False
@@ -154,6 +154,11 @@ class SplitChoice:
 def usable_text(value: object) -> str | None:
     """A text without white space around it; None where there is none."""
     return value.strip() or None if isinstance(value, str) else None
+
+
+def usable_id(value: object) -> str | int | None:
+    """A text or whole number that tells records apart; None where it is neither."""
+    return value if isinstance(value, (str, int)) and not isinstance(value, bool) else None
 
 
 def entries_of(content: Mapping, name: str, path: Path) -> list:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..json_reading import read_json
 from ..raw_records import AnnotationError
 from .captions import visual_genome_images, visual_genome_names
-from .importing import Account, ImageLocator, ImportOptions, entries_of, objects, usable_text
+from .importing import Account, ImageLocator, ImportOptions, entries_of, objects, usable_id, usable_text
 
 
 def vqa_v2(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
@@ -25,16 +25,16 @@ def vqa_v2(sources: Sequence[Path], options: ImportOptions, account: Account) ->
             ]
         else:
             for entry in objects(entries_of(content, "annotations", path), account):
-                annotations[entry.get("question_id")] = entry
+                annotations[usable_id(entry.get("question_id"))] = entry
     if not questions:
         raise AnnotationError(f"{sources[0]}: no questions; give the file of questions, then that of annotations")
     for entry, kind, subset, path in questions:
-        annotation = annotations.pop(entry.get("question_id"), None)
+        annotation = annotations.pop(usable_id(entry.get("question_id")), None)
         question, image_id = usable_text(entry.get("question")), entry.get("image_id")
         if question is None or not isinstance(image_id, int):
             account.leave_out("no question" if question is None else "no number of an image")
             continue
-        record = {"question_id": entry.get("question_id"), "question": question}
+        record = {"question_id": usable_id(entry.get("question_id")), "question": question}
         if annotation is not None:
             answers = annotation.get("answers")
             texts = [one.get("answer") for one in objects(answers if isinstance(answers, list) else [], account)]
@@ -73,7 +73,7 @@ def visual_genome_qa(sources: Sequence[Path], options: ImportOptions, account: A
         pairs = entry.get("qas")
         for pair in objects(pairs if isinstance(pairs, list) else [], account):
             question, answer = usable_text(pair.get("question")), usable_text(pair.get("answer"))
-            image_id = pair.get("image_id", entry.get("id"))
+            image_id = usable_id(pair.get("image_id", entry.get("id")))
             answer = answer and usable_text(answer.rstrip(".").lower())
             if question is None or answer is None or image_id is None:
                 missing = "question" if question is None else "answer" if answer is None else "number of an image"

@@ -88,6 +88,9 @@ def albef(sources: Sequence[Path], options: ImportOptions, account: Account) -> 
     for path in sources:
         for entry in objects(read_json(path, list, "a list of records"), account):
             record = dict(entry)
+            if "caption" in record and not _has_text(record["caption"]):
+                account.leave_out("no caption")
+                continue
             if "kwords" in record:
                 record["concepts"] = record.pop("kwords")
             if isinstance(record.get("images"), list) and all(usable_text(name) for name in record["images"]):
@@ -101,3 +104,8 @@ def albef(sources: Sequence[Path], options: ImportOptions, account: Account) -> 
                     yield record | {"image": found}
             else:
                 account.leave_out("no path of an image")
+
+
+def _has_text(caption: object) -> bool:
+    texts = caption if isinstance(caption, list) else [caption]
+    return bool(texts) and all(usable_text(text) is not None for text in texts)

@@ -128,6 +128,8 @@ def test_a_script_pushes_its_model_at_the_end_and_tries_again(tmp_path, user):
     assert {entry["dataset"].get("config") for entry in entries} == {None, "k 2"}
     assert "### Image-text retrieval on retrieval.json, k 2" in results[3] and "| steps | 3 |" in results[3]
     assert set(results[1]) == set(names)
+    # Folders of this machine are nobody's business on the Hub.
+    assert str(tmp_path) not in text and str(tmp_path) not in results[3]
     # Nothing is trained for a repository that cannot be made.
     assert refused.returncode == 1 and refused.stderr.splitlines()[-1].startswith(
         "finetune_retrieval.py: push_to_hub='a b'"

@@ -199,7 +199,9 @@ def _as_identifier(name: str) -> str:
 
 
 def evaluation_command(model: str, data: list[str], task: str, settings: Mapping[str, Any]) -> str:
-    """The command that evaluates again."""
+    """The command that evaluates again. On the Hub, a file has its name alone: the folders are this machine's."""
+    if not Path(model).is_dir():
+        data = [Path(source).name if Path(source).exists() else source for source in data]
     options = [word for name, value in settings.items() for word in (f"--{name}", *_words(value))]
     return shlex.join(["vicha-hf", "evaluate", model, *data, "--task", task, *options])
 

@@ -72,7 +72,9 @@ def card_of_run(
     purpose = "pretrained on image-text pairs" if task == "pretraining" else f"trained for {task_name(task)}"
     evaluated, command = task_of(model), ""
     if evaluated is not None and validation:
-        words = ["vicha-hf", "evaluate", arguments.push_to_hub or str(folder), *map(_path_of, validation)]
+        # A reader of the Hub has neither this machine's folders nor a use for their names.
+        named = _name_of if arguments.push_to_hub else _path_of
+        words = ["vicha-hf", "evaluate", arguments.push_to_hub or str(folder), *map(named, validation)]
         command = shlex.join([*words, "--task", evaluated])
     return RunCard(
         model=model,
@@ -84,12 +86,12 @@ def card_of_run(
         base_models=tuple(source for source in starts if _is_hub_id(source)),
         datasets=tuple(dict.fromkeys(path for path in map(_path_of, train) if _is_hub_id(path))),
         data={
-            "training": ", ".join(map(_path_of, train)) or "not named",
-            "evaluation": ", ".join(map(_path_of, validation)) or "none",
+            "training": ", ".join(map(_name_of, train)) or "not named",
+            "evaluation": ", ".join(map(_name_of, validation)) or "none",
         },
-        training={"start": ", ".join(starts) or "random weights", **facts},
+        training={"start": ", ".join(map(_name_of, starts)) or "random weights", **facts},
         results=dict(metrics),
-        dataset_name=", ".join(path if _is_hub_id(path) else Path(path).name for path in map(_path_of, validation)),
+        dataset_name=", ".join(map(_name_of, validation)),
         command=command,
         curve=CURVE_FILE if with_curve else None,
     )
@@ -127,6 +129,12 @@ def _as_list(value) -> list:
 
 def _path_of(source) -> str:
     return str(source.get("path", source)) if isinstance(source, Mapping) else str(source)
+
+
+def _name_of(source) -> str:
+    """A source of the Hub as it is called, and one on the disk without its folders."""
+    path = _path_of(source)
+    return path if _is_hub_id(path) else Path(path).name
 
 
 def _is_hub_id(source: str) -> bool:

@@ -323,3 +323,27 @@ def test_other_tasks_bring_their_own_parser(write_json):
     assert [(one.label, one.where[-8:]) for one in kept] == [(1, "record 0"), (0, "record 2")]
     with pytest.raises(AnnotationError, match="record 1: field 'label': missing; write 0 or 1"):
         read_records(path, None, Judged, parse, {}, {})
+
+
+@pytest.mark.parametrize("name", ["cut.jsonl", "cut.json"])
+def test_a_file_cut_at_any_byte_loses_nothing_in_silence(name, write_json):
+    records = [good_record(caption=caption) for caption in ("a dog", "zwei Bäume", "c")]
+    if name.endswith("l"):
+        lines = [json.dumps(record, ensure_ascii=False) for record in records]
+        whole = "\n".join(lines).encode()
+        # A file may end behind a line; what is missing then cannot be seen.
+        ends = {len("\n".join(lines[:number]).encode()): number for number in (1, 2, 3)}
+        ends |= {length + 1: number for length, number in ends.items() if number < 3}
+    else:
+        whole = json.dumps(records, ensure_ascii=False).encode()
+        ends = {len(whole): 3}
+    path = write_json("", name)
+    for length in range(1, len(whole) + 1):
+        path.write_bytes(whole[:length])
+        if length in ends:
+            assert len(read_image_text_records(path)) == ends[length]
+        else:
+            place = f"{path}, record {whole[:length].count(b'{') - 1}" if name.endswith("l") else str(path)
+            with pytest.raises(AnnotationError, match=r"not readable as JSON|UTF-8") as error:
+                read_image_text_records(path)
+            assert str(error.value).startswith(place)

@@ -268,6 +268,23 @@ def test_vqa_v2(run):
     assert records[0]["image"] == "val2015/abstract_v002_val2015_000000262148.png"
 
 
+def test_vqa_without_a_number_takes_no_other_answer(run):
+    question = {"image_id": 1, "question": "What?", "question_id": [7]}
+    annotation = {"answers": [{"answer": "down"}], "image_id": 1, "question_id": None}
+    files = {
+        "questions.json": {"data_type": "mscoco", "data_subtype": "val2014", "questions": [question]},
+        "annotations.json": {"annotations": [annotation, annotation | {"question_id": 3}]},
+    }
+    images = ["val2014/COCO_val2014_000000000001.jpg"]
+    _, printed = run("vqa-v2", files, images=images, expected_status=1)
+    for cause in (
+        "annotation without number of a question",
+        "question without annotation",
+        "annotation of an unknown",
+    ):
+        assert f"1 x {cause}" in printed
+
+
 def test_visual_genome_questions(run):
     content = [
         {
@@ -471,7 +488,7 @@ def test_identifiers_of_a_wrong_type_are_left_out(run):
         _, printed = run(name, {"a.json": content}, expected_status=1)
         assert "0 records taken" in printed or "file name" in printed, printed
     pair = {"q.json": {"questions": [odd], "data_subtype": "val2014"}, "a.json": {"annotations": [odd]}}
-    assert "0 records taken, 1 left out" in run("vqa-v2", pair, expected_status=1)[1]
+    assert "0 records taken, 2 left out" in run("vqa-v2", pair, expected_status=1)[1]
 
 
 def test_wrong_use_is_refused(run, tmp_path):

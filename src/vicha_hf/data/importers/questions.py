@@ -25,16 +25,21 @@ def vqa_v2(sources: Sequence[Path], options: ImportOptions, account: Account) ->
             ]
         else:
             for entry in objects(entries_of(content, "annotations", path), account):
-                annotations[usable_id(entry.get("question_id"))] = entry
+                question_id = usable_id(entry.get("question_id"))
+                if question_id is None:
+                    account.leave_out("annotation without number of a question")
+                else:
+                    annotations[question_id] = entry
     if not questions:
         raise AnnotationError(f"{sources[0]}: no questions; give the file of questions, then that of annotations")
     for entry, kind, subset, path in questions:
-        annotation = annotations.pop(usable_id(entry.get("question_id")), None)
+        question_id = usable_id(entry.get("question_id"))
+        annotation = annotations.pop(question_id, None)
         question, image_id = usable_text(entry.get("question")), entry.get("image_id")
         if question is None or not isinstance(image_id, int):
             account.leave_out("no question" if question is None else "no number of an image")
             continue
-        record = {"question_id": usable_id(entry.get("question_id")), "question": question}
+        record = {"question_id": question_id, "question": question}
         if annotation is not None:
             answers = annotation.get("answers")
             texts = [one.get("answer") for one in objects(answers if isinstance(answers, list) else [], account)]

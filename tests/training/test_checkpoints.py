@@ -343,7 +343,7 @@ def test_progress_is_readable(tmp_path):
 
 
 def test_training_time_adds_up_over_interruptions(tmp_path, monkeypatch):
-    monkeypatch.setattr(RunClock, "session_seconds", lambda clock: 100.0)
+    monkeypatch.setattr(RunClock, "seconds_since_start", lambda clock: 100.0)
     stand_in_loop(stand_in_arguments(tmp_path, checkpoint_steps=4, max_steps=4)).run()
     arguments = stand_in_arguments(tmp_path, checkpoint_steps=4, resume_from_checkpoint="latest")
     assert stand_in_loop(arguments).run().train_seconds == 200.0

@@ -24,13 +24,13 @@ class RunClock:
         self._start = time.perf_counter()
         self._window_start, self._window_first_step = self._start, step
 
-    def session_seconds(self) -> float:
-        """Seconds of this session."""
+    def seconds_since_start(self) -> float:
+        """Seconds since this process began to train."""
         return time.perf_counter() - self._start
 
     def train_seconds(self) -> float:
-        """Seconds of all sessions, evaluations and checkpoints included."""
-        return self._earlier_seconds + self.session_seconds()
+        """Seconds over all interruptions, evaluations and checkpoints included."""
+        return self._earlier_seconds + self.seconds_since_start()
 
     @contextmanager
     def paused_window(self) -> Iterator[None]:

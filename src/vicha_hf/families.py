@@ -50,6 +50,8 @@ HUB_SECONDS = 10.0
 
 # Of a run's output: the last weights, ready for `from_pretrained`.
 MODEL_FOLDER = "model"
+# Of a run that evaluated: the weights of the best evaluation.
+BEST_MODEL_FOLDER = "best_model"
 
 # What `vicha-hf evaluate` knows; text assignment is a pretraining for reasoning.
 EVALUATED_TASKS = ("retrieval", "vqa", "entailment", "reasoning", "grounding")
@@ -153,14 +155,22 @@ def find_model_folder(folder: str) -> str:
             )
         _require_on_hub(folder)
         return folder
-    for candidate in (path, path / MODEL_FOLDER):
+    for candidate in (path, path / MODEL_FOLDER, path / BEST_MODEL_FOLDER):
         if (candidate / "config.json").is_file():
             if candidate != path:
-                logger.warning("%s is a run: using its %s.", folder, candidate)
+                logger.warning("%s is a run: using its %s.%s", folder, candidate, _beside(candidate))
             return str(candidate)
     raise FileNotFoundError(
         f"{folder} holds no model: there is no config.json, nor a folder {MODEL_FOLDER} with one as a run writes it."
     )
+
+
+def _beside(model: Path) -> str:
+    """Says that a run has weights of its best evaluation beside the last ones that are used."""
+    best = model.with_name(BEST_MODEL_FOLDER)
+    if model == best or not (best / "config.json").is_file():
+        return ""
+    return f" The weights of its best evaluation are in {best}."
 
 
 def _require_on_hub(model_id: str) -> None:

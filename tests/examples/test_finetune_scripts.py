@@ -67,7 +67,10 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
     main = script(name)
     for logger in ("modeling_utils", "distributed.tensor_parallel"):
         monkeypatch.setattr(logging.getLogger(f"transformers.{logger}"), "handlers", [caplog.handler])
+    monkeypatch.setattr(logging.getLogger("vicha_hf.training.launch_block"), "handlers", [caplog.handler])
+    caplog.set_level(logging.INFO, "vicha_hf.training.launch_block")
     result = main(options(task_files, name, tmp_path))
+    assert "with concepts; " in caplog.text and "cut by the length" in caplog.text
     # What the pretrained folder lacks is in order, and takes one line rather than transformers' table.
     assert "LOAD REPORT" not in caplog.text and "not sharded" not in caplog.text
     assert (result.step, result.interrupted) == (4, False)

@@ -1,6 +1,7 @@
 """`vicha-hf report`: one page about a run of any task, or about a model's folder alone."""
 
 import json
+import logging
 
 import pytest
 from head_checks import tiny_head
@@ -9,11 +10,13 @@ from tiny_task_files import NUM_IMAGES, write_task_files
 
 from vicha_hf.cli import main as vicha_hf_command
 from vicha_hf.evaluation.words_alone import words_alone_recall
+from vicha_hf.families import find_model_folder
+from vicha_hf.reporting.task_sections import frequent_mistakes_html
 
 
 SECTIONS = {
     "retrieval": ["What it retrieves", "R@1", "chance"],
-    "vqa": ["Examples", "Metrics", "model: "],
+    "vqa": ["Confusion", "Examples", "Metrics", "model: "],
     "entailment": ["Confusion", "Examples", "contradiction", "Chance"],
     "reasoning": ["Confusion", "Examples"],
     "grounding": ["Examples", "green box", "accuracy_itm"],
@@ -58,7 +61,7 @@ def test_the_page_of_a_run_has_its_curves_and_its_own_data(task_files, tmp_path)
     broken = {"image": "nowhere.png", "caption": "a <dog>"}
     (run / "validation.json").write_text(json.dumps([*validation, broken]))
     data = {"validation": str(run / "validation.json"), "image_root": str(task_files), "on_bad_record": "skip"}
-    (run / "config.yaml").write_text(json.dumps({"seed": 7, "data": data}))
+    (run / "config.yaml").write_text(json.dumps({"seed": 7, "num_epochs": 11, "max_steps": 2, "data": data}))
     rejected = {"record": "train.json, record 3", "cause": "'caption' is empty", "message": "write <one>"}
     # The same record again, from another epoch.
     (run / "rejected_records.jsonl").write_text(2 * (json.dumps(rejected) + "\n"))
@@ -75,8 +78,50 @@ def test_the_page_of_a_run_has_its_curves_and_its_own_data(task_files, tmp_path)
         "&#x27;caption&#x27; is empty</td><td>1</td><td class=row>train.json, record 3: write &lt;one&gt;",
         "Records left out of this evaluation",
         "nowhere.png",
+        "max_steps",
     ):
         assert words in page
+    # The setting that did not decide.
+    assert "num_epochs" not in page
+
+
+def test_a_run_means_its_last_model_and_its_best_one_can_be_named(task_files, tmp_path, capsys):
+    run = tmp_path / "run"
+    for name in ("model", "best_model"):
+        write_model_folder(run / name)
+    (run / "config.yaml").write_text(
+        json.dumps({"seed": 7, "data": {"validation": str(task_files / "retrieval.json")}})
+    )
+    for named, used in ((run, "model"), (run / "best_model", "best_model"), (run / "model", "model")):
+        assert vicha_hf_command(["report", str(named)]) == 0
+        page = (run / "report.html").read_text()
+        assert f"with the model in {run / used}, evaluated on" in page
+        # The settings of the run, whichever of its models is named.
+        assert "<h1>ViCHA: run</h1>" in page and "<dt>seed</dt><dd>7</dd>" in page
+
+
+def test_the_most_frequent_mistakes_stand_first():
+    html = frequent_mistakes_html([("a <cat>", "dog"), ("yes", "no"), ("a <cat>", "dog")])
+    assert html.index("a &lt;cat&gt;") < html.index("yes") and "of 3 mistakes" in html
+    assert "<td class=row>dog</td><td>2</td>" in html
+    assert frequent_mistakes_html([]) == ""
+
+
+def test_a_run_says_which_of_its_models_is_used(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("vicha_hf.families"), "handlers", [caplog.handler])
+    best = tmp_path / "best_model"
+    best.mkdir()
+    (best / "config.json").write_text("{}")
+    # A run that was cut off before its end.
+    assert find_model_folder(str(tmp_path)) == str(best)
+    assert set(caplog.messages) == {f"{tmp_path} is a run: using its {best}."}
+    last = tmp_path / "model"
+    last.mkdir()
+    (last / "config.json").write_text("{}")
+    assert find_model_folder(str(tmp_path)) == str(last)
+    assert caplog.messages[-1] == (
+        f"{tmp_path} is a run: using its {last}. The weights of its best evaluation are in {best}."
+    )
 
 
 def test_mistakes_are_one_line(task_files, tmp_path, capsys):

@@ -29,7 +29,7 @@ def test_what_is_right_gives_no_warning():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"warmup_steps": 100}, "warm-up of 100 steps"),
+        ({"warmup_steps": 100}, "the warm-up takes 100 steps, and the run has 100"),
         ({"queue_size": 64, "queue_start": 100}, "queue_warmup_batches"),
         ({"queue_size": 641}, "queue of 641"),
         ({"steps_per_epoch": 9}, "few for this recipe: 9 steps an epoch, 11 epochs. Lower per_device_batch_size"),
@@ -60,4 +60,6 @@ def test_figures_stand_beside_chance_and_constants_are_no_charts():
     metrics = {"r1_i2t": 12.0, "chance_r1_i2t": 0.5, "r_mean": 34.2, "num_images": 7, "vqa_rules": 2021}
     metrics["rerank_similarity_weight"] = 0.5
     assert describe_figures(metrics, "r_mean") == "r_mean 34.2, r1_i2t 12.0 (chance 0.5)"
+    chances = {f"chance_r{k}_{way}": float(k) for k in (1, 5, 10) for way in ("i2t", "t2i")}
+    assert describe_figures({"r_mean": 34.2} | chances, "r_mean") == "r_mean 34.2 (chance 5.3)"
     assert changing(metrics) == {"r1_i2t": 12.0, "r_mean": 34.2}

@@ -11,11 +11,15 @@ def register(commands: Commands) -> None:
     parser = commands.add_parser(
         "report",
         help="one HTML page about a run: curves, metrics beside chance, what it retrieves or answers",
-        description="Write one HTML page about a run of any task. It evaluates the run's best model on --data, by default "
-        "on the run's validation data.",
+        description="Write one HTML page about a run of any task. It evaluates the run's last model on --data, by default "
+        "on the run's validation data. Name RUN/best_model for the model of the best evaluation.",
     )
     parser.set_defaults(run=_report)
-    parser.add_argument("folder", metavar="RUN", help="output folder of a training script, or a model's folder")
+    parser.add_argument(
+        "folder",
+        metavar="RUN",
+        help="output folder of a training script, one of the models in it, or any model's folder",
+    )
     parser.add_argument("--data", metavar="FILE", help="annotations of the task (default: the run's validation data)")
     parser.add_argument("--image-root", metavar="DIR", help="folder of the images (default: the annotation file's)")
     parser.add_argument("--output", type=Path, metavar="FILE.html", help="default: report.html in the run's folder")
@@ -28,7 +32,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from .run_page import build_run_page, read_run
 
     run = read_run(arguments.folder)
-    output = arguments.output or Path(arguments.folder) / "report.html"
+    output = arguments.output or run.folder / "report.html"
     require_result_file(output, inputs=(arguments.data,))
     options = {} if arguments.image_root is None else {"image_root": arguments.image_root}
     page = build_run_page(

@@ -117,7 +117,9 @@ def architecture_facts(config: VisionTextConfig, num_parameters: int | None = No
         facts["concept encoder"] = "none"
     facts |= {
         "projection": config.projection_dim,
-        "objectives (weights)": ", ".join(f"{name} {weight:g}" for name, weight in weights.items() if weight),
+        "pretraining objectives (weights)": ", ".join(
+            f"{name} {weight:g}" for name, weight in weights.items() if weight
+        ),
         "queue": config.queue_size,
         "momentum": config.momentum,
         "distillation alpha": config.distillation_alpha,

@@ -7,8 +7,6 @@ from pathlib import Path
 LOG_FILE = "log.jsonl"
 # The settings, with every default.
 SETTINGS_FILE = "config.yaml"
-# The weights of the best evaluation.
-BEST_MODEL_FOLDER = "best_model"
 
 
 def read_log(output_dir: str | Path) -> list[dict]:

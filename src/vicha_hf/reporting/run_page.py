@@ -1,6 +1,7 @@
 """The page of any run and task: read from its folder, with an evaluation of its model on data of the reader's choice."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,19 +18,20 @@ from ..evaluation.beside_chance import first_figures
 from ..evaluation.task_evaluation import EvaluationArguments, evaluate_task
 from ..evaluation.task_result import METRICS_FILE, TaskResult
 from ..evaluation.words_alone import words_alone_recall
-from ..families import find_model_folder, read_config, task_of_config
+from ..families import BEST_MODEL_FOLDER, MODEL_FOLDER, find_model_folder, read_config, task_of_config
 from ..yaml_files import read_yaml_mapping
 from .evaluation_curves import evaluation_curves_html
 from .gallery import CaptionQuery, ImageQuery, evenly_spaced
 from .model_card import architecture_facts, method_name
 from .result import Result
-from .run_files import BEST_MODEL_FOLDER, SETTINGS_FILE, read_log
+from .run_files import SETTINGS_FILE, read_log
 from .run_report import RunReport
 from .task_sections import (
     Example,
     concepts_html,
     confusion_html,
     examples_html,
+    frequent_mistakes_html,
     metrics_html,
     rejects_html,
     thumbnail,
@@ -67,8 +69,8 @@ class Run:
     A run's output folder, or a model's folder alone.
 
     Attributes:
-        folder: as it was given.
-        model: folder of the best model, else of the last one.
+        folder: of the run; that of the model where it belongs to none.
+        model: folder that was meant: the run's last model, unless its best one was named.
         task: that the model is evaluated on.
         settings: the run's arguments; empty without `config.yaml`.
         metrics: of `metrics.json`; empty without.
@@ -97,13 +99,17 @@ def read_run(folder: str | Path) -> Run:
     """
     Reads a run's folder.
 
+    Args:
+        folder: of a run, whose last model counts; one of the models in it; or a model's folder alone.
+
     Raises:
         FileNotFoundError: no model there.
         ValueError: a model that is evaluated on nothing, such as one of text assignment.
     """
+    model = find_model_folder(str(folder))
     folder = Path(folder)
-    best = folder / BEST_MODEL_FOLDER
-    model = find_model_folder(str(best if (best / "config.json").is_file() else folder))
+    if folder.name in (MODEL_FOLDER, BEST_MODEL_FOLDER) and (folder.parent / SETTINGS_FILE).is_file():
+        folder = folder.parent
     settings, metrics = folder / SETTINGS_FILE, folder / METRICS_FILE
     return Run(
         folder,
@@ -184,6 +190,9 @@ def _facts(run: Run, config) -> dict[str, dict[str, object]]:
         trained["minutes"] = run.metrics["train_seconds"] / 60
     data = {name: run.data[name] for name in ("train", "validation") if run.data.get(name) is not None}
     settings = {name: run.settings[name] for name in SETTINGS if run.settings.get(name) is not None}
+    if "max_steps" in settings:
+        # It decided alone.
+        settings.pop("num_epochs", None)
     facts = {
         "Training": trained,
         "Data": data,
@@ -245,7 +254,12 @@ def _questions(page: RunReport, arguments: EvaluationArguments, result: TaskResu
             [record.load_image()], record.question, prediction["answer"], " / ".join(answers) or None, is_right
         )
 
-    _add(page, records, result, example)
+    mistakes = [
+        (Counter(record.answers).most_common(1)[0][0], prediction["answer"])
+        for record, prediction in zip(records, result.predictions, strict=True)
+        if record.answers and prediction["answer"] not in record.answers
+    ]
+    _add(page, records, result, example, frequent_mistakes_html(mistakes))
 
 
 def _classes(page: RunReport, arguments: EvaluationArguments, result: TaskResult) -> None:

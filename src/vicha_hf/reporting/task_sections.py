@@ -15,6 +15,7 @@ from .gallery import image_tag
 # Longer side of an image on the page, pixels.
 THUMBNAIL = 160
 CONCEPTS_SHOWN = 30
+MISTAKES_SHOWN = 10
 BOX_COLOURS = {"reference": (20, 160, 60), "chosen": (210, 50, 40)}
 
 
@@ -98,6 +99,27 @@ def confusion_html(references: Sequence[str], answers: Sequence[str]) -> str:
     return (
         "<h2>Confusion</h2><p class=note>Rows: the right class. Columns: the model's.</p>"
         f'<div class="scroll"><table><thead><tr><th class=row></th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def frequent_mistakes_html(mistakes: Sequence[tuple[str, str]]) -> str:
+    """
+    A table of the mistakes that a model makes most, for answers too many for [`confusion_html`]; "" without a mistake.
+
+    Args:
+        mistakes: (right answer, the model's) of each sample that is answered wrongly.
+    """
+    if not mistakes:
+        return ""
+    most = Counter(mistakes).most_common(MISTAKES_SHOWN)
+    rows = "".join(
+        f"<tr><td class=row>{escape(right)}</td><td class=row>{escape(answer)}</td><td>{count:,}</td></tr>"
+        for (right, answer), count in most
+    )
+    head = "<thead><tr><th class=row>Right</th><th class=row>The model's</th><th>Times</th></tr></thead>"
+    return (
+        f"<h2>Confusion</h2><p class=note>The most frequent of {len(mistakes):,} mistakes.</p>"
+        f'<div class="scroll"><table>{head}<tbody>{rows}</tbody></table></div>'
     )
 
 

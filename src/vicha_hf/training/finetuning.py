@@ -348,6 +348,16 @@ class _BesideTheWeights:
         self.processor = processor
         self.files = files
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """That of the processor."""
+        return self.processor.tokenizer
+
+    @property
+    def max_text_length(self) -> int:
+        """That of the processor."""
+        return self.processor.max_text_length
+
     def save_pretrained(self, folder) -> None:
         self.processor.save_pretrained(folder)
         for name, content in self.files.items():

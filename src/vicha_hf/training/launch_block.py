@@ -125,7 +125,7 @@ class LaunchBlock:
         found = []
         if self.arguments.warmup_steps >= self.total_steps:
             found.append(
-                f"the warm-up of {self.arguments.warmup_steps:,} steps is as long as the run of {self.total_steps:,}: the "
+                f"the warm-up takes {self.arguments.warmup_steps:,} steps, and the run has {self.total_steps:,}: the "
                 "learning rate never falls; lower warmup_steps."
             )
         if self.queue_size and self.queue_start >= self.total_steps:

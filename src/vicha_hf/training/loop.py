@@ -307,7 +307,7 @@ class TrainingLoop:
         if last or progress.step % arguments.logging_steps == 0:
             self._log_window(report.state)
         self._tell_expected_time()
-        with self._clock.paused_window():
+        with self._clock.paused_rates():
             if self._evaluation is not None and (last or self._is_due(arguments.evaluation_steps)):
                 self._evaluation.run(progress, self.log, self._epoch())
             if last or self._stop or progress.stopped_early or self._is_due(arguments.checkpoint_steps):

@@ -23,6 +23,7 @@ class RunClock:
         self._first_step = step
         self._start = time.perf_counter()
         self._window_start, self._window_first_step = self._start, step
+        self._second_step_start = self._start
 
     def seconds_since_start(self) -> float:
         """Seconds since this process began to train."""
@@ -33,11 +34,13 @@ class RunClock:
         return self._earlier_seconds + self.seconds_since_start()
 
     @contextmanager
-    def paused_window(self) -> Iterator[None]:
-        """Leaves the block out of the rate that `steps_per_second` tells."""
-        pause = time.perf_counter()
+    def paused_rates(self) -> Iterator[None]:
+        """Leaves the block out of what `steps_per_second` and `seconds_per_step` tell."""
+        start = time.perf_counter()
         yield
-        self._window_start += time.perf_counter() - pause
+        pause = time.perf_counter() - start
+        self._window_start += pause
+        self._second_step_start += pause
 
     def steps_per_second(self, step: int) -> float:
         """Rate since it was last asked for, where the run stands at `step`."""

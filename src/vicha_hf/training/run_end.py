@@ -10,8 +10,7 @@ from torch import nn
 
 from ..data.read_report import RejectsFile
 from ..evaluation.task_result import METRICS_FILE
-from ..families import EVALUATED_TASKS, MODEL_FOLDER, task_of
-from ..reporting.run_files import BEST_MODEL_FOLDER
+from ..families import BEST_MODEL_FOLDER, EVALUATED_TASKS, MODEL_FOLDER, task_of
 from ..whole_files import write_whole_file
 from .arguments import TrainingArguments
 from .checkpoints import Progress
@@ -93,8 +92,9 @@ def closing_lines(
     data = source if isinstance(source, str) else "ANNOTATIONS"
     folder = BEST_MODEL_FOLDER if progress.best_step is not None else MODEL_FOLDER
     evaluate = ["vicha-hf", "evaluate", str(output_dir / folder), data, "--task", task]
+    report = ["vicha-hf", "report", str(output_dir / folder)]
     return [
         *lines,
         f"Evaluate: {shlex.join(evaluate)}",
-        f"Report:   {shlex.join(['vicha-hf', 'report', str(output_dir)])}",
+        f"Report:   {shlex.join(report)}",
     ]

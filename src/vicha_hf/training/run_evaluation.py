@@ -11,7 +11,7 @@ from accelerate.logging import get_logger
 from torch import nn
 
 from ..evaluation.beside_chance import describe_figures
-from ..reporting.run_files import BEST_MODEL_FOLDER
+from ..families import BEST_MODEL_FOLDER
 from .checkpoints import Progress
 from .model_writer import ModelWriter
 from .random_state import preserved_random_state

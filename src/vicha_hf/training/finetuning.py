@@ -350,12 +350,12 @@ class _BesideTheWeights:
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """That of the processor."""
+        """Tokenizer of the processor."""
         return self.processor.tokenizer
 
     @property
     def max_text_length(self) -> int:
-        """That of the processor."""
+        """Tokens that the processor keeps of a text."""
         return self.processor.max_text_length
 
     def save_pretrained(self, folder) -> None:

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
+from transformers.utils import logging
 
 from vicha_hf.cli import main
 from vicha_hf.data.annotations import read_image_text_records
@@ -90,6 +91,21 @@ def test_everything_that_is_wrong_is_counted_and_a_clean_copy_written(command, s
     assert "&lt;b&gt;" not in (scenes / "check.html").read_text()
     printed = command("check", path, "--fix", path, status=1)
     assert f"{path} is read by this command" in printed and path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["check", "pack"])
+def test_bad_records_are_told_once(command, scenes, caplog, name):
+    path = write(scenes, "train.json", range(3))
+    path.write_text(json.dumps([*json.loads(path.read_text()), {"image": "images/none.jpg", "caption": "missing"}]))
+    options = ("--output", scenes / "shards", "--on-bad-record", "skip") if name == "pack" else ()
+    logger = logging.get_logger("vicha_hf")
+    logger.addHandler(caplog.handler)
+    try:
+        printed = command(name, path, *options, status=1 if name == "check" else 0)
+    finally:
+        logger.removeHandler(caplog.handler)
+    told = printed + caplog.text
+    assert told.count("3 of 4 records usable") == 1 and told.count("none.jpg") == 1
 
 
 def test_leakage_between_splits_is_found(command, scenes):

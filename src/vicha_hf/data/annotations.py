@@ -115,6 +115,7 @@ class ReadingOptions(TypedDict):
             an evaluation must know its records beforehand. Training finds them when it comes to them.
         splits: only records whose field `split` is one of these; every one of them must occur.
         allow_outside_root: whether absolute paths may lead out of the image root.
+        log_report: whether to log the report (default); not where it is printed in the end.
     """
 
     on_bad_record: NotRequired[Literal["raise", "skip"]]
@@ -122,6 +123,7 @@ class ReadingOptions(TypedDict):
     decode_images: NotRequired[bool]
     splits: NotRequired[Sequence[str] | None]
     allow_outside_root: NotRequired[bool]
+    log_report: NotRequired[bool]
 
 
 @dataclass
@@ -236,12 +238,16 @@ def read_records(
         _refuse(report, on_bad_record, sources)
         return report
 
-    key = None if own_options is None else [dict(sorted(options.items())), own_options]
+    deciding = {name: value for name, value in sorted(options.items()) if name != "log_report"}
+    key = None if own_options is None else [deciding, own_options]
     records, report = cached_records(record_type, opened, key, build)
     if options.get("decode_images") and on_bad_record == "skip":
         records = _leave_out_unreadable(records, report)
         _refuse(report, on_bad_record, sources)
-    _log(report)
+    if options.get("log_report", True):
+        log = logger.warning if report.num_skipped else logger.info
+        log("Annotations: %s", report.summary())
+    _suggest_fields(report)
     return Annotations(records, report, _weights(opened, report), tuple(report.kept_by_source))
 
 
@@ -364,9 +370,7 @@ def _weights(opened: Sequence[OpenedSource], report: AnnotationReport) -> tuple[
     )
 
 
-def _log(report: AnnotationReport) -> None:
-    log = logger.warning if report.num_skipped else logger.info
-    log("Annotations: %s", report.summary())
+def _suggest_fields(report: AnnotationReport) -> None:
     for name, count in report.unknown_fields.items():
         if close := get_close_matches(str(name), _KNOWN_FIELDS, n=1, cutoff=0.8):
             logger.warning("%d records have a field %r, which nothing reads; is it %r?", count, name, close[0])

@@ -92,6 +92,7 @@ def _check(arguments: argparse.Namespace) -> int:
         progress=not arguments.no_progress,
         image_root=arguments.image_root,
         allow_outside_root=arguments.allow_outside_root,
+        log_report=False,
     )
     print(check.report.summary())
     print(f"{check.num_images} images, {check.concepts[0]} records without concepts")
@@ -165,6 +166,7 @@ def _pack(arguments: argparse.Namespace) -> None:
         image_root=arguments.image_root,
         on_bad_record=arguments.on_bad_record,
         allow_outside_root=arguments.allow_outside_root,
+        log_report=False,
     )
     print(packed.report.summary())
     print(f"{packed.records} records in {len(packed.shards)} shards, written to {arguments.output}")

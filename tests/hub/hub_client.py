@@ -5,6 +5,7 @@
     python hub_client.py save-again REPO FOLDER
     python hub_client.py push-training-state MODEL_FOLDER REPO NEW_FOLDER
     python hub_client.py embed SOURCE...
+    python hub_client.py datasets PARQUET_FILE REPO
 
 It runs on its own because huggingface_hub reads its environment once, and because `remote-code` must not be able to
 import the package.
@@ -133,6 +134,53 @@ def embed(*sources: str) -> list[dict]:
     return embedded
 
 
+def datasets_of_the_hub(file: str, repo: str) -> dict:
+    """Pushes a file as both splits of a dataset, and reads them; then again where the Hub is gone."""
+    import datasets
+    from huggingface_hub import HfApi
+
+    HfApi().create_repo(repo, repo_type="dataset")
+    for split in ("train", "test"):
+        HfApi().upload_file(
+            path_or_fileobj=file, path_in_repo=f"data/{split}-0-of-1.parquet", repo_id=repo, repo_type="dataset"
+        )
+    online = read_datasets(repo)
+    datasets.config.HF_ENDPOINT = "http://127.0.0.1:9"
+    return {"online": online, "offline": read_datasets(repo), "switched": datasets.config.HF_HUB_OFFLINE}
+
+
+def read_datasets(repo: str) -> dict:
+    """What each source gives as a table and as a stream, by name: captions and images, or the message."""
+    from vicha_hf.data.annotations import read_image_text_records
+    from vicha_hf.data.raw_records import AnnotationError
+    from vicha_hf.data.stream_shards import stream_shards
+
+    def table(source):
+        return [[record.captions[0], record.image.read_bytes().hex()] for record in read_image_text_records(source)]
+
+    def stream(source):
+        raws = [raw.value for shard in stream_shards(source | {"streaming": True}) for raw in shard.records()]
+        return [[value["caption"], value["image"].read_bytes().hex()] for value in raws]
+
+    columns = {"columns": {"caption": "text"}}
+    sources = {
+        "default": {"path": repo, **columns},
+        "test": {"path": repo, "split": "test", **columns},
+        "split": {"path": repo, "split": "tset"},
+        "configuration": {"path": repo, "name": "large"},
+        "column": {"path": repo, "columns": {"caption": "title"}},
+        "absent": {"path": f"{repo}z"},
+    }
+    found = {}
+    for name, source in sources.items():
+        for read in (table, stream):
+            try:
+                found[f"{name} {read.__name__}"] = read(source)
+            except AnnotationError as error:
+                found[f"{name} {read.__name__}"] = str(error)
+    return found
+
+
 def weight_names(source: str) -> list[str]:
     from safetensors import safe_open
     from transformers.utils import cached_file
@@ -149,6 +197,8 @@ if __name__ == "__main__":
         result = pull(arguments[0], trust_remote_code=arguments[1] == "remote-code")
     elif command == "embed":
         result = embed(*arguments)
+    elif command == "datasets":
+        result = datasets_of_the_hub(*arguments)
     elif command == "push-training-state":
         result = push_training_state(*arguments)
     else:

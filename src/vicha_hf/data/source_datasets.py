@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .raw_records import AnnotationError, RawRecord, RecordSource
+from .source_hub import load_hub_dataset, split_name
 from .stored_images import DatasetImages, EmbeddedImage, ImageStore
 
 
@@ -25,7 +26,7 @@ def load_dataset_split(path: str, name: str | None, split: str | None):
         split: the split that is wanted; None takes "train", or the only one that there is.
 
     Raises:
-        AnnotationError: there is no such split.
+        AnnotationError: there is no such dataset or split.
     """
     import datasets
 
@@ -40,14 +41,9 @@ def load_dataset_split(path: str, name: str | None, split: str | None):
             )
         return dataset
     if (folder / "dataset_dict.json").is_file():
-        return _choose_split(datasets.load_from_disk(path), split, shown)
-    try:
-        known = datasets.get_dataset_split_names(path, name)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise AnnotationError(
-            f"{shown} is no file or folder here, nor a dataset of the Hub that can be read ({error}); check the path"
-        ) from error
-    return datasets.load_dataset(path, name, split=_split_name(known, split, shown))
+        splits = datasets.load_from_disk(path)
+        return splits[split_name(list(splits), split, shown)]
+    return load_hub_dataset(path, name, split)
 
 
 def load_parquet(paths: Sequence[Path]):
@@ -83,19 +79,6 @@ def _parquet_schema(path: Path):
         raise AnnotationError(f"{path}: not readable as Parquet ({error}); write or download it again") from error
 
 
-def _choose_split(splits, split: str | None, shown: str):
-    return splits[_split_name(list(splits), split, shown)]
-
-
-def _split_name(known: Sequence[str], split: str | None, shown: str) -> str:
-    if split is None:
-        split = known[0] if len(known) == 1 else "train"
-    # `datasets` also takes parts, such as train[:10%].
-    if split.split("[")[0] not in known:
-        raise AnnotationError(f"dataset {shown}: no split {split!r}; choose among {sorted(known)}")
-    return split
-
-
 class TableSource(RecordSource):
     """
     A map-style dataset.
@@ -126,11 +109,7 @@ class TableSource(RecordSource):
         self.declared = declared
         self.default_root = default_root or Path()
         self.image_root = image_root
-        for field_name, column in columns.items():
-            for missing in [column for column in _as_list(column) if column not in dataset.column_names]:
-                raise AnnotationError(
-                    f"{name}: no column {missing!r} for the field {field_name!r}; choose among {dataset.column_names}"
-                )
+        require_columns(columns, dataset.column_names, name)
         columns = dict(columns)
         dataset = dataset.with_format(None)
         if "image" not in columns and "image" not in dataset.column_names:
@@ -248,6 +227,15 @@ class TableSource(RecordSource):
                         found.append(None if path is None else Path(path))
                 yield found if in_lists else found[0]
                 row += 1
+
+
+def require_columns(columns: Mapping[str, str | Sequence[str]], known: Sequence[str], name: str) -> None:
+    """Raises `AnnotationError` for a column that a dataset does not have."""
+    for field_name, column in columns.items():
+        for missing in [one for one in _as_list(column) if one not in known]:
+            raise AnnotationError(
+                f"{name}: no column {missing!r} for the field {field_name!r}; choose among {list(known)}"
+            )
 
 
 def _as_list(column: str | Sequence[str]) -> list[str]:

@@ -12,9 +12,10 @@ from typing import BinaryIO
 from .annotation_sources import CorpusSource, as_corpus_source, expand_pattern, is_remote, list_sources
 from .json_reading import decode_json
 from .raw_records import AnnotationError, RawRecord, RecordProblem
-from .source_datasets import BINARY_IMAGE_COLUMNS, PARQUET_SUFFIX
+from .source_datasets import BINARY_IMAGE_COLUMNS, PARQUET_SUFFIX, require_columns
 from .source_files import JSONL_SUFFIXES, renamed_fields
 from .source_folders import IMAGE_SUFFIXES
+from .source_hub import load_hub_dataset
 from .source_tar import is_wanted, record_of_members, sample_key
 from .stored_images import EmbeddedImage, HeldImage
 
@@ -249,9 +250,7 @@ def _kind_of(path: str) -> type[_FileShard] | None:
 
 
 def _hub_shards(spec: CorpusSource) -> list[StreamShard]:
-    import datasets
-
-    dataset = datasets.load_dataset(spec.path, spec.name, split=spec.split or "train", streaming=True)
+    dataset = load_hub_dataset(spec.path, spec.name, spec.split, streaming=True)
     return _dataset_shards(dataset, f"dataset {spec}", spec.columns)
 
 
@@ -261,6 +260,7 @@ def _dataset_shards(dataset, name: str, columns: Mapping[str, str | Sequence[str
             f"{name}: the types of its columns are not known, as after `map`, so its images cannot be kept as they are; "
             "give `map` the argument `features`, or use `cast`"
         )
+    require_columns(columns, list(dataset.features), name)
     undecoded = dataset.decode(False)
     if _counts_rows(undecoded._ex_iterable):
         return [DatasetShard(undecoded, None, name, columns)]

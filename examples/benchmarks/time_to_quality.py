@@ -2,6 +2,12 @@
 
     python examples/benchmarks/time_to_quality.py --candidate examples/configs/vicha/tiny.yaml --seeds 3 --json quality.json
 
+On the scenes of `other_scenes.py`, and on a corpus of your own:
+
+    python examples/benchmarks/time_to_quality.py --corpus easy-vqa --corpus_dir outputs/easy_vqa_scenes
+    python examples/benchmarks/time_to_quality.py --corpus photographs --corpus_dir outputs/photograph_scenes
+    python examples/benchmarks/time_to_quality.py --train train.jsonl --test test.jsonl --tokenizer FOLDER
+
 Quality is the mean of four R@1 on the corpus's test split: by similarity and re-ranked, image to caption and caption to
 image. Re-ranked scores weigh the similarity beside the match logit; each evaluation chooses the weight, for both
 recipes alike. Seconds are those of the run's log at the first evaluation whose quality, averaged over the seeds,
@@ -21,9 +27,10 @@ from statistics import mean
 
 import yaml
 from measuring import matmul_gflops, print_table
+from other_scenes import KINDS, STAMPS, build_scenes
 
 from vicha_hf.command_parser import CommandParser
-from vicha_hf.demo_corpus import DemoCorpus, build_demo_corpus
+from vicha_hf.demo_corpus import build_demo_corpus
 from vicha_hf.mistakes import run_script
 from vicha_hf.training.run_log import read_log
 
@@ -31,6 +38,15 @@ from vicha_hf.training.run_log import read_log
 EXAMPLES = Path(__file__).parents[1]
 REFERENCE = EXAMPLES / "configs" / "vicha" / "tiny_reference.yaml"
 FOUR_RECALLS = ("r1_i2t_itc_only", "r1_t2i_itc_only", "r1_i2t", "r1_t2i")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Annotation files of the training images and of those that quality is measured on, and the folder of a tokenizer."""
+
+    train: Path
+    test: Path
+    tokenizer: Path
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,21 @@ def compare(
     return result
 
 
-def train(recipe: Path, seed: int, corpus: DemoCorpus, run: Path, arguments: argparse.Namespace) -> list[Evaluation]:
+def find_corpus(arguments: argparse.Namespace) -> Corpus:
+    """The corpus that the command line names; one of the two that are made here is made where it is missing."""
+    if arguments.train is not None:
+        return Corpus(arguments.train, arguments.test, arguments.tokenizer)
+    kind, *options = arguments.corpus or [""]
+    if kind in KINDS:
+        stamps = dict(option.partition("=")[::2] for option in options).get("stamps", STAMPS)
+        made = build_scenes(KINDS[kind](Path(stamps)), arguments.corpus_dir)
+    else:
+        parameters = {name: yaml.safe_load(value) for name, _, value in (i.partition("=") for i in arguments.corpus)}
+        made = build_demo_corpus(arguments.corpus_dir, **parameters)
+    return Corpus(made.annotations("train"), made.annotations("test"), made.tokenizer)
+
+
+def train(recipe: Path, seed: int, corpus: Corpus, run: Path, arguments: argparse.Namespace) -> list[Evaluation]:
     """Trains a recipe by the script that users call, in a process of its own."""
     settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     steps = arguments.max_steps or settings["max_steps"]
@@ -129,8 +159,8 @@ def train(recipe: Path, seed: int, corpus: DemoCorpus, run: Path, arguments: arg
         "checkpoint_steps": steps,
         "logging_steps": every,
         "warmup_steps": min(settings["warmup_steps"], steps),
-        "data.train": corpus.annotations("train"),
-        "data.validation": corpus.annotations("test"),
+        "data.train": corpus.train,
+        "data.validation": corpus.test,
         "data.tokenizer": corpus.tokenizer,
         "trackers": "[]",
     }
@@ -153,15 +183,26 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument("--max_steps", type=int, help="of both recipes; by default each recipe's own")
     parser.add_argument("--evaluation_steps", type=int, help="by default a tenth of the steps")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
-    parser.add_argument("--corpus", nargs="*", default=[], metavar="NAME=VALUE", help="parameters of the demo corpus")
+    parser.add_argument(
+        "--corpus",
+        nargs="*",
+        default=[],
+        metavar="NAME=VALUE",
+        help="parameters of the demo corpus; or easy-vqa; or photographs, which stamps=FOLDER may follow",
+    )
     parser.add_argument("--corpus_dir", type=Path, default=Path("outputs/demo_corpus"), help="default: %(default)s")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="annotations of a corpus of your own, with --test")
+    parser.add_argument("--test", type=Path, metavar="FILE", help="annotations that quality is measured on")
+    parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="of that corpus")
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/time_to_quality"), help="default: %(default)s"
     )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args(argv)
-    parameters = {name: yaml.safe_load(value) for name, _, value in (item.partition("=") for item in arguments.corpus)}
-    corpus = build_demo_corpus(arguments.corpus_dir, **parameters)
+    own = [arguments.train, arguments.test, arguments.tokenizer]
+    if any(own) and not all(own):
+        parser.error("--train, --test and --tokenizer belong together: give all three, or none")
+    corpus = find_corpus(arguments)
     runs = {"reference": [], "candidate": []}
     for seed in range(arguments.seeds):
         for name, recipe in (("reference", arguments.reference), ("candidate", arguments.candidate)):

@@ -219,7 +219,7 @@ def _concepts(shown: Sequence[Thing], things: Sequence[Thing], rng: random.Rando
 
 
 def _cropped(cut: Image.Image) -> Image.Image:
-    """What can be seen of a cut-out, no larger than any scene needs."""
+    """The visible part of a cut-out, no larger than any scene needs."""
     cut = cut.crop(cut.getchannel("A").getbbox())
     cut.thumbnail((LONGEST_FIRST_CUT, LONGEST_FIRST_CUT))
     return cut

@@ -9,8 +9,8 @@
 The photographs are cut-outs of animals, food and instruments with a name each, from Tux Paint's stamps (GPL-2), a package of Debian. The
 shapes are cut out of easy-VQA's images (MIT); its questions tell their names. Nothing of them is part of this repository.
 
-A scene shows two or three different things at random places. It has captions that name all of them, and eight concepts with the noise
-of the demo corpus: each thing that is there is seen with a chance of 63 %, the other concepts are wrong. It writes
+A scene shows two or three different things at random places. Its captions name all of them. Its eight concepts are noisy, as
+those of the demo corpus are. A thing that is there is among them with a chance of 63 %, and the others are wrong. The folder gets
 `train.json`, `validation.json`, `test.json` and `tokenizer/`.
 """
 

@@ -8,7 +8,6 @@ end, and again from its first checkpoint. Process 0 writes `state.pt`, the compl
 queue) of both ends, and each process `report_RANK.json`.
 """
 
-import importlib.util
 import json
 import os
 import sys
@@ -24,14 +23,8 @@ from vicha_hf.training.checkpoints import list_checkpoints
 from vicha_hf.training.loop import TrainingLoop
 
 
-ROOT = Path(__file__).parents[2]
-
-
-def load_script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"examples/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from script_modules import load_script
 
 
 def run(arguments: list[str]) -> TrainingLoop:
@@ -45,7 +38,7 @@ def run(arguments: list[str]) -> TrainingLoop:
 
     TrainingLoop.__init__ = remember
     try:
-        load_script("pretrain").main(arguments)
+        load_script("examples/pretrain.py").main(arguments)
     finally:
         TrainingLoop.__init__ = original
     return made[0]

@@ -1,7 +1,6 @@
 """Every code block of the documents runs as it stands, on stand-ins for the demo's model and data."""
 
 import configparser
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from markdown_blocks import Block, commands, read_blocks
+from script_modules import load_script
 from test_architecture import LAYERS
 
 from vicha_hf import ViChaForRetrieval
@@ -105,9 +105,9 @@ def test_shell(block: Block, checkout, pretrained, monkeypatch):
         elif words[:2] == ["accelerate", "launch"]:
             check_launch(words)
         elif words[:2] == ["python", "examples/demo.py"]:
-            assert documented_script(words).parse_arguments(words[2:]).config.is_file()
+            assert load_script(words[1]).parse_arguments(words[2:]).config.is_file()
         elif words[:2] == ["python", "examples/ablation.py"]:
-            assert documented_script(words).parse_arguments(words[2:]).recipe.is_file()
+            assert load_script(words[1]).parse_arguments(words[2:]).recipe.is_file()
         elif words[:2] == ["pip", "install"]:
             assert set(re.fullmatch(r"vicha_hf\[([\w,-]+)\]", words[2])[1].split(",")) <= extras()
         elif words[0] == "vicha-hf" and PUBLISHED_SIZE & set(words):
@@ -136,22 +136,9 @@ def check_launch(words: list[str]) -> None:
     """The files exist and the script's options parse; that the script runs is another test's matter."""
     (position,) = [index for index, word in enumerate(words) if word.startswith("examples/") and word.endswith(".py")]
     assert Path(words[words.index("--config_file") + 1]).is_file()
-    spec = importlib.util.spec_from_file_location("documented_script", words[position])
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     with pytest.raises(SystemExit) as stop:
-        script.main([*words[position + 1 :], "--print_config"])
+        load_script(words[position]).main([*words[position + 1 :], "--print_config"])
     assert not stop.value.code
-
-
-def documented_script(words: list[str]):
-    """The script, whose options are to be parsed; that it runs is another test's matter."""
-    spec = importlib.util.spec_from_file_location("documented_script", words[1])
-    script = importlib.util.module_from_spec(spec)
-    # Its dataclasses find the module by name.
-    sys.modules[spec.name] = script
-    spec.loader.exec_module(script)
-    return script
 
 
 def test_the_converted_checkpoint_loads(checkout, monkeypatch):
@@ -190,9 +177,7 @@ def test_the_quirks_table_is_complete():
 
 def test_the_drawing_of_the_packages_is_true(monkeypatch):
     """It is made by docs/site/draw_packages.py from the layers that the rule of imports has."""
-    spec = importlib.util.spec_from_file_location("draw_packages", ROOT / "docs/site/draw_packages.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("docs/site/draw_packages.py")
     folders = {path.parent.name for path in (ROOT / "src/vicha_hf").glob("*/__init__.py")}
     assert folders <= {*script.CONTENTS}
     assert script.DRAWING.read_text(encoding="utf-8") == script.draw(list(LAYERS))

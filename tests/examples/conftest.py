@@ -1,6 +1,5 @@
 """What the tests of the example scripts share: their `main`, a launcher, and tiny files of every task."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -8,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from script_modules import load_script
 from tiny_task_files import write_task_files
 
 
 ROOT = Path(__file__).parents[2]
-# Scripts find their neighbours, as they do when they are run.
-# At the end: `evaluate` is a library, and a script of that name stands there.
+# What scripts share is imported by its name. At the end: `evaluate` is a library, and a script of that name stands there.
 sys.path.append(str(ROOT / "examples"))
 
 
@@ -34,14 +33,7 @@ def task_files(tmp_path_factory):
 @pytest.fixture(scope="session")
 def script():
     """`script("finetune_vqa")` is the `main` of examples/finetune_vqa.py."""
-
-    def load(name):
-        spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / f"examples/{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.main
-
-    return load
+    return lambda name: load_script(f"examples/{name}.py").main
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,17 @@
 """The benchmark of what pruning could save: its bounds leave out nothing that belongs to the best."""
 
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from script_modules import load_script
 
 
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("concept_bounds_benchmark", FOLDER / "concept_bounds.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def benchmark():
+    return load_script("examples/benchmarks/concept_bounds.py")
 
 
 @pytest.mark.parametrize("structure", [None, (1.0, 0.4)])

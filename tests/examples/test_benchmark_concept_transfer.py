@@ -1,29 +1,20 @@
 """The benchmark of concepts that another encoder finds: its files, the steps that it gives each way, and its table."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from script_modules import load_script
 from tiny_model_folder import write_model_folder
 
 
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
 CAPTIONS = ("a dog on the grass next to a cat", "a cat and a dog", "two birds on a car with two birds")
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("concept_transfer_benchmark", FOLDER / "concept_transfer.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
+    return load_script("examples/benchmarks/concept_transfer.py")
 
 
 @pytest.fixture

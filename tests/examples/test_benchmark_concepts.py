@@ -1,30 +1,21 @@
 """The benchmark of concepts at toy size: its figures, and that every way chooses the same."""
 
-import importlib.util
 import json
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from script_modules import load_script
 
 
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
 # Other parts of this project and checkers read these.
 PROMISED = {"select_over_product", "select_over_faiss", "select_over_torch", "peak_rss_gib", "equal"}
 PROMISED |= {"embed_over_bare_encoder", "vocabulary_captions_per_second", "vocabulary_peak_rss_gib"}
 
 
-@pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location("concepts_benchmark", FOLDER / "concepts.py")
-    module = importlib.util.module_from_spec(spec)
-    # Its processes and dataclasses find the module by name.
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(scope="module")
+def benchmark():
+    return load_script("examples/benchmarks/concepts.py")
 
 
 def test_the_figures(benchmark, tmp_path, monkeypatch):

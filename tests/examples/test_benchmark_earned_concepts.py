@@ -1,27 +1,15 @@
 """The benchmark of earned concepts: which runs it asks for, and what it makes of what they leave behind."""
 
-import importlib.util
 import json
 import os
-import sys
-from pathlib import Path
 
 import pytest
-
-
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
+from script_modules import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("earned_concepts_benchmark", FOLDER / "earned_concepts.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
+    return load_script("examples/benchmarks/earned_concepts.py")
 
 
 def made_up_demo(folder, bootstrap_steps, steps, without_concepts):

@@ -1,28 +1,15 @@
 """The inference benchmark at toy size: both ways agree, the figures that others rely on are there, exactness of the search."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
+from script_modules import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("inference_benchmark", FOLDER / "inference.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
+    return load_script("examples/benchmarks/inference.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,16 @@
 """The benchmark of the options beyond the papers at toy size: its figures, and that the steps are what they are called."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-
-
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
+from script_modules import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("training_options_benchmark", FOLDER / "training_options.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
+    return load_script("examples/benchmarks/training_options.py")
 
 
 @pytest.fixture(scope="module")

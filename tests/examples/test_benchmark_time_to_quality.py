@@ -1,27 +1,14 @@
 """The benchmark of time to quality: its arithmetic on made-up logs, and one run of it on a corpus of a few images."""
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
+from script_modules import load_script
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("time_to_quality_benchmark", FOLDER / "time_to_quality.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
+    return load_script("examples/benchmarks/time_to_quality.py")
 
 
 def made_up(benchmark, *rows):

@@ -1,32 +1,21 @@
 """The training benchmark at toy size: the figures that others rely on, and that every slow way gives the same results."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 from unittest import mock
 
 import pytest
 import torch
+from script_modules import load_script
 
 from vicha_hf.models.encoder_text import CrossAttention, TextEncoder
 from vicha_hf.models.objective_mlm import MaskedLanguageModeling
 from vicha_hf.models.teacher import TrainingState
 
 
-FOLDER = Path(__file__).parents[2] / "examples" / "benchmarks"
-
-
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("training_benchmark", FOLDER / "training.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(FOLDER))
+    return load_script("examples/benchmarks/training.py")
 
 
 @pytest.fixture(scope="module")

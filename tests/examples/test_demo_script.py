@@ -1,6 +1,5 @@
 """`examples/demo.py`, what `make demo` runs, from the corpus to the report on a handful of images, for every method."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from script_modules import load_script
 from transformers import AutoModel, AutoProcessor
 
 from vicha_hf.concepts import ConceptSelector
@@ -201,15 +201,8 @@ def test_a_keyword_head_shows_the_words_that_it_reads(demo_without_concepts):
     assert len(re.findall(r"<span class='word[ ']", html)) == (36 if has_keywords else 0)
 
 
-def load_demo_script():
-    spec = importlib.util.spec_from_file_location("demo_script", ROOT / "examples/demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_batch_of_the_recipe_is_that_of_all_processes(tmp_path):
-    demo = load_demo_script()
+    demo = load_script("examples/demo.py")
     arguments = demo.parse_arguments(["--config", str(ROOT / "examples/configs/simla/tiny.yaml"), "--", "--seed", "7"])
     recipe = yaml.safe_load(arguments.config.read_text())
     corpus = demo.DemoCorpus(tmp_path / "corpus", {})

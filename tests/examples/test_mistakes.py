@@ -1,12 +1,12 @@
 """Mistakes in the input of a script: one line on stderr and an exit status, under the launcher too."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from script_modules import load_script
 from tiny_tokenizer import build_tiny_tokenizer
 
 
@@ -53,13 +53,8 @@ def test_wrong_usage_is_one_line_and_status_2(options):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_every_script_names_the_option_that_was_meant(script, monkeypatch, capsys):
-    for folder in (ROOT / "examples", script.parent):
-        monkeypatch.syspath_prepend(str(folder))
-    spec = importlib.util.spec_from_file_location("documented_script", script)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)
-    spec.loader.exec_module(module)
+def test_every_script_names_the_option_that_was_meant(script, capsys):
+    module = load_script(script)
     with pytest.raises(SystemExit) as stop:
         module.main(["--hepl"])
     assert stop.value.code == 2

@@ -1,27 +1,16 @@
 """What the paper plan counts without running the model, against what a real step keeps."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from kept_memory import bytes_kept
+from script_modules import load_script
 from tiny_models import tiny_pretraining_model
 from torch import nn
 
 
-BENCHMARKS = Path(__file__).parents[2] / "examples/benchmarks"
-
-
-@pytest.fixture
-def plan(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("paper_plan", BENCHMARKS / "paper_plan.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.modules.pop("paper_plan", None)
+@pytest.fixture(scope="module")
+def plan():
+    return load_script("examples/benchmarks/paper_plan.py")
 
 
 def test_stored_bytes_are_those_of_a_plain_network(plan):

@@ -1,5 +1,4 @@
 import functools
-import importlib.util
 import json
 import os
 import shutil
@@ -85,11 +84,8 @@ def options(corpus, output_dir, *overrides):
 
 
 @pytest.fixture(scope="module")
-def pretrain():
-    spec = importlib.util.spec_from_file_location("pretrain_script", ROOT / "examples/pretrain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def pretrain(script):
+    return script("pretrain")
 
 
 def reproducible_log(folder):

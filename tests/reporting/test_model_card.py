@@ -1,11 +1,11 @@
 """Model cards: the Hub can read them, and they claim nothing that was not given."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from script_modules import load_script
 
 from vicha_hf import SimlaConfig, ViChaConfig
 from vicha_hf.evaluation.retrieval import RetrievalScores
@@ -71,13 +71,10 @@ def test_results_of_nothing_are_an_error(metrics):
 
 def test_the_base_card_is_what_its_script_writes(tmp_path):
     committed = ModelCard.load(ROOT / "model_cards" / "vicha-base.md")
-    spec = importlib.util.spec_from_file_location("model_card_script", ROOT / "examples" / "model_card.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
     summary = committed.text.split("# vicha-base")[1].split("**No weights")[0].strip()
     config = ROOT / "examples/configs/vicha/base.yaml"
     command = ["--config", str(config), "--model_id", "org/vicha-base", "--summary", summary]
-    script.main([*command, "--output", str(tmp_path / "card.md")])
+    load_script("examples/model_card.py").main([*command, "--output", str(tmp_path / "card.md")])
     assert ModelCard.load(tmp_path / "card.md").content == committed.content
 
 

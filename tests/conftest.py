@@ -1,6 +1,7 @@
 """Fixtures shared by every test, and the settings that keep the suite offline and off each other's cores."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,17 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MiB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("only root may mount a disk")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.fixture

@@ -3,16 +3,14 @@
 import json
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from colour_images import write_colour_images
 from tiny_model_folder import tiny_processor
 from tiny_models import tiny_pretraining_model
 
 
 NUM_IMAGES = 12
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220)}
+COLOURS = ("red", "green", "blue")
 LABELS = ("entailment", "neutral", "contradiction")
-SIDE = 40
 
 
 def write_task_files(folder: Path) -> Path:
@@ -22,12 +20,10 @@ def write_task_files(folder: Path) -> Path:
     tiny_processor(folder / "pretrained").save_pretrained(folder / "pretrained")
     # The published size of the queue would dwarf everything else.
     tiny_pretraining_model(mim_weight=0.5).save_pretrained(folder / "pretrained")
-    rng = np.random.default_rng(0)
+    colours = write_colour_images(folder, NUM_IMAGES, COLOURS)
     records = {"retrieval": [], "vqa": [], "entailment": [], "reasoning": [], "grounding": []}
-    for index in range(NUM_IMAGES):
-        colour, other = (list(COLOURS)[(index + step) % len(COLOURS)] for step in range(2))
-        pixels = np.clip(np.array(COLOURS[colour]) + rng.integers(-20, 20, (SIDE, SIDE + 8, 3)), 0, 255)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    for index, colour in enumerate(colours):
+        other = COLOURS[(index + 1) % len(COLOURS)]
         image = {"image": f"{index}.png", "concepts": [colour, "dog"][: index % 3]}
         captions = [f"a {colour} dog on the grass", f"{colour} dog sitting"]
         records["retrieval"].append(image | {"caption": captions, "image_id": index})

@@ -1,11 +1,8 @@
 """Contrast over two processes holds the own rows only: nothing of the size of the whole batch squared is ever made."""
 
-import datetime
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
+from real_processes import run_in_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vicha_hf.models.feature_queue import FeatureQueue
@@ -64,32 +61,19 @@ def contrast(rows):
     }
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        store=dist.FileStore(f"{folder}/store", WORLD_SIZE),
-        rank=rank,
-        world_size=WORLD_SIZE,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    record = contrast(slice(rank * PER_RANK, (rank + 1) * PER_RANK))
-    torch.save(record | {"world_size": dist.get_world_size()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def contrast_of_part(rank):
+    return contrast(slice(rank * PER_RANK, (rank + 1) * PER_RANK))
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=WORLD_SIZE)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+    return run_in_processes(contrast_of_part, tmp_path_factory.mktemp("ranks"), WORLD_SIZE)
 
 
 def test_each_process_holds_its_rows_of_the_matrix(ranks):
     whole = contrast(slice(0, BATCH))
     assert (BATCH, BATCH) in whole["shapes"]
     for record in ranks:
-        assert record["world_size"] == WORLD_SIZE
         assert record["sim_i2t"].shape == (PER_RANK, BATCH + QUEUE)
         assert record["level_sim_t2i"].shape == (PER_RANK, BATCH)
         assert (BATCH, BATCH) not in record["shapes"] and (BATCH, BATCH + QUEUE) not in record["shapes"]

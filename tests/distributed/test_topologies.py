@@ -11,10 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from colour_images import write_colour_images
 from tiny_tokenizer import build_tiny_tokenizer
 
 from vicha_hf.training.checkpoints import list_checkpoints
@@ -27,7 +26,6 @@ from topologies import CONFIGS, OVERRIDES, SHARDED, TOPOLOGIES
 
 ROOT, WORKER = Path(__file__).parents[2], Path(__file__).with_name("topology_worker.py")
 STEPS, BATCH = 5, 3
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "black": (10, 10, 10)}
 # No dropout; weights so large that what a model attends to matters.
 MODEL = [
     "--model.vision_config={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 3, num_attention_heads: 2, "
@@ -69,14 +67,14 @@ class Run:
 @pytest.fixture(scope="module")
 def script_arguments(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    records = []
-    for index in range(12):
-        colour = list(COLOURS)[index % len(COLOURS)]
-        pixels = np.clip(np.array(COLOURS[colour]) + rng.integers(-20, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(root / f"{index}.png")
-        concepts = [colour, "dog", "grass"][: index % 4]
-        records.append({"image": f"{index}.png", "caption": f"a {colour} dog on the grass", "concepts": concepts})
+    records = [
+        {
+            "image": f"{index}.png",
+            "caption": f"a {colour} dog on the grass",
+            "concepts": [colour, "dog", "grass"][: index % 4],
+        }
+        for index, colour in enumerate(write_colour_images(root, 12))
+    ]
     (root / "train.json").write_text(json.dumps(records))
     (root / "validation.json").write_text(json.dumps(records[:5]))
     build_tiny_tokenizer(root).save_pretrained(root / "tokenizer")

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 
 import pytest
 from tiny_model_folder import write_gallery, write_model_folder
@@ -16,17 +15,6 @@ from vicha_hf.whole_files import OutputFolderError, write_whole_files
 
 
 OLD, NEW = TaskResult({"accuracy": 50.0}, ["old"] * 1000), TaskResult({"accuracy": 60.0}, ["new"] * 1000)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 1 MiB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("only root may mount a disk")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.mark.parametrize("leaving", [0, 4096, 8192])

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate_state import forget_accelerator
 from script_modules import load_script
 from tiny_task_files import write_task_files
 
@@ -20,9 +20,7 @@ sys.path.append(str(ROOT / "examples"))
 def fresh_accelerate():
     """Every run of a script in this process makes its own accelerator."""
     yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    PartialState._reset_state()
+    forget_accelerator()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 import yaml
 from ablation_study import corpus, report, runs, summary
 from ablation_study.variants import BASELINE, CLAIMS, VARIANTS
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate_state import forget_accelerator
 from launching import launch_topology
 from safetensors.torch import load_file
 from tiny_task_files import write_task_files
@@ -44,12 +44,6 @@ def command(data, output, *options):
     words = [word for name in ("train", "validation", "test") for word in (f"--{name}", data / f"{name}.json")]
     words += ["--tokenizer", data / "tokenizer", "--output_dir", output, "--max_steps", STEPS, "--seeds", 1, *options]
     return [*map(str, words), "--", *BEHIND.split()]
-
-
-def forget_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    PartialState._reset_state()
 
 
 @pytest.fixture

@@ -6,12 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
+from colour_images import write_colour_images
 from datasets import Dataset
-from PIL import Image
 from safetensors.torch import load_file
 from tiny_tokenizer import build_tiny_tokenizer
 from transformers import AutoModelForPreTraining, AutoProcessor
@@ -23,8 +21,8 @@ from vicha_hf.training.run_log import MACHINE_FIELDS, read_log
 
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 LOSSES = {"loss", "itc_loss", "hierarchical_itc_loss", "itm_loss", "mlm_loss", "mim_loss"}
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "black": (10, 10, 10)}
 SMALL_MODEL = [
     "--model.vision_config={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 3, num_attention_heads: 2, image_size: 32}",
     "--model.text_config={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 4, num_attention_heads: 2, fusion_layer: 2}",
@@ -34,27 +32,14 @@ SMALL_MODEL = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    PartialState._reset_state()
-
-
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """12 plain images with a caption and concepts each, as JSON and as JSONL, and a tokenizer."""
     root = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    records = []
-    for index in range(12):
-        colour = list(COLOURS)[index % len(COLOURS)]
-        pixels = np.clip(np.array(COLOURS[colour]) + rng.integers(-20, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(root / f"{index}.png")
-        records.append(
-            {"image": f"{index}.png", "caption": f"a {colour} dog on the grass", "concepts": [colour, "dog", "grass"]}
-        )
+    records = [
+        {"image": f"{index}.png", "caption": f"a {colour} dog on the grass", "concepts": [colour, "dog", "grass"]}
+        for index, colour in enumerate(write_colour_images(root, 12))
+    ]
     (root / "train.json").write_text(json.dumps(records))
     (root / "validation.jsonl").write_text("\n".join(json.dumps(record) for record in records[:4]))
     build_tiny_tokenizer(root).save_pretrained(root / "tokenizer")

@@ -7,8 +7,8 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing
 from comparison import Comparison, GoldenCase
+from real_processes import run_in_processes
 from recording import PublishedNames, decay_groups, observed_step, recording
 
 from vicha_hf.conversion import convert_checkpoint
@@ -195,22 +195,13 @@ def compare_step_across_processes(case: GoldenCase, head: str) -> Comparison:
         if case.description.get(name):
             comparison.differences.append(f"{name}: of which process? There is no way to compare it")
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_rank_step, (world_size, str(case.folder), head, folder), nprocs=world_size)
-        observed = {}
-        for rank in range(world_size):
-            rank_observed = torch.load(Path(folder) / f"{rank}.pt", weights_only=True)
-            comparison.equal(f"rank{rank}.world_size", world_size, rank_observed.pop("world_size"))
-            observed |= {f"rank{rank}.{name}": value for name, value in rank_observed.items()}
+        ranks = run_in_processes(_rank_step, folder, world_size, str(case.folder), head)
+    observed = {f"rank{rank}.{name}": value for rank, record in enumerate(ranks) for name, value in record.items()}
     comparison.tensors(case.expected, observed)
     return comparison
 
 
-def _rank_step(rank: int, world_size: int, case_folder: str, head: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(f"{folder}/store", world_size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+def _rank_step(rank: int, case_folder: str, head: str) -> dict[str, torch.Tensor]:
     case = GoldenCase.load(Path(case_folder))
     observed = run_step(case, head, case.expected, prefix=f"rank{rank}.")
-    tensors = {name: value.detach() for name, value in observed.items() if torch.is_tensor(value)}
-    torch.save({**tensors, "world_size": dist.get_world_size()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return {name: value.detach() for name, value in observed.items() if torch.is_tensor(value)}

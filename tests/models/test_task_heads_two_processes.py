@@ -1,12 +1,9 @@
 """Fine-tuning in two processes with half of the batch each gives the loss and the gradients of the whole batch."""
 
-import datetime
-
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from head_checks import step_inputs, tiny_head
+from real_processes import run_in_processes
 from tiny_models import assert_same, gradients
 from torch.nn.parallel import DistributedDataParallel
 
@@ -49,31 +46,18 @@ def build(name):
     return model
 
 
-def _rank(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        store=dist.FileStore(f"{folder}/store", WORLD_SIZE),
-        rank=rank,
-        world_size=WORLD_SIZE,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    results = {"world_size": dist.get_world_size()}
+def steps_of_all_heads(rank):
+    results = {}
     for name in HEADS:
         model = DistributedDataParallel(build(name))
         loss = step(model, part_of(name, whole_batch(name), rank))
         results[name] = {"loss": loss, "gradients": gradients(model.module)}
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(_rank, (str(folder),), nprocs=WORLD_SIZE)
-    results = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
-    assert [result["world_size"] for result in results] == [WORLD_SIZE] * WORLD_SIZE
-    return results
+    return run_in_processes(steps_of_all_heads, tmp_path_factory.mktemp("ranks"), WORLD_SIZE)
 
 
 @pytest.mark.parametrize("name", HEADS)

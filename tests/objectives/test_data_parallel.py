@@ -1,13 +1,10 @@
 """Two processes with half of the batch each do exactly what one process does with the whole batch."""
 
-import datetime
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
+from real_processes import run_in_processes
 from tiny_models import (
     NUM_PATCHES,
     PAD,
@@ -184,16 +181,8 @@ def train(model, module, batches):
     return record | {f"after.{name}": value.clone() for name, value in model.state_dict().items()}
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        store=dist.FileStore(f"{folder}/store", WORLD_SIZE),
-        rank=rank,
-        world_size=WORLD_SIZE,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    record = {"world_size": dist.get_world_size()}
+def train_part(rank):
+    record = {}
     for name, scenario in SCENARIOS.items():
         model = build(scenario)
         module = DistributedDataParallel(model, broadcast_buffers=False)
@@ -206,8 +195,7 @@ def worker(rank, folder):
             record[name] = f"{type(error).__name__}: {error}"
             break
     record["unequal batches"] = error_of_unequal_batches(rank)
-    torch.save(record, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return record
 
 
 def error_of_unequal_batches(rank):
@@ -220,9 +208,7 @@ def error_of_unequal_batches(rank):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=WORLD_SIZE)
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+    return run_in_processes(train_part, tmp_path_factory.mktemp("ranks"), WORLD_SIZE)
 
 
 def losses_of(record):
@@ -235,7 +221,6 @@ def rest_of(record):
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_processes_equal_one(two_processes, name):
-    assert [record["world_size"] for record in two_processes] == [WORLD_SIZE] * WORLD_SIZE
     ranks = [record.get(name, "not reached") for record in two_processes]
     assert all(isinstance(rank, dict) for rank in ranks), ranks
     scenario = SCENARIOS[name]

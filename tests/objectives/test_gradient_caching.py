@@ -1,17 +1,14 @@
 """A batch in parts whose contrasts see the whole: losses, gradients, teacher and queue are those of one forward pass."""
 
-import datetime
 from contextlib import nullcontext
 from functools import cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing
 from accelerate.utils import DistributedType
 from head_checks import tiny_head
+from real_processes import run_in_processes
 from simla_models import SimlaForPreTraining, SimlaForRetrieval, simla_batch, simla_model
 from tiny_models import (
     NUM_PATCHES,
@@ -173,16 +170,8 @@ def test_the_hierarchical_contrast_sees_its_part_alone():
     torch.testing.assert_close(observed, expected)
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        store=dist.FileStore(f"{folder}/store", WORLD_SIZE),
-        rank=rank,
-        world_size=WORLD_SIZE,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    record = {"world_size": dist.get_world_size()}
+def train_part(rank):
+    record = {}
     rows = BATCH // WORLD_SIZE
     for name in ("vicha", "simla", "retrieval"):
         model = build(name)
@@ -190,20 +179,16 @@ def worker(rank, folder):
         steps = [list(parts_of(whole_batch(name, step), 2 * WORLD_SIZE)) for step in range(STEPS)]
         record[name] = train(model, module, [parts[2 * rank : 2 * rank + 2] for parts in steps])
         assert all(len(part["pixel_values"]) == rows // 2 for parts in steps for part in parts)
-    torch.save(record, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    return record
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=WORLD_SIZE)
-    return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
+    return run_in_processes(train_part, tmp_path_factory.mktemp("ranks"), WORLD_SIZE)
 
 
 @pytest.mark.parametrize("name", ["vicha", "simla", "retrieval"])
 def test_two_processes_with_two_parts_each_equal_one_forward_pass(two_processes, name):
-    assert [record["world_size"] for record in two_processes] == [WORLD_SIZE] * WORLD_SIZE
     expected = run(name, 1)
     first, second = (record[name] for record in two_processes)
     losses = {key for key in expected if key.endswith("loss")}

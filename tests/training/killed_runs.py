@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import torch
 from accelerate.utils import load
-from PIL import Image
+from colour_images import write_colour_images
 from safetensors.torch import load_file
 from tiny_tokenizer import build_tiny_tokenizer
 
@@ -24,7 +24,6 @@ from vicha_hf.training.run_log import LOG_FILE, MACHINE_FIELDS, read_log
 
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 40
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "black": (10, 10, 10)}
 # Everything that makes resuming hard: all objectives, a teacher, a queue longer than an epoch, dropout (of patches, too),
 # augmentation, workers, evaluations and checkpoints out of step with each other and with the epochs of 10 steps.
 SETTINGS = [
@@ -50,15 +49,10 @@ SETTINGS = [
 
 def make_corpus(root: Path) -> Path:
     """Plain images with a caption and concepts each, and a tokenizer."""
-    rng = np.random.default_rng(0)
-    records = []
-    for index in range(NUM_IMAGES):
-        colour = list(COLOURS)[index % len(COLOURS)]
-        pixels = np.clip(np.array(COLOURS[colour]) + rng.integers(-20, 20, (40, 48, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(root / f"{index}.png")
-        records.append(
-            {"image": f"{index}.png", "caption": f"a {colour} dog on the grass", "concepts": [colour, "dog", "grass"]}
-        )
+    records = [
+        {"image": f"{index}.png", "caption": f"a {colour} dog on the grass", "concepts": [colour, "dog", "grass"]}
+        for index, colour in enumerate(write_colour_images(root, NUM_IMAGES))
+    ]
     (root / "train.json").write_text(json.dumps(records))
     (root / "validation.json").write_text(json.dumps(records[:4]))
     build_tiny_tokenizer(root).save_pretrained(root / "tokenizer")

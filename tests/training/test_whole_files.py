@@ -31,17 +31,6 @@ class Killed(BaseException):
     """Nothing of the program may run after it."""
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 1 MiB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
-        pytest.skip("only root may mount a disk")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
 def fill(disk, leaving):
     free = shutil.disk_usage(disk).free
     (disk / "filling").write_bytes(b"0" * (free - leaving))

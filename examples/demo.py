@@ -85,9 +85,9 @@ CONDITIONS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     started = time.perf_counter()
-    arguments = parse_arguments(argv)
+    arguments = parse_arguments(argv, prog)
     output = arguments.output_dir
     require_writable(output)
     # A recipe that is not there is told before the corpus is built.
@@ -171,10 +171,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None, prog: str | None = None) -> argparse.Namespace:
     argv = sys.argv[1:] if argv is None else list(argv)
     own, _, pretraining = partition(argv, "--")
-    parser = CommandParser(description=__doc__.splitlines()[0], epilog="What follows -- goes to examples/pretrain.py.")
+    parser = CommandParser(
+        prog=prog, description=__doc__.splitlines()[0], epilog="What follows -- goes to examples/pretrain.py."
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/demo"), help="default: %(default)s")
     parser.add_argument("--corpus_dir", type=Path, default=Path("outputs/demo_corpus"), help="default: %(default)s")
     parser.add_argument("--config", type=Path, default=ROOT / "examples/configs/vicha/tiny.yaml")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import BrokenExecutor
@@ -26,6 +27,16 @@ def test_ctrl_c_is_one_line(capsys):
             run_command("vicha-hf index", run, ["--debug"])
     finally:
         signal.signal(signal.SIGINT, earlier)
+
+
+def test_ctrl_c_while_the_libraries_load_is_one_line(tmp_path):
+    stopped = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+    (tmp_path / "transformers.py").write_text(stopped)
+    command = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command += "from vicha_hf_command import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    process = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True)
+    assert (process.returncode, process.stderr) == (130, "vicha-hf: interrupted\n")
 
 
 @pytest.mark.parametrize("buffering", [1, -1], ids=["line by line", "at the end"])

@@ -5,12 +5,13 @@ import math
 import re
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import jsonargparse
+import yaml
 
 from .yaml_files import read_yaml_text
 
@@ -54,18 +55,42 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+class _NestedMistake(BaseException):
+    """A mistake found by the parser of a dataclass inside another, on its way past jsonargparse to the outer parser."""
+
+    def __init__(self, message: str, known: list[str]):
+        super().__init__(message)
+        self.message, self.known = message, known
+
+
 class OptionParser(jsonargparse.ArgumentParser):
     """A parser that tells a mistake in one line on stderr and ends the process with status 2."""
 
     config_files: tuple[str, ...] = ()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        known = [action.dest for action in self._actions]
+        if not self.exit_on_error:
+            raise _NestedMistake(message, known) from ex
+        self._tell(message, known)
+
+    def nested_error(self, mistake: _NestedMistake, words: Sequence[str]) -> NoReturn:
+        """Tells a mistake inside a value by its full name, which is looked up among all `words`, `--name=value` each."""
+        found = re.search(r"""(?:Parser key "|Option ')([\w.]+)""", mistake.message)
+        if found is None:
+            self._tell(mistake.message, mistake.known)
+        value = re.search(r"(?:Got|Given) value: (.*)", mistake.message)
+        full = _full_name(found[1], value and value[1], words)
+        prefix = full.removesuffix(found[1])
+        message = mistake.message[: found.start(1)] + full + mistake.message[found.end(1) :]
+        self._tell(message, [prefix + name for name in mistake.known])
+
+    def _tell(self, message: str, known: list[str]) -> NoReturn:
         if self.config_files:
             # The content was handed over instead of the name.
             message = message.replace('Parser key "config":', f"{', '.join(self.config_files)}:")
         if unknown := re.search(r"Option '([^']+)' is not accepted", message):
             where = f"{', '.join(self.config_files)}: " if self.config_files else ""
-            known = [action.dest for action in self._actions]
             message = f"{where}unknown option {unknown[1]}{did_you_mean(unknown[1], known)}"
         message = re.sub(
             r'Parser key "([\w.]+)":\s(.*(?:Got|Given) value: (.*))', _impossible_value, message, flags=re.DOTALL
@@ -110,7 +135,11 @@ def parse_arguments(
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_class_arguments(arguments_class)
-    parsed = parser.parse_args(_spelled_out(parser, arguments_class, argv, positionals))
+    words = _spelled_out(parser, arguments_class, argv, positionals)
+    try:
+        parsed = parser.parse_args(words)
+    except _NestedMistake as mistake:
+        parser.nested_error(mistake, words)
     try:
         made = parser.instantiate(parsed)
         arguments = arguments_class(**{item.name: made[item.name] for item in fields(arguments_class)})
@@ -132,6 +161,29 @@ def _impossible_value(found: re.Match) -> str:
         return found[0]
     wanted = [*([f"one of {', '.join(choices)}"] if choices else []), *dict.fromkeys(kinds)]
     return f"{name}={value!r} is not possible: give {' or '.join(wanted)}{did_you_mean(value, choices)}"
+
+
+def _full_name(name: str, value: str | None, words: Sequence[str]) -> str:
+    """`("r", "x", ["--model={lora: {r: x}}"])` -> "model.lora.r"; the name alone where it was not given."""
+    given = []
+    for word in words:
+        option, _, text = word.removeprefix("--").partition("=")
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError:
+            content = text
+        given += _dotted(content, "" if option == "config" else option)
+    same = [(full, leaf) for full, leaf in given if f".{full}".endswith(f".{name}")]
+    return next((full for full, leaf in same if str(leaf) == value), same[0][0] if same else name)
+
+
+def _dotted(content: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """What is given inside a value of YAML, by dotted names."""
+    if isinstance(content, Mapping):
+        for key, inner in content.items():
+            yield from _dotted(inner, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, content
 
 
 def _spelled_out(

@@ -11,7 +11,7 @@ from tiny_model_folder import write_gallery, write_model_folder
 from vicha_hf.cli import main
 
 
-@pytest.mark.parametrize("command", [[], ["convert"], ["evaluate"], ["demo-corpus"]])
+@pytest.mark.parametrize("command", [[], ["convert"], ["evaluate"], ["demo-corpus"], ["demo"]])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
@@ -19,10 +19,13 @@ def test_every_command_has_help(command, capsys):
     assert "usage: vicha-hf" in capsys.readouterr().out
 
 
-def test_demo_hands_everything_to_its_script(capfd):
-    assert main(["demo", "--help"]) == 0
-    assert "--corpus_dir" in capfd.readouterr().out
-    assert main(["demo", "--no_such_option"]) == 2
+def test_demo_hands_everything_to_its_script(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--output-dri", "x"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("vicha-hf demo: unknown option --output-dri; did you mean --output_dir?")
+    assert main(["demo", "--config", "nowhere.yaml", "--output_dir", "/dev/null/demo"]) == 1
+    assert capsys.readouterr().err.startswith("vicha-hf demo: --output_dir='/dev/null/demo' cannot be written to")
 
 
 def test_evaluate_prints_a_table_and_writes_the_metrics(tmp_path, capsys):

@@ -136,6 +136,9 @@ def test_the_command_line_overrides_the_yaml():
         ("--learning_rate=-1", "learning_rate=-1.0 is not possible"),
         ("--model.config.vision_config={}", "model.vision_config"),
         ("--data.on_bad_record=ignore", "on_bad_record"),
+        ("--model.lora.r=x", "model.lora.r='x' is not possible: give a whole number"),
+        ("--model={lora: {dropout: x}}", "model.lora.dropout='x' is not possible: give a number"),
+        ("--model={lora: {rr: 4}}", "unknown option model.lora.rr; did you mean model.lora.r?"),
     ],
 )
 def test_a_wrong_option_is_explained(override, message, capsys):

@@ -1,7 +1,7 @@
 """The commands `vicha-hf demo-corpus`, `vicha-hf easy-vqa` and `vicha-hf demo`."""
 
 import argparse
-import subprocess
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -74,13 +74,18 @@ def _easy_vqa(arguments: argparse.Namespace) -> None:
     print(f"written to {built.root}")
 
 
-def _demo(arguments: argparse.Namespace) -> int:
+def _demo(arguments: argparse.Namespace) -> None:
     if not DEMO_SCRIPT.is_file():
         raise FileNotFoundError(
             f"{DEMO_SCRIPT} is not there: the demo belongs to a source checkout; install the package from one with "
             "`pip install -e .[demo]`"
         )
-    return subprocess.run([sys.executable, DEMO_SCRIPT, *arguments.argv], check=False).returncode
+    # At the end: `evaluate` is a library, and a script of that name stands beside the demo, which imports its neighbours.
+    sys.path.append(str(DEMO_SCRIPT.parent))
+    spec = importlib.util.spec_from_file_location("vicha_hf_demo", DEMO_SCRIPT)
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    demo.main(arguments.argv, prog="vicha-hf demo")
 
 
 def _add_output(parser: CommandParser) -> None:

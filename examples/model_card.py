@@ -16,6 +16,7 @@ from vicha_hf.command_parser import CommandParser
 from vicha_hf.families import head_class
 from vicha_hf.mistakes import run_script
 from vicha_hf.reporting.model_card import architecture_facts, build_model_card
+from vicha_hf.whole_files import OutputFolderError, require_writable_file
 from vicha_hf.yaml_files import read_yaml_mapping
 
 
@@ -26,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--summary", required=True, help="what the model is, one paragraph")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
+    require_writable_file(arguments.output)
+    heading = f"# {arguments.model_id.rpartition('/')[2]}\n"
+    if arguments.output.exists() and heading not in arguments.output.read_text(encoding="utf-8", errors="replace"):
+        raise OutputFolderError(f"{arguments.output} is there already and no card of the model: name another file.")
 
     model = read_yaml_mapping(arguments.config)["model"]
     head = head_class(model.get("family", "vicha"), "pretraining")

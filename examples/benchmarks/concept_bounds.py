@@ -6,15 +6,13 @@ Both bounds are given the k-th best score of each image, which a real search wou
 the best that pruning can reach.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import matmul_gflops, print_table, timed
+from measuring import add_json_option, matmul_gflops, print_table, timed
 
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.mistakes import run_script
@@ -46,14 +44,13 @@ SIZES = {"tiny": Size(64, 600, 32, 20), "base": Size(1024, 20_000, 512, 400)}
 def main(argv: Sequence[str] | None = None) -> dict:
     parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="base", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
+    add_json_option(parser, "concept_bounds")
     arguments = parser.parse_args(argv)
     figures: dict = {name: measure(SIZES[arguments.size], name) for name in STRUCTURES}
     names = list(figures["noise"])
     print_table(["figure", *figures], [[name, *(_shown(row[name]) for row in figures.values())] for name in names])
     figures["matmul_gflops"] = matmul_gflops()
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    arguments.json.write(figures)
     return figures
 
 

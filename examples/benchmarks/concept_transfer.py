@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from measuring import print_table, seconds_per_step
+from measuring import add_json_option, print_table, seconds_per_step
 from transformers import AutoProcessor
 
 from vicha_hf.command_parser import CommandParser, at_least
@@ -27,7 +27,6 @@ from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.demo_corpus.found_concepts import own_selector, write_found_concepts
 from vicha_hf.families import load_finetuned
 from vicha_hf.mistakes import run_script
-from vicha_hf.whole_files import write_whole_file
 
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict]]:
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/concept_transfer"), help="default: %(default)s"
     )
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    add_json_option(parser, "concept_transfer")
     arguments = parser.parse_args(argv)
     given = few_records(arguments.corpus_dir, arguments.images, arguments.output_dir / "annotations")
     start = time.perf_counter()
@@ -68,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict]]:
         ["concepts", "steps", "seconds", *(f"{stage}{kind}" for stage in STAGES for kind in (", R@1", ", RSUM"))],
         [[way, *described(runs)] for way, runs in results.items()],
     )
-    if arguments.json is not None:
-        write_whole_file(arguments.json, json.dumps(results, indent=2) + "\n")
+    arguments.json.write(results)
     return results
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import matmul_gflops, peak_rss_gib, print_table
+from measuring import add_json_option, matmul_gflops, peak_rss_gib, print_table
 
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.concepts import ConceptCorpus, DualEncoder, build_vocabulary, embed_images, select_concepts
@@ -97,7 +97,7 @@ SIZES = {
 def main(argv: Sequence[str] | None = None) -> dict:
     parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="small", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
+    add_json_option(parser, "concepts")
     parser.add_argument(
         "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default: all)"
     )
@@ -115,8 +115,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         ["figure", ""],
         [[name, f"{value:.3f}" if isinstance(value, float) else str(value)] for name, value in figures.items()],
     )
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    arguments.json.write(figures)
     return figures
 
 

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from measuring import add_json_option
+
 from vicha_hf.command_parser import CommandParser, at_least
 from vicha_hf.mistakes import run_script
-from vicha_hf.whole_files import write_whole_file
+from vicha_hf.whole_files import MADE_BY, require_result_file
 
 
 ROOT = Path(__file__).parents[2]
@@ -29,19 +31,20 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, float]]:
     parser.add_argument("--steps", type=at_least(1), default=800, help="of each run (default: %(default)s)")
     parser.add_argument("--config", default="examples/configs/vicha/own_small.yaml", help="default: %(default)s")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/corpus_sizes"), help="default: %(default)s")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    add_json_option(parser, "corpus_sizes")
     parser.add_argument("--plot", type=Path, help="SVG file for the curves")
     arguments = parser.parse_args(argv)
     if arguments.plot is not None and find_spec("matplotlib") is None:
         parser.error('--plot needs matplotlib: pip install "vicha_hf[ablation]"')
+    if arguments.plot is not None:
+        require_result_file(arguments.plot)
     rows = []
     for size in arguments.sizes:
         rows.append({"images": size, "steps": arguments.steps} | recall(arguments, size))
         print(format_row(rows[-1]), flush=True)
     print("\nimages: R@1 by similarity, image to caption / caption to image; chance; re-ranked; without concepts")
     print("\n".join(map(format_row, rows)))
-    if arguments.json is not None:
-        write_whole_file(arguments.json, json.dumps(rows, indent=1) + "\n")
+    arguments.json.write({"rows": rows})
     if arguments.plot is not None:
         draw_curves(arguments.plot, rows)
     return rows
@@ -70,7 +73,7 @@ def draw_curves(file: Path, rows: Sequence[dict[str, float]]) -> None:
     axes.legend()
     # The same figures draw the same file.
     with matplotlib.rc_context({"svg.hashsalt": "corpus sizes", "svg.fonttype": "none"}):
-        figure.savefig(file, metadata={"Date": None})
+        figure.savefig(file, metadata={"Date": None, "Creator": MADE_BY})
 
 
 def recall(arguments: argparse.Namespace, size: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from measuring import print_table, seconds_per_step
+from measuring import add_json_option, print_table, seconds_per_step
 
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.mistakes import run_script
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/earned_concepts"), help="default: %(default)s"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    add_json_option(parser, "earned_concepts")
     parser.add_argument("pretraining", nargs="*", help="after --: options of the training script for every run")
     arguments = parser.parse_args(argv)
     results = {way: [] for way in WAYS}
@@ -89,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     print_table(
         ["concepts", "seconds", "test, similarity", "test, re-ranked", "compositions, similarity", "re-ranked"], rows
     )
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    arguments.json.write(results)
     return results
 
 

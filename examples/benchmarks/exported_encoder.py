@@ -9,14 +9,13 @@ with `--int8`, all parts of it.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from measuring import now
+from measuring import add_json_option, now
 from transformers import AutoProcessor
 
 from vicha_hf import ViChaConfig, ViChaForRetrieval
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument("--repeats", type=int, default=5, help="runs of each; the shortest counts (%(default)s)")
     parser.add_argument("--model", metavar="MODEL", help="folder of a retrieval or pretrained model")
     parser.add_argument("--data", metavar="FILE", help="annotation file of a benchmark for the model")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    add_json_option(parser, "exported_encoder")
     arguments = parser.parse_args(argv)
     if (arguments.model is None) != (arguments.data is None) or not (arguments.size or arguments.model):
         parser.error("give --size, or --model and --data, or all of them")
@@ -57,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
         result |= compare_image_encoders(build_config(SETTINGS[arguments.size]), arguments.repeats)
     if arguments.model is not None:
         result |= compare_recall(arguments.model, arguments.data)
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    arguments.json.write(result)
     return result
 
 

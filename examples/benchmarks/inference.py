@@ -11,17 +11,15 @@ captions and questions is the same for both ways and is left out.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from unittest import mock
 
 import published_inference
 import torch
 from exported_encoder import compare_image_encoders
-from measuring import matmul_gflops, peak_rss_gib, timed
+from measuring import add_json_option, matmul_gflops, peak_rss_gib, timed
 from random_inputs import CLS, FIRST_WORD, PAD, SEP, TEXT_TOKENS, random_texts
 
 from vicha_hf import ViChaConfig, ViChaForRetrieval, ViChaForVQA
@@ -90,7 +88,7 @@ SETTINGS = {
 def main(argv: Sequence[str] | None = None) -> dict:
     parser = CommandParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SETTINGS, default="small", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    add_json_option(parser, "inference")
     arguments = parser.parse_args(argv)
 
     setting = SETTINGS[arguments.size]
@@ -114,9 +112,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     result["peak_rss_gib_published"] = peak_rss_gib()
     result["max_abs_difference"] = max(result["rerank_max_abs_difference"], result["vqa_max_abs_difference"])
     print(f"peak memory {result['peak_rss_gib']:.2f} GiB, of the published way {result['peak_rss_gib_published']:.2f}")
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    arguments.json.write(result)
     return result
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import print_table
+from measuring import add_json_option, print_table
 from PIL import Image
 
 from vicha_hf.command_parser import CommandParser
@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--size", choices=list(SETTINGS), default="base", help="how many images (default: %(default)s)"
     )
     parser.add_argument("--records", type=int, default=0, metavar="N", help="also measure annotations of N records")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures there")
+    add_json_option(parser, "loader")
     arguments = parser.parse_args(argv)
     # One core: what a loading process has.
     torch.set_num_threads(1)
@@ -303,8 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_table(["loop", "images/s"], rows)
     rows = [[name, f"{value:.2f}"] for name, value in result.items() if isinstance(value, float)]
     print_table(["figure", "value"], rows)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.json.write(result)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """
-Measures that every benchmark states beside its figures: the machine's rate of multiplication, and the memory used.
+Measures that every benchmark states beside its figures, the machine's rate of multiplication and the memory used, and
+how the figures are printed and written.
 """
 
 import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +16,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from vicha_hf.command_parser import CommandParser
 from vicha_hf.training.run_log import read_log
+from vicha_hf.whole_files import OutputFolderError, require_writable_file, write_whole_file
 
 
 def timed(function: Callable[[], Any], repeats: int = 1) -> tuple[float, Any]:
@@ -79,6 +83,54 @@ def peak_allocated_gib(function: Callable[[], Any], device: str = "cpu") -> floa
         allocated += event.nbytes()
         peak = max(peak, allocated)
     return peak / 2**30
+
+
+class ResultFile:
+    """
+    Where the figures of a benchmark go. The file says whose they are, and takes the place of that benchmark's earlier
+    figures alone.
+
+    Args:
+        benchmark: its name.
+        path: of the file; without one nothing is written.
+
+    Raises:
+        OutputFolderError: it cannot be written, or something else is there. That is known before hours are spent.
+    """
+
+    def __init__(self, benchmark: str, path: str | None = None):
+        self.benchmark, self.path = benchmark, None if path is None else Path(path)
+        if self.path is None:
+            return
+        require_writable_file(self.path)
+        # An empty file, such as a temporary one, holds nothing to lose.
+        if self.path.exists() and self.path.stat().st_size and self._earlier_benchmark() != benchmark:
+            raise OutputFolderError(
+                f"{path} is there already and no earlier result of {benchmark}: name another file."
+            )
+
+    def write(self, figures: Mapping[str, object]) -> None:
+        if self.path is not None:
+            content = {"benchmark": self.benchmark, **figures}
+            write_whole_file(self.path, json.dumps(content, indent=2) + "\n")
+
+    def _earlier_benchmark(self) -> str | None:
+        try:
+            found = json.loads(self.path.read_bytes())
+        except ValueError:
+            return None
+        return found.get("benchmark") if isinstance(found, dict) else None
+
+
+def add_json_option(parser: CommandParser, benchmark: str) -> None:
+    """Adds `--json`; `arguments.json.write(figures)` writes the file that it names, if any."""
+    parser.add_argument(
+        "--json",
+        type=partial(ResultFile, benchmark),
+        default=ResultFile(benchmark),
+        metavar="PATH",
+        help="also write the figures there, in place of earlier ones of this benchmark",
+    )
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -7,14 +7,13 @@ The model is the demo's, or of another recipe (`--config`). All three move the s
 `torch.optim.Muon` and `timm.optim.Muon` (where timm is installed) do five rounds of the original polynomial.
 """
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import yaml
-from measuring import now, print_table
+from measuring import add_json_option, now, print_table
 from torch import nn
 
 from vicha_hf import ViChaConfig, ViChaForPreTraining
@@ -90,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "examples/configs/vicha/tiny.yaml")
     parser.add_argument("--rounds", type=int, default=10, help="steps of each, in turn (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    add_json_option(parser, "muon")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     model, batch = build_model(arguments.config)
@@ -123,8 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     rows = [[name, *(f"{value:.3f}" for value in values.values())] for name, values in result.items()]
     print_table(["Muon of", "s per optimizer step", "over ours", "s per training step", "over ours"], rows)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    arguments.json.write(result)
 
 
 if __name__ == "__main__":

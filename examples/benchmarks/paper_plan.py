@@ -11,10 +11,10 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from pathlib import Path
 from unittest import mock
 
 import torch
+from measuring import add_json_option
 from torch.utils.flop_counter import FlopCounterMode
 
 from vicha_hf import ViChaConfig, ViChaForPreTraining
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=32, help="per GPU")
     parser.add_argument("--peak_tflops", type=float, default=312.0, help="of one GPU; A100, bf16: 312")
     parser.add_argument("--utilisation", type=float, default=0.35, help="assumed share of the peak")
-    parser.add_argument("--json", type=Path, default=None)
+    add_json_option(parser, "paper_plan")
     arguments = parser.parse_args(argv)
     # Large, so that what does not grow with the batch, the queue, is little of it.
     counted = count_step(batch=64)
@@ -180,10 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             arguments.utilisation,
         ),
     }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n")
+    print(json.dumps(result, indent=2))
+    arguments.json.write(result)
 
 
 if __name__ == "__main__":

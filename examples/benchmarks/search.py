@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from measuring import add_json_option
 
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.mistakes import run_script
 from vicha_hf.search.approximate import ApproximateSearch
 from vicha_hf.search.image_index import nearest_rows
-from vicha_hf.whole_files import write_whole_file
 
 
 QUERIES, TOP = 50, 32
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path)
+    add_json_option(parser, "search")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     embeds = clustered(arguments.images, arguments.dim)
@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     )
     result["faiss_recall"] = shared / (TOP * len(queries))
     print(json.dumps(result, indent=2))
-    if arguments.json is not None:
-        write_whole_file(arguments.json, json.dumps(result, indent=2) + "\n")
+    arguments.json.write(result)
     return result
 
 

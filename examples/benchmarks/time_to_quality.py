@@ -17,7 +17,6 @@ its end, whatever that is.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from pathlib import Path
 from statistics import mean
 
 import yaml
-from measuring import matmul_gflops, print_table
+from measuring import add_json_option, matmul_gflops, print_table
 from other_scenes import KINDS, STAMPS, build_scenes
 
 from vicha_hf.command_parser import CommandParser
@@ -197,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/time_to_quality"), help="default: %(default)s"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    add_json_option(parser, "time_to_quality")
     arguments = parser.parse_args(argv)
     own = [arguments.train, arguments.test, arguments.tokenizer]
     if any(own) and not all(own):
@@ -225,8 +224,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     print()
     for outcome in (result, result["at_reference_quality"]):
         print(f"{outcome['target']:.1f} %: {_described(outcome)}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    arguments.json.write(result)
     return result
 
 

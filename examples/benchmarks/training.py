@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from measuring import print_table
+from measuring import add_json_option, print_table
 from published_training import OPTIMISATIONS
 from training_step import FAMILIES, GPU_VARIANTS, PARTS, device
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     )
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each way; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    add_json_option(parser, "training")
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 2:
         parser.error("--batch_size: matching needs another image for its negatives; use 2 or more.")
@@ -71,10 +71,8 @@ def main(argv: Sequence[str] | None = None) -> dict:
         }
         result["families"][family] = figures = measure(setting, arguments.rounds)
         report(family, figures)
-        if arguments.json is not None:
-            # After every family: a run at base size takes long.
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        # After every family: a run at base size takes long.
+        arguments.json.write(result)
     return result
 
 

@@ -8,15 +8,13 @@ its own for each option. Accuracy is not measured.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 
 import torch
 from beyond_papers import NONE, OPTIONS
-from measuring import print_table
+from measuring import add_json_option, print_table
 from training import run_apart
 from training_step import FAMILIES, PARTS, device
 
@@ -36,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument("--batch_size", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each way; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    add_json_option(parser, "training_options")
     arguments = parser.parse_args(argv)
     options = {name: OPTIONS[name] for name in (NONE, *arguments.option)}
     parts = max(option.parts for option in options.values())
@@ -57,9 +55,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
     for family in arguments.family:
         result["families"][family] = figures = measure({"family": family, **setting}, arguments.rounds, available)
         report(family, figures)
-        if arguments.json is not None:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        arguments.json.write(result)
     for name, library in result["unavailable"].items():
         print(f"{OPTIONS[name].title}: not measured, {library} is not installed")
     return result

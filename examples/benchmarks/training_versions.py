@@ -9,7 +9,6 @@ Memory is what the tensors of a step take beyond parameters, gradients, optimise
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from statistics import median
 from types import ModuleType
 
 import torch
-from measuring import matmul_gflops, peak_allocated_gib, print_table
+from measuring import add_json_option, matmul_gflops, peak_allocated_gib, print_table
 
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.mistakes import run_script
@@ -38,16 +37,15 @@ def main(argv: Sequence[str] | None = None) -> dict:
     parser.add_argument("--lengths", choices=("full", "real"), default="real", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps of each; default: %(default)s")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
+    add_json_option(parser, "training_versions")
     arguments = parser.parse_args(argv)
     if not (arguments.against / "examples" / "benchmarks" / "training_step.py").is_file():
         parser.error(f"--against {arguments.against}: there is no checkout of this project.")
     torch.set_num_threads(arguments.threads)
-    result = vars(arguments) | measure(arguments)
+    settings = {name: value for name, value in vars(arguments).items() if name != "json"}
+    result = settings | {"against": str(arguments.against)} | measure(arguments)
     report(result)
-    if arguments.json is not None:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=2, default=str) + "\n", encoding="utf-8")
+    arguments.json.write(result)
     return result
 
 

@@ -41,7 +41,7 @@ def test_the_figures(benchmark, tmp_path, monkeypatch):
     monkeypatch.setitem(benchmark.SIZES, "tiny", benchmark.Size(images=8, concepts=100, width=16, groups=5))
     monkeypatch.setattr(benchmark, "MOST_LEFT", 0.8)
     figures = benchmark.main(["--size", "tiny", "--json", str(tmp_path / "figures.json")])
-    assert json.loads((tmp_path / "figures.json").read_text()) == figures
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"benchmark": "concept_bounds", **figures}
     for structure in benchmark.STRUCTURES:
         left = [value for name, value in figures[structure].items() if name.endswith("_left")]
         assert len(left) == 4

@@ -64,7 +64,7 @@ def test_ways_have_equal_seconds(benchmark, corpus, tmp_path, capsys, monkeypatc
         ("none_seed_0_short", 10, "annotations"),
         ("none_seed_0", 175, "annotations"),
     ]
-    assert json.loads((tmp_path / "transfer.json").read_text()) == result
+    assert json.loads((tmp_path / "transfer.json").read_text()) == {"benchmark": "concept_transfer", **result}
     assert [runs[0]["seconds"] for runs in result.values()] == pytest.approx([70, 50, 70])
     assert result["none"][0]["similarity_r1_t2i"] == 10 and result["none"][0]["combined_rsum"] == 21
     assert "7.0 / 10.0" in capsys.readouterr().out

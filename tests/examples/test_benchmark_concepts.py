@@ -34,7 +34,7 @@ def test_the_figures(benchmark, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "run_apart", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(benchmark, "PROCESSES", (1,))
     figures = benchmark.main(["--size", "tiny", "--json", str(tmp_path / "figures.json")])
-    assert json.loads((tmp_path / "figures.json").read_text()) == figures
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"benchmark": "concepts", **figures}
     assert figures.keys() >= PROMISED
     assert figures["equal"] is True
     assert all(value > 0 and math.isfinite(value) for value in figures.values() if isinstance(value, float))

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vicha_hf.data.annotations import read_image_text_records
+from vicha_hf.whole_files import MADE_BY
 
 
 COLUMNS = ["hexcode", "group", "subgroups", "annotation", "tags", "openmoji_tags", "skintone"]
@@ -117,6 +118,7 @@ def test_corpus_sizes(script, tmp_path, monkeypatch, capsys):
     rows = main([*options, "--json", str(tmp_path / "sizes.json"), "--plot", str(plot)])
     assert "re-ranked, with concepts" in plot.read_text()
     assert [row["similarity_i2t"] for row in rows] == [2.0, 4.0]
-    assert json.loads((tmp_path / "sizes.json").read_text()) == rows
+    assert json.loads((tmp_path / "sizes.json").read_text()) == {"benchmark": "corpus_sizes", "rows": rows}
+    assert MADE_BY in plot.read_text()
     assert "    20: 2.0 / 2.0; 0.5; 2.0 / 2.0; 1.0 / 1.0" in capsys.readouterr().out
     assert "num_train=40" in commands[1] and commands[1][commands[1].index("--max_steps") + 1] == "3"

@@ -57,7 +57,7 @@ def test_three_ways_run_for_equal_seconds(benchmark, tmp_path, capsys, monkeypat
         ("none_short", 0, 40),
         ("none", 0, 250),
     ]
-    assert json.loads((tmp_path / "earned.json").read_text()) == result
+    assert json.loads((tmp_path / "earned.json").read_text()) == {"benchmark": "earned_concepts", **result}
     assert [runs[0]["seconds"] for runs in result.values()] == pytest.approx([100, 100, 100])
     assert result["none"][0]["test"] == [10.0, 20.0, 30.0, 40.0]
     assert result["found in pixels"][0]["test_compositional"] == [11.0, 21.0, 31.0, 41.0]

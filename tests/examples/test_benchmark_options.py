@@ -25,7 +25,7 @@ def measured(benchmark, jobs, monkeypatch, path, *arguments):
     result = benchmark.main(
         ["--size", "tiny", "--batch_size", "8", "--rounds", "1", "--threads", threads, "--json", str(path), *arguments]
     )
-    assert json.loads(path.read_text()) == result and result["unavailable"] == {}
+    assert json.loads(path.read_text()) == {"benchmark": "training_options", **result} and result["unavailable"] == {}
     figures = result["families"]["vicha"]
     for name, way in figures.items():
         if name == "none":

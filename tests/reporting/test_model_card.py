@@ -74,8 +74,15 @@ def test_the_base_card_is_what_its_script_writes(tmp_path):
     summary = committed.text.split("# vicha-base")[1].split("**No weights")[0].strip()
     config = ROOT / "examples/configs/vicha/base.yaml"
     command = ["--config", str(config), "--model_id", "org/vicha-base", "--summary", summary]
-    load_script("examples/model_card.py").main([*command, "--output", str(tmp_path / "card.md")])
-    assert ModelCard.load(tmp_path / "card.md").content == committed.content
+    card, other = tmp_path / "card.md", tmp_path / "notes.md"
+    # Again in the place of the first, and never in that of anything else.
+    for _ in range(2):
+        load_script("examples/model_card.py").main([*command, "--output", str(card)])
+        assert ModelCard.load(card).content == committed.content
+    other.write_text("# my notes\n")
+    with pytest.raises(OSError, match="there already and no card of the model"):
+        load_script("examples/model_card.py").main([*command, "--output", str(other)])
+    assert other.read_text() == "# my notes\n"
 
 
 @pytest.mark.parametrize(

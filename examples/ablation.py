@@ -34,6 +34,7 @@ from ablation_study.corpus import (
     write_best_pairs,
     write_random_pairs,
     write_random_records,
+    write_with_root,
 )
 from ablation_study.report import PARTS, draw, markdown
 from ablation_study.runs import TRAINING_FOLDER, RunResult, StudyRun, resolve_recipe
@@ -92,6 +93,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--train", type=Path, metavar="FILE", help="annotations (default: the demo corpus)")
     add("--validation", type=Path, metavar="FILE", help="chooses the weight of the similarity in re-ranking")
     add("--test", type=Path, nargs="+", metavar="FILE", help="annotations; the plot shows the first")
+    add("--image_root", type=Path, metavar="FOLDER", help="that image paths start from (default: each file's own)")
     add("--tokenizer", metavar="FOLDER", help="of the texts (default: made from the training texts)")
     add("--visual_tokenizer", metavar="FOLDER", help="of SIMLA (default: fitted to the training images)")
     add("--recipe", type=Path, default=CONFIGS / "vicha/tiny.yaml", help="of ViCHA (default: %(default)s)")
@@ -121,6 +123,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     own = [arguments.train, arguments.validation, arguments.test]
     if any(own) and not all(own):
         parser.error("--train, --validation and --test belong together: give all three, or none for the demo corpus")
+    if arguments.image_root is not None and arguments.train is None:
+        parser.error("--image_root belongs to --train, --validation and --test")
     if arguments.seeds < 1:
         parser.error("--seeds must be at least 1")
     if arguments.max_steps is not None and arguments.max_steps < 1:
@@ -182,6 +186,17 @@ class Study:
                     raise FileNotFoundError(f"{path} is not there: name an annotation file")
             if len({path.stem for path in tests}) < len(tests):
                 raise ValueError(f"--test {' '.join(map(str, tests))}: files of one name; rename one")
+            if arguments.image_root is not None:
+                train, validation, *tests = (
+                    write_with_root(
+                        path, self.folder / "corpora" / f"given_{name}" / f"{path.stem}.jsonl", arguments.image_root
+                    )
+                    for name, path in [
+                        ("train", train),
+                        ("validation", validation),
+                        *(("test", path) for path in tests),
+                    ]
+                )
             tokenizer = arguments.tokenizer or make_tokenizer(str(train), self.folder / "tokenizer")
         visual_tokenizer = None
         if "simla" in self.recipes:

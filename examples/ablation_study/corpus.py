@@ -70,6 +70,21 @@ def write_best_pairs(train: str, folder: Path, percent: float, encoder: str) -> 
     return output
 
 
+def write_with_root(source: Path, output: Path, image_root: Path) -> Path:
+    """
+    A copy of an annotation file that knows where its images are, as every step of a study reads it.
+
+    Args:
+        source: annotations.
+        output: *.jsonl, written anew.
+        image_root: folder that the image paths of `source` start from.
+    """
+    with AnnotationWriter(output) as writer:
+        for record in ConceptCorpus(str(source), str(image_root)).records:
+            writer.write(record.fields, record.image, record.where)
+    return output
+
+
 def make_tokenizer(train: str, output: Path) -> Path:
     """The tokenizer of the whole training corpus: that of a part would know fewer words."""
     if not (output / "tokenizer.json").is_file():

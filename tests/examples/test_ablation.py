@@ -170,6 +170,25 @@ def test_parts_of_the_corpus(data, tmp_path):
     assert all(whole[record.image, caption] == record.concepts for record in pairs for caption in record.captions)
 
 
+def test_images_that_are_not_beside_their_annotations(script, data, tmp_path):
+    annotations = tmp_path / "annotations"
+    annotations.mkdir()
+    for name in ("train", "validation", "test"):
+        (annotations / f"{name}.json").write_text((data / f"{name}.json").read_text())
+    options = command(annotations, tmp_path / "study", "--variants", BASELINE, "--image_root", data)
+    options[options.index("--tokenizer") + 1] = str(data / "tokenizer")
+    module = script("ablation").__globals__
+    sources = module["Study"](module["parse_arguments"](options)).sources
+    for found, name in zip(
+        (sources.train, sources.validation, *sources.tests), ("train", "validation", "test"), strict=True
+    ):
+        assert Path(found).stem == name
+        given, known = (list(read_image_text_records(path)) for path in (data / f"{name}.json", found))
+        assert [(record.image, record.captions, record.concepts) for record in known] == [
+            (record.image, record.captions, record.concepts) for record in given
+        ]
+
+
 def made_up(variant, seed, recall, part="samples", data="all"):
     tests = {
         "test": {
@@ -222,6 +241,7 @@ def test_wrong_usage(study, data, tmp_path, capsys):
         (["--parts", "filtered", "--variants", "vicha"], "needs --encoder"),
         (["--shares", "0"], "percentages above 0"),
         (["--seeds", "0"], "at least 1"),
+        (["--image_root", "images"], "--image_root belongs to --train"),
     ):
         with pytest.raises(SystemExit) as ended:
             study(options)

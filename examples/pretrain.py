@@ -25,7 +25,6 @@ An interrupted run goes on with `--resume_from_checkpoint latest`. The output fo
 `from_pretrained`, `metrics.json`, `log.jsonl`, `config.yaml` and the last checkpoints.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -33,6 +32,7 @@ from accelerate.utils import set_seed
 
 from vicha_hf.arguments import parse_arguments
 from vicha_hf.concepts import ConceptIndex
+from vicha_hf.console_log import log_to_console
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.collators import PretrainingCollator
 from vicha_hf.data.datasets_pretraining import PretrainingDataset, PretrainingItems
@@ -113,8 +113,7 @@ def build_evaluation(arguments: PretrainingArguments, processor, use_concepts: b
 
 def main(argv: Sequence[str] | None = None) -> TrainingResult:
     arguments, resolved_config = parse_arguments(PretrainingArguments, argv, description=__doc__.splitlines()[0])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    log_to_console()
     accelerator = create_accelerator(arguments)
     # Every process makes the same weights.
     set_seed(arguments.seed)

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "vicha_hf"
 LAYERS = (
     "yaml_files",
     "arguments",
+    "console_log",
     "command_parser",
     "whole_files",
     "folder_lock",

@@ -95,7 +95,7 @@ def _check(arguments: argparse.Namespace) -> int:
         log_report=False,
     )
     print(check.report.summary())
-    print(f"{check.num_images} images, {check.concepts[0]} records without concepts")
+    print(check.facts())
     for split, count in check.splits.items():
         print(f"  {count} usable records in {split}")
     if check.duplicates:

@@ -69,6 +69,14 @@ class CorpusCheck:
             found[NEAR_DUPLICATES] = len(self.duplicates)
         return dict(found.most_common())
 
+    def facts(self) -> str:
+        """Numbers of the usable records, for the terminal."""
+        num_words = sum(words * texts for words, texts in self.words.items())
+        return (
+            f"{self.num_images:,} images; {self.concepts.total() - self.concepts[0]:,} records with concepts, "
+            f"{self.concepts[0]:,} without; {self.words.total():,} texts of {num_words:,} words"
+        )
+
     def as_json(self) -> dict:
         """Everything in plain values; `records`, `usable` and `problems` first."""
         return {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..arguments import parse_arguments, require
 from ..command_parser import Commands
+from ..console_log import log_to_console
 from .task_result import TaskResult
 
 
@@ -36,7 +37,6 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
     Raises:
         SystemExit, AnnotationError, ValueError: as `parse_arguments` and `evaluate_task`.
     """
-    import logging
 
     from accelerate import Accelerator
 
@@ -46,8 +46,7 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
     from .task_result import ResultFiles
 
     arguments, _ = parse_arguments(EvaluationArguments, argv, DESCRIPTION, prog, ("model", "data"), USAGE)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("accelerate").setLevel(logging.WARNING)
+    log_to_console()
     accelerator = Accelerator()
     require(
         arguments.device is None or accelerator.num_processes == 1,

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
+from ..console_log import log_to_console
 from ..data.annotations import ImageTextParser
 from ..data.datasets_annotated import TaskItems
 from ..data.datasets_pretraining import PretrainingItems
@@ -151,8 +152,7 @@ class FinetuningRun:
     """
 
     def __init__(self, task: str, arguments: FinetuningArguments, resolved_config: str | None = None):
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        logging.getLogger("accelerate").setLevel(logging.WARNING)
+        log_to_console()
         self.arguments = arguments
         self.resolved_config = resolved_config
         self.files: dict[str, Any] = {}

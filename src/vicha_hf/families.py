@@ -153,7 +153,7 @@ def find_model_folder(folder: str) -> str:
             raise FileNotFoundError(
                 f"{folder} is not there: give the folder of a model, or a Hub id such as org/vicha-base."
             )
-        _require_on_hub(folder)
+        require_there(folder)
         return folder
     for candidate in (path, path / MODEL_FOLDER, path / BEST_MODEL_FOLDER):
         if (candidate / "config.json").is_file():
@@ -173,11 +173,13 @@ def _beside(model: Path) -> str:
     return f" The weights of its best evaluation are in {best}."
 
 
-def _require_on_hub(model_id: str) -> None:
+def require_there(model_id: str) -> None:
     """
-    Raises an OSError for a Hub id that is neither in the cache nor on the Hub. It asks once, where loading would ask again
-    and again for half a minute.
+    Raises an OSError for a name that is no folder, and that neither the cache nor the Hub has. It asks once, where loading
+    would ask again and again for half a minute.
     """
+    if Path(model_id).expanduser().is_dir():
+        return
     if (Path(constants.HF_HUB_CACHE) / f"models--{model_id.replace('/', '--')}" / "snapshots").is_dir():
         return
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .arguments import one_line, require
+from .families import require_there
 from .models.configuration_vision_text import TextConfig, VisionTextConfig
 
 
@@ -20,16 +21,18 @@ def load_tokenizer(source: str, name: str = "tokenizer") -> PreTrainedTokenizerB
         ValueError: no tokenizer, a damaged one, or one that lacks a token which the objectives need.
     """
     try:
+        require_there(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
     except Exception as error:
         # The library behind it raises bare exceptions for damaged files.
         if Path(source).expanduser().is_dir():
-            fault = "holds no tokenizer that can be read"
+            fault, cause = "holds no tokenizer that can be read", error
         else:
             fault = "is no folder here, and no tokenizer of that name can be had from the Hub"
+            cause = error.__cause__ or error
         raise ValueError(
             f"{name}={source!r} {fault}: give a folder with tokenizer.json, such as `vicha-hf tokenizer` writes, or a Hub "
-            f"id. {one_line(error)}"
+            f"id. {one_line(cause)}"
         ) from error
     for token in ("pad_token", "cls_token", "sep_token", "mask_token"):
         require(getattr(tokenizer, token) is not None, name, source, f"it has no {token}; use a BERT-like tokenizer.")

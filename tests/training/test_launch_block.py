@@ -6,7 +6,7 @@ from tiny_model_folder import write_gallery
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.corpus_summary import CorpusSummary, summarize_corpus
 from vicha_hf.data.tokenizer_building import build_tokenizer
-from vicha_hf.evaluation.beside_chance import changing, describe_figures
+from vicha_hf.evaluation.beside_chance import chance_of, changing, describe_figures
 from vicha_hf.training.arguments import TrainingArguments
 from vicha_hf.training.launch_block import LaunchBlock
 
@@ -60,6 +60,7 @@ def test_figures_stand_beside_chance_and_constants_are_no_charts():
     metrics = {"r1_i2t": 12.0, "chance_r1_i2t": 0.5, "r_mean": 34.2, "num_images": 7, "vqa_rules": 2021}
     metrics["rerank_similarity_weight"] = 0.5
     assert describe_figures(metrics, "r_mean") == "r_mean 34.2, r1_i2t 12.0 (chance 0.5)"
-    chances = {f"chance_r{k}_{way}": float(k) for k in (1, 5, 10) for way in ("i2t", "t2i")}
+    chances = {f"chance_r{k}_{way}": k * size for k in (1, 5, 10) for way, size in (("i2t", 1.5), ("t2i", 0.5))}
+    assert chance_of(chances, "r_mean_t2i") == pytest.approx(16 / 6) and chance_of({}, "r_mean") is None
     assert describe_figures({"r_mean": 34.2} | chances, "r_mean") == "r_mean 34.2 (chance 5.3)"
     assert changing(metrics) == {"r1_i2t": 12.0, "r_mean": 34.2}

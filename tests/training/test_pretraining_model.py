@@ -160,6 +160,23 @@ def test_a_tokenizer_that_is_not_there_names_the_option_that_gave_it(tmp_path):
             load_or_make_tokenizer(arguments.tokenizer_source, data.train, arguments.tokenizer_option)
 
 
+def test_the_hub_is_asked_once_for_parts_that_are_nowhere(tokenizer, monkeypatch):
+    asked = []
+
+    def unreachable(self, model, timeout):
+        asked.append(model)
+        raise ConnectionError("no connection")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    for loader in ("AutoTokenizer", "AutoConfig", "AutoModel"):
+        monkeypatch.setattr(f"transformers.{loader}.from_pretrained", lambda *_, **__: pytest.fail("asked again"))
+    with pytest.raises(ValueError, match=r"data\.tokenizer='nobody/words' is no folder here, .* id\. no connection$"):
+        load_tokenizer("nobody/words", "data.tokenizer")
+    with pytest.raises(OSError, match="nobody/vit is no folder here, and cannot be had from the Hub: no connection"):
+        build_pretraining_model(ModelArguments(vision="nobody/vit", text_config=SIZES), tokenizer)
+    assert asked == ["nobody/words", "nobody/vit"]
+
+
 def weights_of(model):
     return {name: value for name, value in model.named_parameters() if not name.startswith("training_state")}
 

@@ -15,8 +15,8 @@ _CHANCE = (
     (re.compile(r"accuracy_(?:itm|itc)(_.+)?"), r"accuracy_random_proposal\1"),
     (re.compile(r"pointing_(?:itm|itc)(_.+)?"), r"pointing_random_pixel\1"),
 )
-# Their mean is chance for the mean of the six recalls.
-_CHANCE_OF_RECALLS = [f"chance_r{k}_{way}" for way in DIRECTIONS for k in CUTOFFS]
+# Means of recalls, of one direction or of both; chance is the mean of the same.
+_MEANS = {"r_mean": tuple(DIRECTIONS)} | {f"r_mean_{way}": (way,) for way in DIRECTIONS}
 # Figures that depend on the data alone and so never change in a run.
 CONSTANT = ("chance_", "num_", "majority_", "accuracy_random_", "accuracy_best_", "pointing_random_")
 # How it was evaluated, which is neither reached nor known by the data.
@@ -25,8 +25,8 @@ SETTINGS = ("vqa_rules", "rerank_similarity_weight")
 
 def chance_of(metrics: Mapping[str, object], name: str) -> float | None:
     """The figure of chance beside a metric, by its name; None where there is none."""
-    if name == "r_mean":
-        by_chance = [_number(metrics.get(one)) for one in _CHANCE_OF_RECALLS]
+    if name in _MEANS:
+        by_chance = [_number(metrics.get(f"chance_r{k}_{way}")) for way in _MEANS[name] for k in CUTOFFS]
         return None if None in by_chance else sum(by_chance) / len(by_chance)
     for pattern, chance in _CHANCE:
         if match := pattern.fullmatch(name):

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..arguments import require
 from ..data.reading_arguments import ReadingArguments
-from ..families import HEADS, PROCESSORS, find_model_folder, head_class, read_config
+from ..families import HEADS, PROCESSORS, find_model_folder, head_class, read_config, require_there
 from ..models.configuration_vision_text import require_known_fields
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.objective_image_token_reconstruction import require_fitting_tokenizer
@@ -202,6 +202,8 @@ def build_pretraining_model(
             text_config["vocab_size"] = len(tokenizer)
         text_config |= arguments.text_config
         if arguments.vision is not None or arguments.text is not None:
+            for source in filter(None, (arguments.vision, arguments.text)):
+                require_there(source)
             model = head.from_vision_text_pretrained(
                 arguments.vision,
                 arguments.text,

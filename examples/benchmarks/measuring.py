@@ -87,7 +87,7 @@ def peak_allocated_gib(function: Callable[[], Any], device: str = "cpu") -> floa
 
 class ResultFile:
     """
-    Where the figures of a benchmark go. The file says whose they are, and takes the place of that benchmark's earlier
+    Place of the figures of a benchmark. The file says whose they are, and takes the place of that benchmark's earlier
     figures alone.
 
     Args:

@@ -178,7 +178,7 @@ def _full_name(name: str, value: str | None, words: Sequence[str]) -> str:
 
 
 def _dotted(content: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """What is given inside a value of YAML, by dotted names."""
+    """Values given inside a value of YAML, by dotted names."""
     if isinstance(content, Mapping):
         for key, inner in content.items():
             yield from _dotted(inner, f"{name}.{key}" if name else str(key))

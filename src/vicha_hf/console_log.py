@@ -1,4 +1,4 @@
-"""Log of a command on the console: what this package tells, without what its libraries say to themselves."""
+"""Console log of a command: what this package tells, without what its libraries say to themselves."""
 
 import logging
 

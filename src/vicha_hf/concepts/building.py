@@ -156,39 +156,26 @@ def build_concepts(
     if accelerator.is_main_process and not overwrite:
         _require_own_folder(files)
     accelerator.wait_for_everyone()
-    # The main process makes what all of them read.
-    if accelerator.is_main_process and vocabulary is None:
-        make_vocabulary(
-            sources,
-            files.vocabulary,
-            on_bad_record=on_bad_record,
-            overwrite=overwrite,
-            num_processes=num_processes,
-            progress=progress,
-            min_count=min_count,
-            language_model=language_model,
-            compounds=compounds,
-        )
+    if vocabulary is None:
+        vocabulary = files.vocabulary
+        # The main process makes what all of them read.
+        if accelerator.is_main_process:
+            make_vocabulary(
+                sources,
+                vocabulary,
+                on_bad_record=on_bad_record,
+                overwrite=overwrite,
+                num_processes=num_processes,
+                progress=progress,
+                min_count=min_count,
+                language_model=language_model,
+                compounds=compounds,
+            )
     accelerator.wait_for_everyone()
-    words = read_vocabulary(files.vocabulary if vocabulary is None else vocabulary)
-    concepts = embed_concepts(
-        words,
-        encoder,
-        files.concepts,
-        prompts=prompts,
-        batch_size=batch_size,
-        accelerator=accelerator,
-        progress=progress,
-    )
-    images = embed_images(
-        corpus,
-        encoder,
-        files.images,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        accelerator=accelerator,
-        progress=progress,
-    )
+    words = read_vocabulary(vocabulary)
+    shared = {"batch_size": batch_size, "accelerator": accelerator, "progress": progress}
+    concepts = embed_concepts(words, encoder, files.concepts, prompts=prompts, **shared)
+    images = embed_images(corpus, encoder, files.images, num_workers=num_workers, **shared)
     result = SelectionResult(0, 0)
     if accelerator.is_main_process:
         result = select_for_corpus(

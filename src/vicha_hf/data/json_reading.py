@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import orjson
 
@@ -106,7 +107,7 @@ def iterate_json_list(path: Path) -> Iterator[object]:
         window = _TextWindow(file, path)
         start = window.skip_whitespace()
         if start != "[":
-            yield from _refuse_top_level(path, window)
+            _refuse_top_level(path, window)
         window.position += 1
         if window.skip_whitespace() == "]":
             window.position += 1
@@ -196,7 +197,7 @@ def _refuse_other_encodings(start: bytes, path: Path) -> None:
         raise AnnotationError(f"{path}: not readable as JSON or text: encoded as {name}; save the file as UTF-8")
 
 
-def _refuse_top_level(path: Path, window: "_TextWindow") -> Iterator[object]:
+def _refuse_top_level(path: Path, window: "_TextWindow") -> NoReturn:
     text = window.rest(MAX_RECORD_LENGTH)
     if not text.strip():
         raise AnnotationError(f"{path}: not readable as JSON (the file is empty); {_LIST_REMEDY}")
@@ -215,7 +216,6 @@ def _refuse_top_level(path: Path, window: "_TextWindow") -> Iterator[object]:
     raise AnnotationError(
         f"{path}: the top level must be a list of records, got {shorten(content)}; write [record, record, ...]{hint}"
     )
-    yield
 
 
 class _TextWindow:

@@ -114,15 +114,7 @@ def iterate_table(path: Path, delimiter: str) -> Iterator[tuple[int, dict | None
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     csv.field_size_limit(_LONGEST_CELL)
     rows = csv.reader(lines, delimiter=delimiter, quoting=quoting)
-    names = [name.strip() for name in next(rows)]
-    for field_name, aliases in _COLUMN_ALIASES.items():
-        if field_name not in names and (alias := next((alias for alias in aliases if alias in names), None)):
-            names[names.index(alias)] = field_name
-    if not {"image", "images"} & set(names):
-        raise AnnotationError(
-            f"{path}: the first line must name the columns, one of them 'image', got {names[:8]}; add such a line, or "
-            "name the columns in `columns` of the source"
-        )
+    names = _column_names(next(rows), path)
     while True:
         first_line = rows.line_num + 1
         try:
@@ -138,16 +130,33 @@ def iterate_table(path: Path, delimiter: str) -> Iterator[tuple[int, dict | None
             detail = f"{len(cells)} cells for {len(names)} columns"
             yield first_line, None, RecordProblem("", "not readable as a row", "give every column a cell", detail)
             continue
-        fields, problem = {}, None
-        for name, cell in zip(names, cells, strict=True):
-            try:
-                value = _cell_value(name, cell)
-            except ValueError as error:
-                problem = RecordProblem(name, "not readable as a JSON list", "correct the cell", str(error))
-                break
-            if value is not None:
-                fields[name] = value
-        yield first_line, None if problem else fields, problem
+        yield first_line, *_row_fields(names, cells)
+
+
+def _column_names(first_row: Sequence[str], path: Path) -> list[str]:
+    """The fields that the columns of a table are for."""
+    names = [name.strip() for name in first_row]
+    for field_name, aliases in _COLUMN_ALIASES.items():
+        if field_name not in names and (alias := next((alias for alias in aliases if alias in names), None)):
+            names[names.index(alias)] = field_name
+    if not {"image", "images"} & set(names):
+        raise AnnotationError(
+            f"{path}: the first line must name the columns, one of them 'image', got {names[:8]}; add such a line, or "
+            "name the columns in `columns` of the source"
+        )
+    return names
+
+
+def _row_fields(names: Sequence[str], cells: Sequence[str]) -> tuple[dict | None, RecordProblem | None]:
+    fields = {}
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            value = _cell_value(name, cell)
+        except ValueError as error:
+            return None, RecordProblem(name, "not readable as a JSON list", "correct the cell", str(error))
+        if value is not None:
+            fields[name] = value
+    return fields, None
 
 
 def _cell_value(name: str, cell: str) -> object:

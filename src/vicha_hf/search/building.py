@@ -110,19 +110,8 @@ def build_index(
         manifest = _manifest(folder, embedder, concepts)
         known = [image for shard in read_shards(folder, manifest.dim) for image in shard.images]
         rows = live_rows(known, manifest.removed)
-        current = {known[row].identity for row in rows.values()}
-        # A folder says nothing about captions: what an annotation file said of an image stays.
-        files = {(known[row].path, known[row].size, known[row].modified) for row in rows.values()}
-        from_folder = Path(wanted[0].source).is_dir()
-        report = IndexReport()
-        missing = [
-            image
-            for image in wanted
-            if (
-                (image.path, image.size, image.modified) not in files if from_folder else image.identity not in current
-            )
-        ]
-        report.kept = len(wanted) - len(missing)
+        missing = _not_indexed(wanted, [known[row] for row in rows.values()])
+        report = IndexReport(kept=len(wanted) - len(missing))
         builder = _Builder(folder, embedder, on_bad_image, batch_size, num_workers, shard_size)
         builder.run(missing, report, progress)
         paths = {image.path for image in wanted} - {path for path, _ in report.left_out}
@@ -135,6 +124,16 @@ def build_index(
             manifest.write(folder)
         report.texts = sum(len(image.captions) for image in wanted if image.path in paths)
     return report
+
+
+def _not_indexed(wanted: Sequence[IndexedImage], indexed: Sequence[IndexedImage]) -> list[IndexedImage]:
+    """The images that an index lacks, or has otherwise than they are now."""
+    if Path(wanted[0].source).is_dir():
+        # A folder says nothing about captions: what an annotation file said of an image stays.
+        files = {(image.path, image.size, image.modified) for image in indexed}
+        return [image for image in wanted if (image.path, image.size, image.modified) not in files]
+    identities = {image.identity for image in indexed}
+    return [image for image in wanted if image.identity not in identities]
 
 
 def list_images(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.logging import get_logger
 from accelerate.utils import set_seed
@@ -143,16 +144,7 @@ class TrainingLoop:
         temperature = next(
             (value for name, value in model.named_parameters() if name.split(".")[-1] == "temperature"), None
         )
-        optimizer = create_optimizer(
-            model,
-            arguments.learning_rate,
-            arguments.weight_decay,
-            accelerator.device,
-            temperature_lr_scale=arguments.temperature_lr_scale,
-            kind=arguments.optimizer,
-            betas=(arguments.adam_beta1, arguments.adam_beta2),
-            matrix_lr_scale=arguments.muon_learning_rate / arguments.learning_rate,
-        )
+        optimizer = _optimizer_of(model, arguments, accelerator.device)
         with warnings.catch_warnings(), embeddings_in_one_unit(model, accelerator):
             # torch has renamed the option that Accelerate passes on.
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
@@ -395,6 +387,19 @@ class TrainingLoop:
 
     def _epoch(self) -> float:
         return self.progress.step / self.steps_per_epoch
+
+
+def _optimizer_of(model: nn.Module, arguments: TrainingArguments, device: torch.device) -> torch.optim.Optimizer:
+    return create_optimizer(
+        model,
+        arguments.learning_rate,
+        arguments.weight_decay,
+        device,
+        temperature_lr_scale=arguments.temperature_lr_scale,
+        kind=arguments.optimizer,
+        betas=(arguments.adam_beta1, arguments.adam_beta2),
+        matrix_lr_scale=arguments.muon_learning_rate / arguments.learning_rate,
+    )
 
 
 def _require_possible(

@@ -15,6 +15,34 @@ def vqa_v2(sources: Sequence[Path], options: ImportOptions, account: Account) ->
     order.
     """
     locator = ImageLocator(options.images, account)
+    questions, annotations = _vqa_files(sources, account)
+    for entry, kind, subset, path in questions:
+        question_id = usable_id(entry.get("question_id"))
+        annotation = annotations.pop(question_id, None)
+        question, image_id = usable_text(entry.get("question")), entry.get("image_id")
+        if question is None or not isinstance(image_id, int):
+            account.leave_out("no question" if question is None else "no number of an image")
+            continue
+        record = {"question_id": question_id, "question": question}
+        if annotation is not None:
+            answered = _vqa_answers(annotation, account)
+            if answered is None:
+                account.leave_out("question without answers")
+                continue
+            record |= answered
+        elif len(sources) > 1:
+            account.leave_out("question without annotation")
+            continue
+        if not isinstance(subset, str):
+            raise AnnotationError(f"{path}: field 'data_subtype': missing; it names the folder of the images")
+        if (found := locator.find(_vqa_image(kind, subset, image_id))) is not None:
+            yield {"image": found, "image_id": image_id, **record, "dataset": "vqa"}
+    if annotations:
+        account.leave_out("annotation of an unknown question", len(annotations))
+
+
+def _vqa_files(sources: Sequence[Path], account: Account) -> tuple[list[tuple], dict]:
+    """Every question with `data_type`, `data_subtype` and path of its file; and annotations by number of the question."""
     questions, annotations = [], {}
     for path in sources:
         content = read_json(path, dict, "VQA's questions or annotations")
@@ -32,39 +60,27 @@ def vqa_v2(sources: Sequence[Path], options: ImportOptions, account: Account) ->
                     annotations[question_id] = entry
     if not questions:
         raise AnnotationError(f"{sources[0]}: no questions; give the file of questions, then that of annotations")
-    for entry, kind, subset, path in questions:
-        question_id = usable_id(entry.get("question_id"))
-        annotation = annotations.pop(question_id, None)
-        question, image_id = usable_text(entry.get("question")), entry.get("image_id")
-        if question is None or not isinstance(image_id, int):
-            account.leave_out("no question" if question is None else "no number of an image")
-            continue
-        record = {"question_id": question_id, "question": question}
-        if annotation is not None:
-            answers = annotation.get("answers")
-            texts = [one.get("answer") for one in objects(answers if isinstance(answers, list) else [], account)]
-            answers = [text for text in map(usable_text, texts) if text is not None]
-            if not answers:
-                account.leave_out("question without answers")
-                continue
-            record["answer"] = answers
-            for name in ("question_type", "answer_type"):
-                if usable_text(annotation.get(name)):
-                    record[name] = annotation[name]
-        elif len(sources) > 1:
-            account.leave_out("question without annotation")
-            continue
-        if not isinstance(subset, str):
-            raise AnnotationError(f"{path}: field 'data_subtype': missing; it names the folder of the images")
-        # The questions of the development part of the test set show images of the whole.
-        subset = subset.replace("test-dev", "test")
-        name = f"{subset}/COCO_{subset}_{image_id:012d}.jpg"
-        if isinstance(kind, str) and kind.startswith("abstract"):
-            name = f"{subset}/{kind}_{subset}_{image_id:012d}.png"
-        if (found := locator.find(name)) is not None:
-            yield {"image": found, "image_id": image_id, **record, "dataset": "vqa"}
-    if annotations:
-        account.leave_out("annotation of an unknown question", len(annotations))
+    return questions, annotations
+
+
+def _vqa_answers(annotation: dict, account: Account) -> dict | None:
+    """The fields of an annotation that a record has; None without an answer."""
+    answers = annotation.get("answers")
+    texts = [one.get("answer") for one in objects(answers if isinstance(answers, list) else [], account)]
+    answers = [text for text in map(usable_text, texts) if text is not None]
+    if not answers:
+        return None
+    kinds = {name: annotation.get(name) for name in ("question_type", "answer_type")}
+    return {"answer": answers} | {name: kind for name, kind in kinds.items() if usable_text(kind)}
+
+
+def _vqa_image(kind: object, subset: str, image_id: int) -> str:
+    """The name of an image as its owners publish it, in the folder of its subset."""
+    # The questions of the development part of the test set show images of the whole.
+    subset = subset.replace("test-dev", "test")
+    if isinstance(kind, str) and kind.startswith("abstract"):
+        return f"{subset}/{kind}_{subset}_{image_id:012d}.png"
+    return f"{subset}/COCO_{subset}_{image_id:012d}.jpg"
 
 
 def visual_genome_qa(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:

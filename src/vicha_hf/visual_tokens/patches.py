@@ -34,13 +34,11 @@ SAME_POINT = 1e-5
 @dataclass
 class PatchCodeFit:
     """
-    Outcome of a fit: `num_patches` used and `mean_error`, the squared distance per colour between patches and their
-    codes in normalised units. `explained_variance` is the share of the patches' variance that the codes keep, at most
-    1.
+    Outcome of a fit: `num_patches` used, and `explained_variance`, the share of the patches' variance that the codes
+    keep, at most 1.
     """
 
     num_patches: int
-    mean_error: float
     explained_variance: float
 
 
@@ -103,7 +101,7 @@ class PatchVisualTokenizer(VisualTokenizer):
         self.codes.copy_(codes)
         error = nearest_codes(patches, codes)[1].mean().item() / patches.shape[1]
         variance = patches.var(dim=0, unbiased=False).mean().item()
-        return PatchCodeFit(len(patches), error, 1 - error / variance if variance > 0 else 1.0)
+        return PatchCodeFit(len(patches), 1 - error / variance if variance > 0 else 1.0)
 
     def _sample_patches(self, batches: Iterable[torch.Tensor], count: int, generator: torch.Generator) -> torch.Tensor:
         """Up to `count` patches, each equally likely: those with the smallest random keys."""

@@ -122,7 +122,7 @@ def test_size_is_that_of_the_upright_image(tmp_path):
 
 @pytest.fixture
 def refcoco(image_folder):
-    """Three things in two images, two refs, three sentences."""
+    """Three things with an area in two images, two refs, three sentences."""
 
     def write(**changes):
         contents = {
@@ -145,6 +145,8 @@ def refcoco(image_folder):
                     {"id": 7, "image_id": 100, "bbox": [1, 2, 3, 4]},
                     {"id": 8, "image_id": 100, "bbox": [5, 6, 7, 8]},
                     {"id": 9, "image_id": 101, "bbox": [9, 8, 7, 6]},
+                    # COCO's instances hold boxes of height 0.
+                    {"id": 10, "image_id": 101, "bbox": [9, 8, 7, 0]},
                 ],
             },
         } | changes
@@ -158,7 +160,9 @@ def refcoco(image_folder):
 
 
 def test_refcoco_files_are_joined(refcoco, image_folder):
-    records = list(read_grounding_records(refcoco(), for_evaluation=True))
+    annotations = read_grounding_records(refcoco(), for_evaluation=True)
+    records = list(annotations)
+    assert records[2].boxes == ((9, 8, 7, 6),) and not annotations.report.notes
     assert [record.text for record in records] == ["red dog", "the dog", "cat"]
     assert [record.split for record in records] == ["val", "val", "testA"]
     assert [record.box for record in records] == [(1, 2, 3, 4), (1, 2, 3, 4), (9, 8, 7, 6)]
@@ -181,6 +185,9 @@ def test_a_detectors_boxes_are_the_proposals(refcoco, detections):
 
 
 def test_refcoco_problems_are_named(refcoco, image_folder):
+    flat = [{"ref_id": 1, "ann_id": 10, "image_id": 101, "split": "val", "sentences": [{"sent": "a"}]}]
+    with pytest.raises(AnnotationError, match=r"refs.json, record 0: field 'bbox': a box without area"):
+        read_grounding_records(refcoco(refs=flat), for_evaluation=True)
     refs = [{"ref_id": 1, "ann_id": 70, "image_id": 100, "split": "val", "sentences": [{"sent": "a"}]}]
     with pytest.raises(AnnotationError, match=r"refs.json, record 0: field 'ann_id': not among the instances"):
         read_grounding_records(refcoco(refs=refs))

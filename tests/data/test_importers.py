@@ -382,6 +382,8 @@ def test_refcoco(run, protocol):
         "category_id": 1,
     }
     refs = [ref, ref | {"ref_id": 1, "split": "val"}, ref | {"ref_id": 2, "ann_id": 3}]
+    # COCO's instances hold boxes of height 0.
+    refs.append(ref | {"ref_id": 3, "ann_id": 2, "sentences": ref["sentences"][:1]})
     instances = {
         "images": [{"id": 581857, "file_name": "COCO_train2014_000000581857.jpg", "width": 640, "height": 427}],
         "annotations": [
@@ -406,7 +408,7 @@ def test_refcoco(run, protocol):
             "height": 427,
         }
     ]
-    for cause in ("no sentence", "field 'ann_id': not among the instances"):
+    for cause in ("no sentence", "field 'ann_id': not among the instances", "a box without area"):
         assert f"1 x {cause}" in printed
     assert read_grounding_records(run.output, for_evaluation=True)[0].box == (103.93, 299.99, 238.15, 117.41)
 

@@ -106,7 +106,7 @@ def test_bad_tables_are_named(image_folder):
     with pytest.raises(AnnotationError, match=r"a.parquet: not readable as Parquet"):
         read_image_text_records(image_folder / "a.parquet")
     (image_folder / "a.tar").write_bytes(b"no tar" * 1000)
-    with pytest.raises(AnnotationError, match=r"a.tar: not readable as an uncompressed tar file"):
+    with pytest.raises(AnnotationError, match=r"a.tar, record 0: the shard cannot .* or unpack its compression"):
         read_image_text_records(image_folder / "a.tar")
     (image_folder / "a.xyz").write_text("")
     with pytest.raises(AnnotationError, match="an unknown kind of annotation file"):

@@ -15,6 +15,7 @@ from threading import Thread
 
 import datasets
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.datasets_pretraining import PretrainingItems
 from vicha_hf.data.image_files import ImageReadError
+from vicha_hf.data.packing import PackOptions, pack_corpus
 from vicha_hf.data.raw_records import AnnotationError
 from vicha_hf.data.read_report import RejectsFile
 from vicha_hf.data.stream_dataset import StreamDataset, StreamOptions
@@ -227,6 +229,68 @@ def test_images_keep_their_bytes_and_fields_their_values(shards, tmp_path):
     (shard, *_) = stream_shards(sources_of(shards, "tar", tmp_path))
     found = [raw.value for raw in shard.records()]
     assert (found[1]["similarity"], found[2]["similarity"], found[1]["concepts"]) == (0.27, 1, ["dog"])
+
+
+def test_each_shard_has_columns_of_its_own(tmp_path):
+    """
+    Those of another split take nothing away, and neither do the first records of a shard: a key, a fraction or a list that
+    comes late is there.
+    """
+    train = [{"caption": f"word {number}", "similarity": 1} for number in range(9)]
+    for record in train[6:]:
+        record.update(similarity=0.27, concepts=["dog", "grass"])
+    validation = [[("txt", b"word 0")], [("json", json.dumps({"caption": "word 1", "similarity": 1}).encode())]]
+    members = [[("json", json.dumps(record).encode())] for record in train]
+    for name, group in (("train", members), ("validation", validation)):
+        with_images = [[("jpg", jpeg(number)), *texts] for number, texts in enumerate(group)]
+        write_tar(tmp_path / f"{name}.tar", [(f"{n}.{s}", c) for n, one in enumerate(with_images) for s, c in one])
+    shards = stream_shards({"path": str(tmp_path / "{train,validation}.tar"), "streaming": True})
+    found = [{k: v for k, v in raw.value.items() if k != "image"} for raw in shards[0].records()]
+    assert found == train
+    assert [raw.value["caption"] for raw in shards[1].records()] == ["word 0", "word 1"]
+    # Read together by number, too.
+    read = read_image_text_records([str(tmp_path / f"{name}.tar") for name in ("train", "validation")])
+    assert [record.concepts for record in read] == [()] * 6 + [("dog", "grass")] * 3 + [()] * 2
+    # Files of a table know their columns: one without concepts among them, or with other types, loses nothing.
+    for name, rows in (("train", train), ("validation", [{"caption": "word 9", "similarity": 1}])):
+        table = pyarrow.table(
+            {name: [row.get(name) for row in rows] for name in rows[-1]}
+            | {"image": [{"bytes": jpeg(number), "path": None} for number in range(len(rows))]}
+        )
+        pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+    for source in (str(tmp_path / "*.parquet"), [str(tmp_path / f"{one}.parquet") for one in ("train", "validation")]):
+        read = read_image_text_records(source)
+        assert [record.concepts for record in read] == [()] * 6 + [("dog", "grass")] * 3 + [()]
+    parts = stream_shards({"path": str(tmp_path / "*.parquet"), "streaming": True})
+    values = [raw.value for part in parts for raw in part.records()]
+    assert [value["similarity"] for value in values] == [1] * 6 + [0.27] * 3 + [1]
+    assert [value.get("concepts") for value in values] == [None] * 6 + [["dog", "grass"]] * 3 + [None]
+
+
+@pytest.mark.parametrize("row_group_size", [1, 7, 64, 1000])
+def test_row_groups_of_parquet_do_not_show(tmp_path, row_group_size):
+    """As other tools write them, one for the whole file, or as ours do, small ones."""
+    count = 150
+    table = pyarrow.table(
+        {
+            "image": [{"bytes": jpeg(number), "path": None} for number in range(count)],
+            "caption": [f"word {number}" for number in range(count)],
+        }
+    )
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=row_group_size)
+    (shard,) = stream_shards({"path": str(tmp_path / "a.parquet"), "streaming": True})
+    found = [(raw.index, raw.value["caption"], raw.value["image"].read_bytes()) for raw in shard.records()]
+    assert found == [(number, f"word {number}", jpeg(number)) for number in range(count)]
+    source = {"path": str(tmp_path / "a.parquet"), "streaming": True}
+    whole = numbers(stream_of(source, buffer_size=20), 2 * count)
+    first = stream_of(source, buffer_size=20)
+    parts = numbers(first, 61)
+    again = stream_of(source, buffer_size=20)
+    again.go_on_from(first.states, len(parts))
+    assert parts + numbers(again, 2 * count - 61) == whole
+    pack_corpus(str(tmp_path / "a.parquet"), tmp_path / "packed", PackOptions(format="parquet", num_workers=1))
+    written = pyarrow.parquet.ParquetFile(tmp_path / "packed/00000.parquet").metadata
+    assert [written.row_group(group).num_rows for group in range(written.num_row_groups)] == [100, 50]
 
 
 def test_equal_images_have_equal_numbers(tmp_path):

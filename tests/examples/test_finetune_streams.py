@@ -1,10 +1,12 @@
 """Fine-tuning on streams: the same promises as pretraining, for every task's script."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 from test_finetune_scripts import SCRIPTS, options, reproducible_log
 
+from vicha_hf.data.read_report import RejectsFile
 from vicha_hf.training.checkpoints import list_checkpoints
 
 
@@ -33,6 +36,20 @@ def shards(task_files):
             (task_files / f"{task}-{shard}.jsonl").write_text("".join(lines))
     (task_files / "answers.json").write_text('["white tree", "red"]')
     return task_files
+
+
+def write_cut_shard(path, records, images, keep):
+    """A tar shard of records that breaks off within record `keep`."""
+    places = []
+    with tarfile.open(path, "w") as archive:
+        for number, record in enumerate(records):
+            places.append(archive.offset)
+            image = (images / record["image"]).read_bytes()
+            for name, content in ((f"{number}.png", image), (f"{number}.json", json.dumps(record).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    path.write_bytes(path.read_bytes()[: places[keep] + 1000])
 
 
 def streamed(shards, name, output_dir, *overrides):
@@ -69,11 +86,19 @@ def processes_with(text):
 
 
 def test_two_processes_go_on_with_the_very_next_example_after_kill_9(shards, launch_on_two_processes, tmp_path):
-    """The launcher and both processes are ended by SIGKILL in the middle of training."""
+    """The launcher and both processes are ended by SIGKILL in the middle of training. One shard is cut off."""
     name = "finetune_vqa"
+    records = json.loads((shards / "vqa.json").read_text())
+    write_cut_shard(shards / "cut.tar", records, shards, keep=2)
+    source = {"path": str(shards / "{vqa-0.jsonl,vqa-1.jsonl,cut.tar,vqa-2.jsonl}"), "streaming": True}
     overrides = ["--max_steps=16", "--per_device_batch_size=2", "--num_workers=1", "--data.validation=null"]
+    overrides += [f"--data.train={json.dumps(source)}", "--data.on_bad_record=skip"]
     launch_on_two_processes(name, streamed(shards, name, tmp_path / "whole", *overrides))
-    assert json.loads((tmp_path / "whole/metrics.json").read_text())["num_processes"] == 2
+    metrics = json.loads((tmp_path / "whole/metrics.json").read_text())
+    assert metrics["num_processes"] == 2
+    assert metrics["rejected_records"] == {"the shard cannot be read to its end": 1}
+    (rejected,) = RejectsFile(tmp_path / "whole/rejected_records.jsonl").records()
+    assert rejected.record == f"{shards / 'cut.tar'}, from record 2 on"
 
     given = streamed(shards, name, tmp_path / "killed", *overrides)
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"]

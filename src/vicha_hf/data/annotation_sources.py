@@ -12,9 +12,10 @@ from .annotations_refcoco import RefCocoSource
 from .declared_roots import declared_root
 from .json_reading import require_regular_file
 from .raw_records import AnnotationError, RecordSource
-from .source_datasets import PARQUET_SUFFIX, TableSource, load_dataset_split, load_parquet
+from .source_datasets import TableSource, load_dataset_split
 from .source_files import TEXT_SUFFIXES, TextFileSource
 from .source_folders import ImageFolderSource, find_caption_file, holds_images
+from .source_parquet import PARQUET_SUFFIX, load_parquet
 from .source_tar import TAR_SUFFIX, TarSource
 
 
@@ -246,7 +247,8 @@ def _dataset(spec: CorpusSource, root: Path | None) -> TableSource:
 
 def _parquet(paths: list[Path], spec: CorpusSource, root: Path | None) -> TableSource:
     name = str(paths[0]) if len(paths) == 1 else f"{len(paths)} files from {paths[0]} on"
-    return TableSource(load_parquet(paths), name, spec.columns, paths[0].parent, root, declared_root(paths[0]))
+    table, damaged = load_parquet(paths)
+    return TableSource(table, name, spec.columns, paths[0].parent, root, declared_root(paths[0]), damaged)
 
 
 def _open_folder(folder: Path, spec: CorpusSource, root: Path | None) -> list[tuple[RecordSource, str | None]]:

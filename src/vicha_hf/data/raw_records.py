@@ -83,6 +83,12 @@ class RecordSource(ABC):
         raise KeyError(key)
 
 
+def unreadable_shard(error: Exception, remedy: str = "write or download it again") -> RecordProblem:
+    """The problem of the records in a shard, or behind a place in it, that is gone, cut off or damaged."""
+    detail = " ".join(f"{type(error).__name__}: {error}".split())
+    return RecordProblem("", "the shard cannot be read to its end", remedy, detail)
+
+
 def describe_place(source: str, index: int, line: int | None = None) -> str:
     """File and record of an annotation, for messages."""
     return f"{source}, record {index}{f' (line {line})' if line is not None else ''}"

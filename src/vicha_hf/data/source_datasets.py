@@ -1,15 +1,14 @@
-"""Annotations in Hugging Face datasets and in Parquet files, which the `datasets` library memory-maps."""
+"""Annotations in Hugging Face datasets, which the `datasets` library memory-maps."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from .raw_records import AnnotationError, RawRecord, RecordSource
+from .raw_records import AnnotationError, RawRecord, RecordSource, unreadable_shard
 from .source_hub import load_hub_dataset, split_name
 from .stored_images import DatasetImages, EmbeddedImage, ImageStore
 
 
-PARQUET_SUFFIX = ".parquet"
 _ROWS_AT_A_TIME = 1000
 _IMAGE_FIELDS = ("image", "images")
 # Columns that hold encoded images under the name of their format, as img2dataset writes them.
@@ -46,39 +45,6 @@ def load_dataset_split(path: str, name: str | None, split: str | None):
     return load_hub_dataset(path, name, split)
 
 
-def load_parquet(paths: Sequence[Path]):
-    """The rows of Parquet files as one dataset. Raises `AnnotationError` for files that are none, or differ."""
-    import datasets
-    import pyarrow
-
-    schemas = [_parquet_schema(path) for path in paths]
-    features = None
-    try:
-        if any(schema != schemas[0] for schema in schemas):
-            # A file whose lists are all empty does not know what they would hold.
-            unified = pyarrow.unify_schemas(
-                [schema.remove_metadata() for schema in schemas], promote_options="permissive"
-            )
-            features = datasets.Features.from_arrow_schema(unified)
-        files = [str(path) for path in paths]
-        return datasets.load_dataset(PARQUET_SUFFIX[1:], data_files=files, split="train", features=features)
-    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise AnnotationError(
-            f"{paths[0]} and {len(paths) - 1} more: not readable as one Parquet table ({error.__cause__ or error}); "
-            "check that all files have the same columns"
-        ) from error
-
-
-def _parquet_schema(path: Path):
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_schema(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise AnnotationError(f"{path}: not readable as Parquet ({error}); write or download it again") from error
-
-
 class TableSource(RecordSource):
     """
     A map-style dataset.
@@ -91,6 +57,7 @@ class TableSource(RecordSource):
         default_root: folder that relative image paths start from unless the user says otherwise.
         image_root: the one that the user named for this source.
         declared: another folder that the images may lie in.
+        damaged: files of the dataset that it had to leave out, `{path: error}`; each counts as a bad record.
 
     Raises:
         AnnotationError: a missing column, or no column of texts.
@@ -104,8 +71,10 @@ class TableSource(RecordSource):
         default_root: Path | None = None,
         image_root: Path | None = None,
         declared: Path | None = None,
+        damaged: Mapping[Path, Exception] | None = None,
     ):
         self.name = name
+        self.damaged = damaged or {}
         self.declared = declared
         self.default_root = default_root or Path()
         self.image_root = image_root
@@ -131,7 +100,7 @@ class TableSource(RecordSource):
             [
                 self.dataset._fingerprint,
                 self.columns_of,
-                *map(str, (self.default_root, self.image_root, self.declared)),
+                *map(str, (self.default_root, self.image_root, self.declared, *self.damaged)),
             ]
         )
 
@@ -191,6 +160,8 @@ class TableSource(RecordSource):
                     declared_root=self.declared,
                 )
                 row += 1
+        for path, error in self.damaged.items():
+            yield RawRecord(None, str(path), 0, self.default_root, problem=unreadable_shard(error))
 
     def _undecoded(self, column: str):
         from datasets import Image, List

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from .json_reading import decode_json, require_regular_file
-from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource
+from .raw_records import RawRecord, RecordProblem, RecordSource, unreadable_shard
 from .source_files import file_fingerprint, renamed_fields
 from .source_folders import IMAGE_SUFFIXES
 from .stored_images import EmbeddedImage, ImageStore, TarImages
@@ -19,6 +19,24 @@ JSON_MEMBER = ".json"
 _LONGEST_TEXT = 16 * 2**20
 # What img2dataset writes into its JSON besides what the schema knows.
 DOWNLOAD_FAILED = "status"
+
+
+class StrictTarInfo(tarfile.TarInfo):
+    """
+    Members for `tarfile.open(tarinfo=StrictTarInfo)`, which then refuses a file that is cut off or damaged between two
+    members or within a header. By itself it takes such a place for the end of a whole file.
+    """
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """The next member. Raises `tarfile.ReadError` where there is none and no end mark either."""
+        try:
+            return super().fromtarfile(archive)
+        # Blocks of zeros.
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} at byte {archive.offset}, before the end mark") from error
 
 
 def sample_key(name: str) -> tuple[str, str]:
@@ -99,7 +117,8 @@ class TarSource(RecordSource):
         for path in self.paths:
             require_regular_file(path, "shard")
             store = TarImages(str(path))
-            for index, (key, members) in enumerate(self._groups(path).items()):
+            groups, broken = self._groups(path)
+            for index, (key, members) in enumerate(groups.items()):
                 value, problem = None, None
                 try:
                     value, problem = self._record(store, key, members), None
@@ -108,13 +127,16 @@ class TarSource(RecordSource):
                 if value is not None and self.columns:
                     value, problem = renamed_fields(value, self.columns)
                 yield RawRecord(value, str(path), index, path.parent, None, problem)
+            if broken is not None:
+                yield RawRecord(None, str(path), len(groups), path.parent, None, broken)
 
     @staticmethod
-    def _groups(path: Path) -> dict[str, dict[str, tuple[int, int]]]:
-        """(Offset, size) of the members, by key and suffix."""
+    def _groups(path: Path) -> tuple[dict[str, dict[str, tuple[int, int]]], RecordProblem | None]:
+        """(Offset, size) of the members, by key and suffix, and the problem of a file that breaks off."""
         groups: dict[str, dict[str, tuple[int, int]]] = {}
+        key = None
         try:
-            with tarfile.open(path, "r:") as archive:
+            with tarfile.open(path, "r:", tarinfo=StrictTarInfo) as archive:
                 for member in archive:
                     key, suffix = sample_key(member.name)
                     if member.isfile() and is_wanted(suffix):
@@ -122,10 +144,10 @@ class TarSource(RecordSource):
                     # tarfile would remember every member that it has seen.
                     archive.members = []
         except (tarfile.TarError, OSError, ValueError) as error:
-            raise AnnotationError(
-                f"{path}: not readable as an uncompressed tar file ({error}); download it again, or unpack the compression"
-            ) from error
-        return groups
+            # The other members of the last record may lie behind.
+            groups.pop(key, None)
+            return groups, unreadable_shard(error, "download it again, or unpack its compression")
+        return groups, None
 
     @staticmethod
     def _record(store: TarImages, key: str, members: Mapping[str, tuple[int, int]]) -> dict:

@@ -24,7 +24,7 @@ from .datasets_pretraining import PretrainingItems
 from .image_files import ImageReadError
 from .raw_records import AnnotationError, RawRecord, RecordProblem
 from .read_report import RejectedRecord, RejectsFile
-from .stream_shards import StreamShard, describe_shards, skip_records, stream_shards
+from .stream_shards import ShardReadError, StreamShard, describe_shards, skip_records, stream_shards
 
 
 _SHARD_ORDER, _BUFFER_ORDER, _ITEM, _SOURCE = range(4)
@@ -80,7 +80,8 @@ class StreamOptions:
         batch_size: examples of a batch.
         seed: of all draws.
         buffer_size: records that are shuffled together, per reader.
-        on_bad_record: "raise" stops at a bad record or an image that cannot be decoded; "skip" goes on to the next one.
+        on_bad_record: "raise" stops at a bad record, an image that cannot be decoded, or a shard that cannot be read to its
+            end; "skip" goes on to the next one.
         num_processes, process_index: of the training.
         num_workers: loading processes per process; 0 loads in the process itself.
         allow_outside_root: as in `ReadingOptions`.
@@ -132,8 +133,17 @@ class StreamBatch:
 class _SourceReader:
     """The records of one source for one reader, from a place on, without end."""
 
-    def __init__(self, shards: Sequence[StreamShard], source: int, reader: int, options: StreamOptions):
+    def __init__(
+        self,
+        shards: Sequence[StreamShard],
+        source: int,
+        reader: int,
+        options: StreamOptions,
+        leave_out: Callable[[ShardReadError], None],
+    ):
         self._options = options
+        self._leave_out = leave_out
+        self._last_left_out: ShardReadError | None = None
         self._draws = (reader, source)
         # Every reader has as many shards to itself. Those left over belong to groups of readers, all of one size.
         readers = options.num_readers
@@ -155,7 +165,8 @@ class _SourceReader:
                     last = taken + 1 == len(buffer)
                     yield buffer[order[taken]], end if last else replace(begin, taken=taken + 1)
             if not found and place == StreamPlace(place.passes):
-                raise AnnotationError(f"no record in {', '.join(map(str, self._shards[:3]))}; check the shards")
+                names = ", ".join(map(str, self._shards[:3]))
+                raise AnnotationError(f"no record in {names}; check the shards") from self._last_left_out
             place = StreamPlace(place.passes + 1)
 
     def _buffers(self, place: StreamPlace) -> Iterator[tuple[list[RawRecord], StreamPlace, StreamPlace]]:
@@ -164,8 +175,7 @@ class _SourceReader:
         begin, buffer = place, []
         for position in range(place.shard, len(order)):
             skipped = place.record if position == place.shard else 0
-            records = skip_records(self._shards[order[position]].records(), skipped)
-            for number, raw in enumerate(records, start=skipped):
+            for number, raw in enumerate(self._records(order[position], skipped), start=skipped):
                 if not self._is_own(order[position], raw.index):
                     continue
                 if len(buffer) == self._options.buffer_size:
@@ -175,6 +185,14 @@ class _SourceReader:
                 buffer.append(raw)
         if buffer:
             yield buffer, begin, StreamPlace(place.passes + 1)
+
+    def _records(self, shard: int, skipped: int) -> Iterator[RawRecord]:
+        """The records of a shard behind the first `skipped`. One that breaks off ends there, each time it is read."""
+        try:
+            yield from skip_records(self._shards[shard].records(), skipped)
+        except ShardReadError as error:
+            self._leave_out(error)
+            self._last_left_out = error
 
     def _is_own(self, shard: int, record: int) -> bool:
         # The first reader of a group is another one in each shard, so that short shards do not all burden the same one.
@@ -289,7 +307,7 @@ class StreamDataset(IterableDataset):
         options = self.options
         reader = options.process_index * options.readers_per_process + own_number
         streams = [
-            _SourceReader(shards, number, reader, options).from_place(place)
+            _SourceReader(shards, number, reader, options, self._leave_out).from_place(place)
             for number, (shards, place) in enumerate(zip(self.shards, state.places, strict=True))
         ]
         bad_in_a_row = 0
@@ -312,6 +330,12 @@ class StreamDataset(IterableDataset):
             bad_in_a_row = 0
             state = ReaderState(places, state.examples + 1)
             yield item, raw.where, state
+
+    def _leave_out(self, error: ShardReadError) -> None:
+        if self.options.on_bad_record == "raise":
+            raise error
+        if self.rejects is not None:
+            self.rejects.add(RejectedRecord(error.where, error.problem.label, error.problem.message))
 
     def _reject(self, raw: RawRecord, problem: RecordProblem | ImageReadError) -> None:
         if isinstance(problem, ImageReadError):

@@ -1,8 +1,11 @@
 """Shards of a stream: what is read from beginning to end, on this machine or another, without knowing how long it is."""
 
 import json
+import lzma
 import os
 import tarfile
+import time
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -11,17 +14,43 @@ from typing import BinaryIO
 
 from .annotation_sources import CorpusSource, as_corpus_source, expand_pattern, is_remote, list_sources
 from .json_reading import decode_json
-from .raw_records import AnnotationError, RawRecord, RecordProblem
-from .source_datasets import BINARY_IMAGE_COLUMNS, PARQUET_SUFFIX, require_columns
+from .raw_records import AnnotationError, RawRecord, RecordProblem, unreadable_shard
+from .source_datasets import BINARY_IMAGE_COLUMNS, require_columns
 from .source_files import JSONL_SUFFIXES, renamed_fields
 from .source_folders import IMAGE_SUFFIXES
 from .source_hub import load_hub_dataset
-from .source_tar import is_wanted, record_of_members, sample_key
+from .source_parquet import PARQUET_SUFFIX
+from .source_tar import StrictTarInfo, is_wanted, record_of_members, sample_key
 from .stored_images import EmbeddedImage, HeldImage
 
 
 _ROWS_AT_A_TIME = 64
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+# Of an address, before its shard counts as one that cannot be read: a connection may fail for a moment.
+_TRIES_AT_AN_ADDRESS = 3
+_SECONDS_BETWEEN_TRIES = 1.0
+# What files on this machine raise that are cut off or damaged, besides the errors of pyarrow.
+_FILE_ERRORS = (OSError, EOFError, UnicodeDecodeError, tarfile.TarError, zlib.error, lzma.LZMAError)
+
+
+class ShardReadError(AnnotationError):
+    """
+    A shard that is gone, cut off or damaged.
+
+    Args:
+        shard: its name.
+        read: records that were read before.
+        error: of the file or its decoder.
+
+    Attributes:
+        where: the shard, and the first record that was lost.
+        problem: as the records behind it are counted.
+    """
+
+    def __init__(self, shard: str, read: int, error: Exception):
+        self.where = f"{shard}, from record {read} on"
+        self.problem = unreadable_shard(error)
+        super().__init__(f"{shard}: {self.problem.message}")
 
 
 class StreamShard(ABC):
@@ -29,7 +58,7 @@ class StreamShard(ABC):
 
     @abstractmethod
     def records(self) -> Iterator[RawRecord]:
-        """The records, in the same order each time."""
+        """The records, in the same order each time. Raises `ShardReadError` where they break off."""
 
 
 class _FileShard(StreamShard):
@@ -51,6 +80,32 @@ class _FileShard(StreamShard):
     def __str__(self) -> str:
         return self.path
 
+    def records(self) -> Iterator[RawRecord]:
+        import pyarrow
+
+        # File systems behind an address raise what they like.
+        kinds = Exception if is_remote(self.path) else (*_FILE_ERRORS, pyarrow.ArrowException)
+        left = _TRIES_AT_AN_ADDRESS if is_remote(self.path) else 1
+        read = 0
+        while True:
+            try:
+                for raw in islice(self._read(), read, None):
+                    read += 1
+                    yield raw
+                return
+            # A mistake in the shard's layout, or an extra that is not installed.
+            except (AnnotationError, ImportError):
+                raise
+            except kinds as error:
+                left -= 1
+                if not left or isinstance(error, FileNotFoundError):
+                    raise ShardReadError(self.path, read, error) from error
+                time.sleep(_SECONDS_BETWEEN_TRIES)
+
+    @abstractmethod
+    def _read(self) -> Iterator[RawRecord]:
+        """The records; raises whatever file and decoder raise."""
+
     def _open(self) -> BinaryIO:
         import fsspec
 
@@ -62,25 +117,17 @@ class _FileShard(StreamShard):
         folder = Path() if is_remote(self.path) else Path(self.path).parent
         return RawRecord(value, self.path, index, folder, line, problem, self.image_root)
 
-    def _unreadable(self, error: Exception) -> AnnotationError:
-        return AnnotationError(
-            f"{self.path}: the shard cannot be read to its end ({type(error).__name__}: {error}); write or download it again"
-        )
-
 
 class TarShard(_FileShard):
     """A tar file, whose members of one name are neighbours."""
 
-    def records(self) -> Iterator[RawRecord]:
-        try:
-            with self._open() as file, tarfile.open(fileobj=file, mode="r|*") as archive:
-                for index, (key, members) in enumerate(self._groups(archive)):
-                    try:
-                        yield self._raw(self._record(key, members), index)
-                    except RecordProblem as problem:
-                        yield self._raw(None, index, problem)
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise self._unreadable(error) from error
+    def _read(self) -> Iterator[RawRecord]:
+        with self._open() as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=StrictTarInfo) as archive:
+            for index, (key, members) in enumerate(self._groups(archive)):
+                try:
+                    yield self._raw(self._record(key, members), index)
+                except RecordProblem as problem:
+                    yield self._raw(None, index, problem)
 
     def _groups(self, archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
         finished: set[str] = set()
@@ -114,37 +161,32 @@ class TarShard(_FileShard):
 class JsonLinesShard(_FileShard):
     """A JSONL file; images are paths."""
 
-    def records(self) -> Iterator[RawRecord]:
-        try:
-            with self._open() as file:
-                for index, line in enumerate(line for line in file if line.strip()):
-                    value, problem = None, None
-                    try:
-                        value = decode_json(line.decode("utf-8-sig"))
-                    except ValueError as error:
-                        remedy = "write one JSON object per line"
-                        problem = RecordProblem("", "not readable as JSON", remedy, str(error))
-                    yield self._raw(value, index, problem)
-        except OSError as error:
-            raise self._unreadable(error) from error
+    def _read(self) -> Iterator[RawRecord]:
+        with self._open() as file:
+            for index, line in enumerate(line for line in file if line.strip()):
+                value, problem = None, None
+                try:
+                    value = decode_json(line.decode("utf-8-sig"))
+                except ValueError as error:
+                    remedy = "write one JSON object per line"
+                    problem = RecordProblem("", "not readable as JSON", remedy, str(error))
+                yield self._raw(value, index, problem)
 
 
 class ParquetShard(_FileShard):
     """A Parquet file, read by row groups."""
 
-    def records(self) -> Iterator[RawRecord]:
-        import pyarrow
+    def _read(self) -> Iterator[RawRecord]:
         import pyarrow.parquet
 
-        try:
-            with self._open() as file:
-                index = 0
-                for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=64):
+        with self._open() as file:
+            table, index = pyarrow.parquet.ParquetFile(file), 0
+            # Group by group: a damaged one would take those before it along.
+            for group in range(table.num_row_groups):
+                for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, row_groups=[group]):
                     for row in batch.to_pylist():
                         yield self._raw(_with_image(row, f"row {index} of {self.path}"), index)
                         index += 1
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise self._unreadable(error) from error
 
 
 class DatasetShard(StreamShard):
@@ -168,6 +210,18 @@ class DatasetShard(StreamShard):
         return self._name if self._number is None else f"{self._name}, shard {self._number}"
 
     def records(self) -> Iterator[RawRecord]:
+        import pyarrow
+        from datasets.exceptions import DatasetsError
+
+        read = 0
+        try:
+            for raw in self._read():
+                read += 1
+                yield raw
+        except (*_FILE_ERRORS, pyarrow.ArrowException, DatasetsError) as error:
+            raise ShardReadError(str(self), read, error) from error
+
+    def _read(self) -> Iterator[RawRecord]:
         shard = self._dataset
         if self._number is not None:
             shard = shard.shard(num_shards=shard.num_shards, index=self._number)

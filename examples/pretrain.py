@@ -30,7 +30,7 @@ from collections.abc import Sequence
 
 from accelerate.utils import set_seed
 
-from vicha_hf.arguments import parse_arguments
+from vicha_hf.arguments import parse_arguments, require
 from vicha_hf.concepts import ConceptIndex
 from vicha_hf.console_log import log_to_console
 from vicha_hf.data.annotations import read_image_text_records
@@ -122,6 +122,12 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     tokenizer = load_or_make_tokenizer(arguments.tokenizer_source, arguments.data.train, arguments.tokenizer_option)
     visual_tokens = load_visual_tokens(arguments.data)
     model = build_pretraining_model(arguments.model, tokenizer, visual_tokens)
+    require(
+        arguments.data.validation is None or model.config.itm_weight > 0,
+        "model.config.itm_weight",
+        model.config.itm_weight,
+        "without matching there is no head to re-rank with, and the evaluation re-ranks; leave data.validation out.",
+    )
     processor = build_processor(model, tokenizer, arguments.data)
     use_visual_tokens(model, visual_tokens, processor)
     use_concepts = model.config.use_concepts

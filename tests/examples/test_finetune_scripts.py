@@ -105,6 +105,18 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
     assert all(torch.equal(tensor, resumed[key]) for key, tensor in final.items())
 
 
+@pytest.mark.parametrize("method", ["itm", "itc"])
+def test_the_better_heat_map_of_the_validation_is_saved_with_the_model(
+    method, task_files, script, tmp_path, monkeypatch
+):
+    main = script("finetune_grounding")
+    monkeypatch.setitem(main.__globals__, "choose_grounding_method", lambda metrics: method)
+    result = main(options(task_files, "finetune_grounding", tmp_path, "--max_steps=1"))
+    assert result.metrics["accuracy"] == result.metrics[f"accuracy_{method}"]
+    for folder in ("model", "best_model"):
+        assert json.loads((tmp_path / folder / "config.json").read_text())["grounding_method"] == method
+
+
 # Learning rate, its end, epochs, batch per GPU and image size of ViCHA, then of SIMLA: the recipes of the papers.
 RECIPES = {
     "retrieval_flickr30k": (1e-5, 1e-6, 10, (16, 380), (32, 384)),

@@ -258,6 +258,12 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_an_error(corpus, pretrain, t
         pretrain(options(corpus, tmp_path, "--model.text_config.cls_token_id=1"))
 
 
+def test_an_evaluation_that_could_not_re_rank_is_refused_before_the_first_step(corpus, pretrain, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.config\.itm_weight=0.* no head to re-rank with"):
+        pretrain(options(corpus, tmp_path, "--model.config.itm_weight=0", "--data.validation=nowhere.json"))
+    assert not (tmp_path / "log.jsonl").exists()
+
+
 def test_accelerate_launch_gives_the_same_run(corpus, pretrain, tmp_path):
     overrides = ["--max_steps=2", "--data.validation=null", "--trackers=[]"]
     pretrain(options(corpus, tmp_path / "here", *overrides))

@@ -195,6 +195,66 @@ def test_sbu(run, as_json):
     assert "1 x no caption" in printed and "1 x image file not found" in printed
 
 
+@pytest.mark.parametrize("files", [["empty.txt", "urls.txt"], ["urls.txt", "empty.txt"]])
+def test_sbu_with_an_empty_file(run, files):
+    contents = {"urls.txt": "http://x.org/1.jpg\n", "empty.txt": ""}
+    _, printed = run("sbu", {name: contents[name] for name in files}, expected_status=1)
+    assert "1 addresses and 0 captions; they belong together" in printed
+
+
+def test_lines_that_are_no_use_count_in_the_numbers_of_downloaders(run):
+    """What stands behind them would get the image of another caption."""
+    lines = ["a bus\thttp://a.org/x.jpg", "no tab", "a dog\thttp://b.org/x.jpg", "a cat\thttp://[c/x.jpg"]
+    images = ["00000/000000001.jpg", "00000/000000002.jpg", f"3_{zlib.crc32(b'http://[c/x.jpg')}"]
+    for header in ("", "caption\turl\n"):
+        records, printed = run("cc3m", {"train.tsv": header + "\n".join(lines) + "\n"}, images=images)
+        assert [(record["image"], record["caption"]) for record in records] == [
+            ("images/00000/000000002.jpg", "a dog"),
+            (f"images/{images[2]}", "a cat"),
+        ]
+        assert "1 x line that is no caption and address" in printed and "1 x image file not found" in printed
+
+
+HALF, NUL, NO_WORD = "half \ud83e a character", "a NUL \0 inside", "!?"
+BAD_TEXTS = {
+    "coco-captions": lambda text: {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(2)],
+        "annotations": [{"image_id": 0, "caption": "a dog"}, {"image_id": 1, "caption": text}],
+    },
+    "karpathy": lambda text: {
+        "images": [{"filename": "a.jpg", "sentences": [{"raw": one}]} for one in ("a dog", text)],
+    },
+    "visual-genome": lambda text: [
+        {"id": number, "regions": [{"phrase": one}]} for number, one in enumerate(("a dog", text))
+    ],
+    "sbu": lambda text: {"image_urls": ["http://x.org/1.jpg", "http://x.org/2.jpg"], "captions": ["a dog", text]},
+    "vg-qa": lambda text: [{"id": 1, "qas": [{"question": one, "answer": "a"} for one in ("a dog?", text)]}],
+    "albef": lambda text: [{"image": "a.jpg", "caption": one} for one in ("a dog", text)],
+}
+BAD_LINES = {
+    "nlvr2": lambda text: {"identifier": "dev-1-0-0", "sentence": text, "label": "True"},
+    "snli-ve": lambda text: {"Flickr30K_ID": "1", "sentence2": text, "gold_label": "neutral"},
+}
+
+
+@pytest.mark.parametrize("name", [*BAD_TEXTS, *BAD_LINES])
+def test_texts_that_readers_refuse_are_left_out(run, name):
+    for text in (HALF, NUL, NO_WORD):
+        if name in BAD_TEXTS:
+            content = BAD_TEXTS[name](text)
+        else:
+            content = "\n".join(json.dumps(BAD_LINES[name](one)) for one in ("a dog", text))
+        records, printed = run(name, {"a.json": content})
+        assert len(records) == 1 and "dog" in json.dumps(records[0]), text
+        assert "1 records taken, " in printed and " x " in printed
+
+
+def test_half_characters_in_other_fields_are_counted_too(run):
+    content = [{"image": f"{number}.jpg", "caption": "a dog", "note": [{"x": HALF}][:number]} for number in range(2)]
+    records, printed = run("albef", {"a.json": content})
+    assert len(records) == 1 and "1 x a text with half a character or a NUL character" in printed
+
+
 def test_conceptual_captions(run):
     urls = [
         "http://lh6.ggpht.com/a/b/one.jpg",

@@ -62,10 +62,19 @@ def _checked_text(text, name: str, remedy: str) -> str:
 
 def require_unicode(text: str, name: str) -> None:
     """Raises `RecordProblem` for a text that no tokenizer and no file can hold, or that ends early in some of them."""
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    if _holds_half_characters(text):
         raise RecordProblem(name, "a lone surrogate, half a character", "write the whole character", shorten(text))
     if "\0" in text:
         raise RecordProblem(name, "a NUL character", "remove it", shorten(text))
+
+
+def is_whole_text(text: str) -> bool:
+    """Whether `require_unicode` takes a text."""
+    return "\0" not in text and not _holds_half_characters(text)
+
+
+def _holds_half_characters(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def read_concepts(fields: Mapping) -> tuple[str, ...]:

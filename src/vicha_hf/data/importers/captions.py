@@ -8,7 +8,17 @@ from urllib.parse import urlsplit
 
 from ..json_reading import lines_of, read_json, read_text_file
 from ..raw_records import AnnotationError
-from .importing import Account, ImageLocator, ImportOptions, SplitChoice, entries_of, objects, usable_id, usable_text
+from .importing import (
+    Account,
+    ImageLocator,
+    ImportOptions,
+    SplitChoice,
+    entries_of,
+    objects,
+    usable_id,
+    usable_text,
+    usable_words,
+)
 
 
 def coco_captions(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
@@ -18,7 +28,7 @@ def coco_captions(sources: Sequence[Path], options: ImportOptions, account: Acco
         content = read_json(path, dict, 'COCO\'s {"images": [...], "annotations": [...]}')
         captions: dict[object, list[str]] = {}
         for annotation in objects(entries_of(content, "annotations", path), account):
-            caption = usable_text(annotation.get("caption"))
+            caption = usable_words(annotation.get("caption"))
             if caption is None:
                 account.leave_out("annotation without caption")
             else:
@@ -48,7 +58,7 @@ def karpathy(sources: Sequence[Path], options: ImportOptions, account: Account) 
             captions = [
                 text
                 for sentence in (sentences if isinstance(sentences, list) else [])
-                if isinstance(sentence, dict) and (text := usable_text(sentence.get("raw")))
+                if isinstance(sentence, dict) and (text := usable_words(sentence.get("raw")))
             ]
             name = usable_text(image.get("filename"))
             if not captions or name is None:
@@ -70,11 +80,11 @@ def flickr30k(sources: Sequence[Path], options: ImportOptions, account: Account)
             if not line.strip():
                 continue
             name, tab, caption = line.partition("\t")
-            name = name.split("#")[0].strip()
-            if not tab or not name or not caption.strip():
+            name, text = usable_text(name.split("#")[0]), usable_words(caption)
+            if not tab or name is None or text is None:
                 account.leave_out("line without a tab" if not tab else "line without caption")
             else:
-                captions.setdefault(name, []).append(caption.strip())
+                captions.setdefault(name, []).append(text)
         for name, own in captions.items():
             if (found := locator.find(name)) is not None:
                 yield {"image": found, "image_id": name, "caption": own}
@@ -92,7 +102,7 @@ def visual_genome(sources: Sequence[Path], options: ImportOptions, account: Acco
         regions = regions if isinstance(regions, list) else []
         phrases = []
         for region in objects(regions, account):
-            phrase = usable_text(region.get("phrase"))
+            phrase = usable_words(region.get("phrase"))
             if phrase is None:
                 account.leave_out("region without phrase")
             else:
@@ -114,11 +124,9 @@ def visual_genome_images(path: Path) -> dict[object, str]:
         raise AnnotationError(f"{path}: the entries have no 'image_id' and 'url'; give image_data.json")
     # The first version of the file says `id`.
     return {
-        usable_id(entry.get("image_id", entry.get("id"))): "/".join(
-            PurePosixPath(urlsplit(entry["url"]).path).parts[-2:]
-        )
+        usable_id(entry.get("image_id", entry.get("id"))): "/".join(_path_in(entry.get("url")).parts[-2:])
         for entry in entries
-        if isinstance(entry, dict) and isinstance(entry.get("url"), str)
+        if isinstance(entry, dict) and _path_in(entry.get("url")).name
     }
 
 
@@ -136,7 +144,7 @@ def sbu(sources: Sequence[Path], options: ImportOptions, account: Account) -> It
     """
     if len(sources) == 2:
         urls, captions = (lines_of(read_text_file(path)) for path in sources)
-        if captions and captions[0].startswith("http") and not urls[0].startswith("http"):
+        if any(one.startswith("http") for one in captions[:1]) and not any(one.startswith("http") for one in urls[:1]):
             urls, captions = captions, urls
     else:
         content = read_json(sources[0], dict, 'SBU\'s {"image_urls": [...], "captions": [...]}')
@@ -145,7 +153,7 @@ def sbu(sources: Sequence[Path], options: ImportOptions, account: Account) -> It
         raise AnnotationError(
             f"{sources[0]}: {len(urls)} addresses and {len(captions)} captions; they belong together"
         )
-    yield from _by_address(list(zip(urls, captions, strict=True)), options, account)
+    yield from _by_address(list(zip(range(len(urls)), urls, captions, strict=True)), options, account)
 
 
 def conceptual_captions(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
@@ -154,27 +162,31 @@ def conceptual_captions(sources: Sequence[Path], options: ImportOptions, account
     address, and by the names that the usual downloaders give: `INDEX_CHECKSUM` and img2dataset's `SHARD/INDEX.jpg`.
     """
     for path in sources:
-        pairs = []
-        for number, line in enumerate(lines_of(read_text_file(path))):
+        entries = []
+        lines = [line for line in lines_of(read_text_file(path)) if line.strip()]
+        # A line of names.
+        has_names = bool(lines) and not any(cell.startswith("http") for cell in lines[0].split("\t"))
+        # Downloaders count every line of the table, those that are no use too.
+        for index, line in enumerate(lines[has_names:]):
             cells = line.split("\t")
-            if number == 0 and not any(cell.startswith("http") for cell in cells):
-                # A line of names.
-                continue
             if len(cells) != 2 or not any(cell.startswith("http") for cell in cells):
                 account.leave_out("line that is no caption and address")
                 continue
             caption, url = cells if cells[1].startswith("http") else reversed(cells)
-            pairs.append((url, caption))
-        yield from _by_address(pairs, options, account)
+            entries.append((index, url, caption))
+        yield from _by_address(entries, options, account)
 
 
-def _by_address(pairs: Sequence[tuple[object, object]], options: ImportOptions, account: Account) -> Iterator[dict]:
+def _by_address(
+    entries: Sequence[tuple[int, object, object]], options: ImportOptions, account: Account
+) -> Iterator[dict]:
+    """Records of (number in the published table, address, caption)."""
     locator = ImageLocator(options.images, account)
-    names = [PurePosixPath(urlsplit(url).path).name if isinstance(url, str) else "" for url, _ in pairs]
+    names = [_path_in(url).name for _, url, _ in entries]
     shared = Counter(names)
-    for index, ((url, caption), name) in enumerate(zip(pairs, names, strict=True)):
-        text = usable_text(caption)
-        if text is None or not isinstance(url, str):
+    for (index, url, caption), name in zip(entries, names, strict=True):
+        text = usable_words(caption)
+        if text is None or usable_text(url) is None:
             account.leave_out("no caption" if text is None else "no address")
             continue
         candidates = [name] if name and shared[name] == 1 else []
@@ -184,3 +196,12 @@ def _by_address(pairs: Sequence[tuple[object, object]], options: ImportOptions, 
         ]
         if (found := locator.find(*candidates)) is not None:
             yield {"image": found, "caption": text, "url": url}
+
+
+def _path_in(url: object) -> PurePosixPath:
+    """The path within an address; an empty one where there is none."""
+    try:
+        return PurePosixPath(urlsplit(url).path) if usable_text(url) else PurePosixPath()
+    # Such as http://[x.
+    except ValueError:
+        return PurePosixPath()

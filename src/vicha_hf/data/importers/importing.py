@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from ...models.text_cleaning import holds_words
+from ..annotation_fields import is_whole_text
 from ..json_reading import iterate_json_lines
 from ..raw_records import AnnotationError, shorten
 
@@ -152,8 +154,16 @@ class SplitChoice:
 
 
 def usable_text(value: object) -> str | None:
-    """A text without white space around it; None where there is none."""
-    return value.strip() or None if isinstance(value, str) else None
+    """A text without white space around it; None where there is none, or one that readers refuse whatever it is for."""
+    if not isinstance(value, str) or not is_whole_text(value):
+        return None
+    return value.strip() or None
+
+
+def usable_words(value: object) -> str | None:
+    """A usable text with at least one word in it, as captions, questions and sentences have."""
+    text = usable_text(value)
+    return text if text is not None and holds_words(text) else None
 
 
 def usable_id(value: object) -> str | int | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..json_reading import read_json
 from ..raw_records import AnnotationError
 from .captions import visual_genome_images, visual_genome_names
-from .importing import Account, ImageLocator, ImportOptions, entries_of, objects, usable_id, usable_text
+from .importing import Account, ImageLocator, ImportOptions, entries_of, objects, usable_id, usable_text, usable_words
 
 
 def vqa_v2(sources: Sequence[Path], options: ImportOptions, account: Account) -> Iterator[dict]:
@@ -19,7 +19,7 @@ def vqa_v2(sources: Sequence[Path], options: ImportOptions, account: Account) ->
     for entry, kind, subset, path in questions:
         question_id = usable_id(entry.get("question_id"))
         annotation = annotations.pop(question_id, None)
-        question, image_id = usable_text(entry.get("question")), entry.get("image_id")
+        question, image_id = usable_words(entry.get("question")), entry.get("image_id")
         if question is None or not isinstance(image_id, int):
             account.leave_out("no question" if question is None else "no number of an image")
             continue
@@ -93,7 +93,7 @@ def visual_genome_qa(sources: Sequence[Path], options: ImportOptions, account: A
     for entry in objects(read_json(sources[0], list, "Visual Genome's list of images with questions"), account):
         pairs = entry.get("qas")
         for pair in objects(pairs if isinstance(pairs, list) else [], account):
-            question, answer = usable_text(pair.get("question")), usable_text(pair.get("answer"))
+            question, answer = usable_words(pair.get("question")), usable_text(pair.get("answer"))
             image_id = usable_id(pair.get("image_id", entry.get("id")))
             answer = answer and usable_text(answer.rstrip(".").lower())
             if question is None or answer is None or image_id is None:

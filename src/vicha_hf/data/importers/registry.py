@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ...whole_files import require_new, write_whole_lines
+from ..annotation_fields import is_whole_text
 from ..declared_roots import DeclaredRoot
 from ..json_reading import require_regular_file
 from ..raw_records import AnnotationError
@@ -97,6 +98,9 @@ def import_annotations(
 
     def lines():
         for record in tqdm(importer.read(paths, options, account), unit=" records", delay=1, disable=not progress):
+            if not _is_whole(record):
+                account.leave_out("a text with half a character or a NUL character")
+                continue
             account.taken += 1
             for field in ("image", "images"):
                 if field in record:
@@ -111,6 +115,15 @@ def import_annotations(
     if folder is not None:
         root.write()
     return account
+
+
+def _is_whole(value: object) -> bool:
+    """Whether every text within a value can be written to a file and read again."""
+    if isinstance(value, str):
+        return is_whole_text(value)
+    if isinstance(value, dict):
+        return all(_is_whole(one) for pair in value.items() for one in pair)
+    return not isinstance(value, list) or all(map(_is_whole, value))
 
 
 def _prefix(images: Path | None, output: Path) -> str:

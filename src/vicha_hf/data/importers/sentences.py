@@ -6,7 +6,16 @@ from pathlib import Path
 
 from ..annotations_refcoco import PICKLE_SUFFIXES, RefCocoSource
 from ..json_reading import read_json
-from .importing import Account, ImageLocator, ImportOptions, SplitChoice, json_lines, objects, usable_text
+from .importing import (
+    Account,
+    ImageLocator,
+    ImportOptions,
+    SplitChoice,
+    json_lines,
+    objects,
+    usable_text,
+    usable_words,
+)
 
 
 _NLVR2_IDENTIFIER = re.compile(r"(?P<pair>(?P<split>[a-z]+\d*)-\d+-\d+)-\d+")
@@ -18,7 +27,7 @@ def nlvr2(sources: Sequence[Path], options: ImportOptions, account: Account) -> 
     locator = ImageLocator(options.images, account)
     for path in sources:
         for entry in json_lines(path, account):
-            identifier, sentence = usable_text(entry.get("identifier")), usable_text(entry.get("sentence"))
+            identifier, sentence = usable_text(entry.get("identifier")), usable_words(entry.get("sentence"))
             match = _NLVR2_IDENTIFIER.fullmatch(identifier or "")
             if match is None or sentence is None:
                 account.leave_out("no identifier of NLVR2" if match is None else "no sentence")
@@ -47,7 +56,7 @@ def snli_ve(sources: Sequence[Path], options: ImportOptions, account: Account) -
         for entry in json_lines(path, account):
             # The two versions of the dataset spell it differently.
             image_id = entry.get("Flickr30K_ID", entry.get("Flikr30kID"))
-            sentence, label = usable_text(entry.get("sentence2")), entry.get("gold_label")
+            sentence, label = usable_words(entry.get("sentence2")), entry.get("gold_label")
             if sentence is None or not image_id:
                 account.leave_out("no sentence" if sentence is None else "no number of an image")
             elif label not in _ENTAILMENT_LABELS:
@@ -73,8 +82,8 @@ def refcoco(sources: Sequence[Path], options: ImportOptions, account: Account) -
         if not choice.wants(record.get("split")):
             continue
         box = record.get("bbox")
-        if not usable_text(record.get("text")) or not usable_text(record.get("image")):
-            account.leave_out("no sentence" if not usable_text(record.get("text")) else "no image")
+        if not usable_words(record.get("text")) or not usable_text(record.get("image")):
+            account.leave_out("no sentence" if not usable_words(record.get("text")) else "no image")
         elif not isinstance(box, list) or len(box) != 4 or min(box[2:]) <= 0:
             account.leave_out("a box without area")
         elif (found := locator.find(record["image"])) is not None:
@@ -108,4 +117,4 @@ def albef(sources: Sequence[Path], options: ImportOptions, account: Account) -> 
 
 def _has_text(caption: object) -> bool:
     texts = caption if isinstance(caption, list) else [caption]
-    return bool(texts) and all(usable_text(text) is not None for text in texts)
+    return bool(texts) and all(usable_words(text) is not None for text in texts)

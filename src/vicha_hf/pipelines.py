@@ -9,6 +9,8 @@ from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from . import models
 from .families import HEADS, load_finetuned
 from .models.hub_export import PIPELINES
+from .onnx_backend.export_manifest import ExportManifest
+from .onnx_backend.sessions import OnnxModel
 
 
 class HeadLoader:
@@ -24,6 +26,17 @@ class HeadLoader:
         return load_finetuned(cls.task, folder, config, **options)
 
 
+class ExportLoader:
+    """Loader of what `vicha-hf export` wrote. To be mixed in before an Auto class, which loads every other folder."""
+
+    @classmethod
+    def from_pretrained(cls, folder: str, *arguments: Any, **options: Any) -> PreTrainedModel | OnnxModel:
+        """Loads as the Auto class does; an export as [`load_finetuned`] does."""
+        if ExportManifest.of(folder) is None:
+            return super().from_pretrained(folder, *arguments, **options)
+        return load_finetuned("retrieval", folder, options.get("config"))
+
+
 def register_pipelines() -> None:
     """Makes the tasks known to `transformers.pipeline`."""
     for name, (reference, head) in PIPELINES.items():
@@ -31,7 +44,9 @@ def register_pipelines() -> None:
         pipeline_class = getattr(import_module(f"{models.__name__}.{file_name}"), class_name)
         if head is None:
             # transformers' own task: models of others go on as before.
-            PIPELINE_REGISTRY.supported_tasks[name] |= {"impl": pipeline_class}
+            own = PIPELINE_REGISTRY.supported_tasks[name]
+            loaders = tuple(type(loader.__name__, (ExportLoader, loader), {}) for loader in own["pt"])
+            own |= {"impl": pipeline_class, "pt": loaders}
             continue
         task = next(task for task, model in HEADS["vicha"].items() if model.__name__.endswith(head))
         loader = type(f"AutoModel{head}", (HeadLoader,), {"task": task})

@@ -27,6 +27,7 @@ HEADS = {"vqa": ViChaForVQA, "entailment": ViChaForVisualEntailment, "reasoning"
 FOLDER_OF_TASK = {"retrieval": "model", "grounding": "model"}
 PIPELINES = {
     "zero-shot-image-classification": ("model", {"candidate_labels": ["a dog", "a red car"]}),
+    "image-feature-extraction": ("model", {"pool": True}),
     "image-text-retrieval": ("model", {"text": ["a dog", "a red car"]}),
     "visual-grounding": ("model", {"text": "a dog"}),
     "visual-question-answering": ("vqa", {"question": "is the dog red?", "answers": ANSWERS}),

@@ -62,6 +62,24 @@ def test_features_scores_and_ranking(folders, family):
     torch.testing.assert_close(*pairs, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("task", ["zero-shot-image-classification", "image-feature-extraction", "feature-extraction"])
+def test_the_pipelines_of_transformers(folders, task):
+    found, wanted = (
+        pipeline(task, model=str(folders / folder), backend=backend, device="cpu")
+        for folder, backend in (("vicha-onnx", "onnx"), ("vicha", "torch"))
+    )
+    image = str(folders / "gallery" / "1.png")
+    if task == "zero-shot-image-classification":
+        results = [pipe(image, candidate_labels=["a red ball", "a man"]) for pipe in (found, wanted)]
+        results = [{entry["label"]: entry["score"] for entry in result} for result in results]
+        assert results[0] == pytest.approx(results[1], abs=1e-4)
+    else:
+        query = image if task.startswith("image") else "a red ball"
+        torch.testing.assert_close(*(pipe(query, return_tensors=True) for pipe in (found, wanted)), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="backend='onnx' is not what runs"):
+        pipeline(task, model=str(folders / "vicha"), backend="onnx", device="cpu")
+
+
 def test_the_pipeline(folders):
     images = [str(folders / "gallery" / f"{number}.png") for number in range(5)]
     texts = ["a red ball on the grass", "a man riding a horse", "birds"]

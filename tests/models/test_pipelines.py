@@ -18,7 +18,8 @@ from simla_models import SIMLA_HEADS, SimlaForRetrieval, simla_model
 from tiny_model_folder import tiny_processor, write_gallery
 from tiny_models import _build, tiny_config
 from tiny_tokenizer import build_tiny_tokenizer
-from transformers import AutoModel, AutoProcessor, pipeline
+from transformers import AutoModel, AutoProcessor, ImageFeatureExtractionPipeline, ViTConfig, ViTModel, pipeline
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from vicha_hf import SimlaImageProcessor, SimlaProcessor
 from vicha_hf.families import HEADS, load_finetuned
@@ -117,16 +118,22 @@ def test_every_form_of_an_image_gives_the_same(load, folders, images):
     forms = [str(path), path, pillow, path.read_bytes(), np.asarray(pillow), url, path.absolute().as_uri()]
     ground = load("grounding")
     classify = pipeline("zero-shot-image-classification", model=str(folders / "vicha-retrieval"), device="cpu")
+    extract = pipeline("image-feature-extraction", model=str(folders / "vicha-retrieval"), device="cpu")
     try:
         results = [judge(form, TEXTS[0]) for form in forms]
         boxes = [ground(form, TEXTS[0]) for form in forms]
         # Arrays are no images for transformers' own call.
-        labels = [classify(form, candidate_labels=TEXTS) for form in forms if not isinstance(form, np.ndarray)]
+        loaded = [form for form in forms if not isinstance(form, np.ndarray)]
+        labels = [classify(form, candidate_labels=TEXTS) for form in loaded]
+        features = [extract(form, pool=True) for form in loaded]
     finally:
         server.shutdown()
     for found in boxes:
         assert_alike(found, boxes[0])
     assert all(found == labels[0] for found in labels) and len(labels[0]) == len(TEXTS)
+    assert all(found == features[0] for found in features) and features[0] != extract(images[1], pool=True)
+    with pytest.raises(OSError, match="12 bytes are no image file"):
+        extract(b"not an image")
     for ask in (judge, ground):
         with pytest.raises(OSError, match="12 bytes are no image file"):
             ask(b"not an image", TEXTS[0])
@@ -285,11 +292,38 @@ def test_features_of_images_alone_and_of_texts_alone(folders, images, family):
     torch.testing.assert_close(pooled, encoded.pooler_output, atol=1e-5, rtol=0)
     tokens = extract(images[:2], return_tensors=True)
     torch.testing.assert_close(tokens[0], encoded.last_hidden_state, atol=1e-5, rtol=0)
+    if family == "vicha":
+        words = [["dog", "snow"]]
+        with_concepts = model.get_image_features(**processor(images=images[0], concepts=words, return_tensors="pt"))
+        found = extract(images[0], concepts=words[0], return_tensors=True)
+        torch.testing.assert_close(found, with_concepts.last_hidden_state, atol=1e-5, rtol=0)
+        assert found.shape[1] > encoded.last_hidden_state.shape[1]
+        with pytest.raises(ValueError, match="those of one image"):
+            extract(images[:2], concepts=words[0])
+    else:
+        with pytest.raises(ValueError, match="reads no visual concepts"):
+            extract(images[0], concepts=["dog"])
+    with pytest.raises(ValueError, match="give an image"):
+        extract()
     words = pipeline("feature-extraction", model=folder, device="cpu")(TEXTS[0], return_tensors=True)
     encoded = model.get_text_features(**processor(text=TEXTS[0], return_tensors="pt"))
     torch.testing.assert_close(words, encoded.last_hidden_state, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="needs `pixel_values`, `input_ids`, or both"):
         model()
+    answering = pipeline("image-feature-extraction", model=str(folders / f"{family}-vqa"), device="cpu")
+    with pytest.raises(ValueError, match="compares no images with texts"):
+        answering(images[0], pool=True)
+
+
+def test_images_of_other_models_go_as_before(images, tmp_path):
+    config = ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=16
+    )
+    ViTModel(config).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    extract = pipeline("image-feature-extraction", model=str(tmp_path), device="cpu")
+    found = ImageFeatureExtractionPipeline(extract.model, image_processor=extract.image_processor)(images[0])
+    assert extract(images[0]) == found
 
 
 def test_what_cannot_be_asked_is_refused_by_name(load, images, folders):
@@ -353,6 +387,9 @@ def test_folders_bring_their_pipelines(load, images, folders, tmp_path):
         options = {"answers": ANSWERS} if task == "vqa" else {}
         calls.append([str(folders / f"{family}-{task}"), TASKS[task], query, options])
         expected.append(json.loads(json.dumps(made(query, **options), default=lambda value: value.tolist())))
+    extract = pipeline("image-feature-extraction", model=str(folders / "vicha-retrieval"), device="cpu")
+    calls.append([str(folders / "vicha-retrieval"), "image-feature-extraction", images[0], {"pool": True}])
+    expected.append(extract(images[0], pool=True))
     process = subprocess.run(
         [sys.executable, "-c", REMOTE, json.dumps(calls)], capture_output=True, text=True, cwd=tmp_path, timeout=300
     )

@@ -37,6 +37,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from transformers import AutoProcessor
 
     from ..families import find_model_folder, load_finetuned, read_config
+    from ..models.concept_selector import CONCEPT_INDEX_FOLDER
     from .exporting import FORMATS, export_model
 
     folder = find_model_folder(arguments.model)
@@ -53,6 +54,11 @@ def _export(arguments: argparse.Namespace) -> None:
             {name: value for name, value in config.to_dict().items() if name not in ("auto_map", "custom_pipelines")}
         )
         plain.save_pretrained(output)
+        index = getattr(model, "concept_index", None)
+        if index is not None:
+            # An export is no encoder for it: the torch model goes on finding the concepts.
+            revision = getattr(config, "_commit_hash", None)
+            index.for_another_folder(folder, revision).save_pretrained(output / CONCEPT_INDEX_FOLDER)
         for name in model.companion_files:
             if (Path(folder) / name).is_file():
                 (output / name).write_bytes((Path(folder) / name).read_bytes())

@@ -238,6 +238,19 @@ class ConceptIndex:
         }
         _write_json(folder / _DESCRIPTION, description)
 
+    def for_another_folder(self, home, revision: str | None = None) -> "ConceptIndex":
+        """
+        The index for a folder that cannot be its encoder: one that was its own is named by where it lies.
+
+        Args:
+            home: folder or Hub name of the model that the index came with.
+            revision: of the Hub repository.
+        """
+        if self.encoder != OWN_ENCODER:
+            return self
+        name, revision = _lasting_name(home, revision)
+        return replace(self, encoder=name, encoder_revision=revision)
+
     def warn_of_local_encoder(self) -> None:
         """Warns where the index names a folder, before others get it: they do not have that folder."""
         if os.path.isabs(self.encoder):
@@ -444,9 +457,10 @@ class ConceptIndexMixin:
 
     def _name_encoder(self, home) -> None:
         """Names the folder that a head without joint space came from: it cannot be its own encoder."""
-        if self.concept_index.encoder == OWN_ENCODER and self.base_model.vision_projection is None:
-            name, revision = _lasting_name(home, getattr(self.config, "_commit_hash", None))
-            self.concept_index = replace(self.concept_index, encoder=name, encoder_revision=revision)
+        if self.base_model.vision_projection is None:
+            self.concept_index = self.concept_index.for_another_folder(
+                home, getattr(self.config, "_commit_hash", None)
+            )
 
 
 def _lasting_name(name, revision: str | None) -> tuple[str, str | None]:

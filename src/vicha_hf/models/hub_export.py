@@ -35,6 +35,8 @@ AUTO_CLASSES = {
 # The pipelines of every folder, and the head that each needs; None where the bare model serves.
 PIPELINES = {
     "zero-shot-image-classification": ("pipeline_finding.ZeroShotPipeline", None),
+    "image-feature-extraction": ("pipeline_finding.ImageFeaturePipeline", None),
+    "feature-extraction": ("pipeline_finding.TextFeaturePipeline", None),
     "image-text-retrieval": ("pipeline_finding.ImageTextRetrievalPipeline", "ForRetrieval"),
     "visual-grounding": ("pipeline_finding.VisualGroundingPipeline", "ForGrounding"),
     "visual-question-answering": ("pipeline_answering.VisualQuestionAnsweringPipeline", "ForVQA"),

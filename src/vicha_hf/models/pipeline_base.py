@@ -40,12 +40,7 @@ class VisionTextPipeline(Pipeline):
     reads_pairs = False
 
     def __init__(self, model, processor=None, task: str = "", backend: str | None = None, **options):
-        found = getattr(model, "backend", "torch")
-        if backend not in (None, found):
-            raise ValueError(
-                f"backend={backend!r} is not what runs {model.name_or_path}, which is {found!r}: give the folder "
-                + ("that `vicha-hf export MODEL DIR` wrote." if backend == "onnx" else "of the torch model.")
-            )
+        require_backend(model, backend)
         model = _exchanged(model, type(self).__name__, task, self.required)
         super().__init__(model, processor=processor, task=task, **options)
         self.model.eval()
@@ -164,6 +159,16 @@ class VisionTextPipeline(Pipeline):
         return dict(self.processor(text=list(texts), padding=True, truncation=truncation, return_tensors="pt"))
 
 
+def require_backend(model, backend: str | None) -> None:
+    """Raises a `ValueError` where another backend than the one asked for runs a model."""
+    found = getattr(model, "backend", "torch")
+    if backend not in (None, found):
+        raise ValueError(
+            f"backend={backend!r} is not what runs {model.name_or_path}, which is {found!r}: give the folder "
+            + ("that `vicha-hf export MODEL DIR` wrote." if backend == "onnx" else "of the torch model.")
+        )
+
+
 def require_words(pipeline: str, concepts) -> None:
     """Raises a `ValueError` for one word in the place of a list: its letters would be taken for words."""
     if isinstance(concepts, str) and concepts != "auto":
@@ -211,4 +216,4 @@ def _exchanged(model, pipeline: str, task: str, required: str):
     return head.to(model.device)
 
 
-__all__ = ["VisionTextPipeline", "require_reading_concepts", "require_words"]
+__all__ = ["VisionTextPipeline", "require_backend", "require_reading_concepts", "require_words"]

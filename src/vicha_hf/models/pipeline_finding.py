@@ -1,27 +1,103 @@
-"""Pipelines that find: labels and texts for an image, images for a text, and the place in an image that an expression names."""
+"""Pipelines that find: labels, texts and features of an image, images for a text, the place that an expression names."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from os import PathLike
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers import AutoProcessor
 from transformers.image_utils import load_image
+from transformers.pipelines.feature_extraction import FeatureExtractionPipeline
+from transformers.pipelines.image_feature_extraction import ImageFeatureExtractionPipeline
 from transformers.pipelines.zero_shot_image_classification import ZeroShotImageClassificationPipeline
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .hub_export import AUTO_CLASSES
 from .image_heatmap import hottest_box
 from .objective_itm import MATCH
-from .pipeline_base import VisionTextPipeline, require_reading_concepts, require_words
+from .pipeline_base import VisionTextPipeline, require_backend, require_reading_concepts, require_words
 
 
 # Heads whose folders hold no projections.
 _WITHOUT_JOINT_SPACE = ("ForVQA", "ForVisualEntailment", "ForVisualReasoning")
 
 
-class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
+class _OwnBackend:
+    """
+    What transformers' own pipelines lack for these models: exports. Models of other families get what transformers' own
+    pipeline gives them. To be mixed in before such a pipeline.
+
+    Args:
+        backend: see [`VisionTextPipeline`].
+        options: of transformers' pipeline.
+    """
+
+    def __init__(self, *arguments, backend: str | None = None, **options):
+        super().__init__(*arguments, **options)
+        require_backend(self.model, backend)
+
+    def check_model_type(self, supported_models) -> None:
+        """Warns of other families alone: transformers does not know what runs an export."""
+        if not self._is_own:
+            super().check_model_type(supported_models)
+
+    @property
+    def _is_own(self) -> bool:
+        return self.model.config.model_type in AUTO_CLASSES
+
+
+class _OwnImages(_OwnBackend):
+    """What transformers' own pipelines about images lack besides: images in every form, and visual concepts."""
+
+    def _require_joint_space(self) -> None:
+        """Raises a `ValueError` for a folder without projections: random ones stand in their place."""
+        head = (self.model.config.architectures or [""])[0]
+        if self._is_own and head.endswith(_WITHOUT_JOINT_SPACE):
+            raise ValueError(
+                f"{type(self).__name__}: a {head} compares no images with texts, so its answers would be random; give a model "
+                "for retrieval or of a pretraining."
+            )
+
+    def _require_concepts(self, images, concepts: Sequence[str] | str | None) -> None:
+        """Raises a `ValueError` for concepts that the model does not read, or that are not those of one image."""
+        if concepts is None:
+            return
+        require_words(type(self).__name__, concepts)
+        require_reading_concepts(self)
+        # What can be gone through holds images; one image alone is a path, a file's bytes, or has pixels.
+        if concepts != "auto" and not isinstance(
+            images, str | bytes | PathLike | Image.Image | np.ndarray | torch.Tensor
+        ):
+            raise ValueError(
+                f'{type(self).__name__}: `concepts` are those of one image; give "auto" for several, or ask for each.'
+            )
+
+    def _opened(self, image, timeout: float | None):
+        """Paths, URLs and bytes of these models' images as Pillow images; of other models as they are."""
+        if not self._is_own:
+            return image
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            return load_image(image, timeout=timeout)
+        return self.image_processor.fetch_images(image)
+
+    def _encoded_concepts(self, image, concepts: Sequence[str] | str) -> Mapping[str, torch.Tensor]:
+        words = self._concept_processor.concept_selector.words([image]) if concepts == "auto" else [list(concepts)]
+        return self._concept_processor(concepts=words, return_tensors="pt")
+
+    @cached_property
+    def _concept_processor(self):
+        """The processor of the model's folder: transformers loads its parts alone for these tasks."""
+        if self.processor is not None:
+            return self.processor
+        # Where this code came with a folder that the user trusts, its processor needs the same trust.
+        trusted = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+        revision = getattr(self.model.config, "_commit_hash", None)
+        return AutoProcessor.from_pretrained(self.model.name_or_path, revision=revision, trust_remote_code=trusted)
+
+
+class ZeroShotPipeline(_OwnImages, ZeroShotImageClassificationPipeline):
     """
     Chooses among labels by similarity, as transformers' pipeline does, with texts as the processor reads them.
 
@@ -36,30 +112,20 @@ class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
 
     Args:
         concepts: the visual concepts of the image, where it is only one; "auto" finds those of every image.
+        backend: see [`VisionTextPipeline`].
         options: of transformers' pipeline.
     """
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        head = (self.model.config.architectures or [""])[0]
-        if self.model.config.model_type in AUTO_CLASSES and head.endswith(_WITHOUT_JOINT_SPACE):
-            raise ValueError(
-                f"{type(self).__name__}: a {head} compares no images with texts, so its answers would be random; give a model "
-                "for retrieval or of a pretraining."
-            )
+        self._require_joint_space()
 
     def __call__(self, image=None, candidate_labels=None, concepts: Sequence[str] | str | None = None, **options):
         if candidate_labels is not None and (isinstance(candidate_labels, str) or not len(candidate_labels)):
             raise ValueError(
                 f"{type(self).__name__}: `candidate_labels` must be a list of texts, got {candidate_labels!r}."
             )
-        if concepts is not None:
-            require_words(type(self).__name__, concepts)
-            require_reading_concepts(self)
-            if concepts != "auto" and isinstance(options.get("images", image), list | tuple):
-                raise ValueError(
-                    f'{type(self).__name__}: `concepts` are those of one image; give "auto" for several, or ask for each.'
-                )
+        self._require_concepts(options.get("images", image), concepts)
         return super().__call__(image, candidate_labels, concepts=concepts, **options)
 
     def _sanitize_parameters(self, **options):
@@ -70,29 +136,63 @@ class ZeroShotPipeline(ZeroShotImageClassificationPipeline):
         return preprocessing, *others
 
     def preprocess(self, image, candidate_labels=None, tokenizer_kwargs=None, concepts=None, **options):
-        if self.model.config.model_type in AUTO_CLASSES:
+        if self._is_own:
             options = {"hypothesis_template": "{}"} | options
             tokenizer_kwargs = {"truncation": True} | (tokenizer_kwargs or {})
-            if isinstance(image, str) and image.startswith(("http://", "https://")):
-                image = load_image(image, timeout=options.get("timeout"))
-            # Paths and bytes, as every pipeline of these models takes them.
-            image = self.image_processor.fetch_images(image)
-        if concepts is None:
-            return super().preprocess(image, candidate_labels, tokenizer_kwargs=tokenizer_kwargs, **options)
+        image = self._opened(image, options.get("timeout"))
         inputs = super().preprocess(image, candidate_labels, tokenizer_kwargs=tokenizer_kwargs, **options)
-        words = self._concept_processor.concept_selector.words([image]) if concepts == "auto" else [list(concepts)]
-        inputs.update(self._concept_processor(concepts=words, return_tensors="pt"))
+        if concepts is not None:
+            inputs.update(self._encoded_concepts(image, concepts))
         return inputs
 
-    @cached_property
-    def _concept_processor(self):
-        """The processor of the model's folder: transformers loads its parts alone for this task."""
-        if self.processor is not None:
-            return self.processor
-        # Where this code came with a folder that the user trusts, its processor needs the same trust.
-        trusted = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
-        revision = getattr(self.model.config, "_commit_hash", None)
-        return AutoProcessor.from_pretrained(self.model.name_or_path, revision=revision, trust_remote_code=trusted)
+
+class ImageFeaturePipeline(_OwnImages, ImageFeatureExtractionPipeline):
+    """
+    Gives the states of an image, or its embedding, as transformers' pipeline does.
+
+    ```python
+    >>> extract = pipeline("image-feature-extraction", model=folder)
+    >>> extract("photo.jpg", pool=True, return_tensors=True, concepts=["dog", "snow"]).shape
+    torch.Size([1, 256])
+    ```
+
+    Args:
+        pool: the embedding [1, E], L2-normalised, in place of the states [1, S, d_v].
+        return_tensors: a tensor in place of nested lists.
+        concepts: the visual concepts of the image, where it is only one; "auto" finds those of every image. Their tokens
+            come behind those of the patches.
+        backend: see [`VisionTextPipeline`].
+        options: of transformers' pipeline.
+    """
+
+    def __call__(self, images=None, concepts: Sequence[str] | str | None = None, **options):
+        if images is None:
+            raise ValueError(f"{type(self).__name__}: give an image.")
+        self._require_concepts(images, concepts)
+        if options.get("pool"):
+            self._require_joint_space()
+        return super().__call__(images, concepts=concepts, **options)
+
+    def _sanitize_parameters(self, concepts=None, **options):
+        preprocessing, *others = super()._sanitize_parameters(**options)
+        return preprocessing if concepts is None else preprocessing | {"concepts": concepts}, *others
+
+    def preprocess(self, image, timeout=None, concepts=None, **image_processor_kwargs):
+        image = self._opened(image, timeout)
+        inputs = super().preprocess(image, timeout=timeout, **image_processor_kwargs)
+        if concepts is not None:
+            inputs.update(self._encoded_concepts(image, concepts))
+        return inputs
+
+
+class TextFeaturePipeline(_OwnBackend, FeatureExtractionPipeline):
+    """
+    Gives the states of a text, as transformers' pipeline does, also by an export.
+
+    Args:
+        backend: see [`VisionTextPipeline`].
+        options: of transformers' pipeline.
+    """
 
 
 class ImageTextRetrievalPipeline(VisionTextPipeline):
@@ -336,4 +436,10 @@ def _named(box: Sequence[float] | None) -> dict[str, int] | None:
     return {"xmin": round(x), "ymin": round(y), "xmax": round(x + width), "ymax": round(y + height)}
 
 
-__all__ = ["ImageTextRetrievalPipeline", "VisualGroundingPipeline", "ZeroShotPipeline"]
+__all__ = [
+    "ImageFeaturePipeline",
+    "ImageTextRetrievalPipeline",
+    "TextFeaturePipeline",
+    "VisualGroundingPipeline",
+    "ZeroShotPipeline",
+]

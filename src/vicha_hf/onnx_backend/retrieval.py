@@ -52,11 +52,11 @@ class OnnxRetrieval(OnnxModel, RetrievalScoring):
         part = self.parts["image_encoder"]
         concepts = concept_inputs(part, len(pixel_values), concept_input_ids, concept_attention_mask)
         found = part(pixel_values=pixel_values.float(), **concepts)
-        return ImageEncoding(
-            embeds=found["image_embeds"],
-            hidden_states=found["image_hidden_states"],
-            attention_mask=found["image_attention_mask"],
-        )
+        states, mask = found["image_hidden_states"], found["image_attention_mask"]
+        if concepts and concept_input_ids is None:
+            # The token that stood for no concepts, behind the patches.
+            states, mask = states[:, :-1], mask[:, :-1]
+        return ImageEncoding(embeds=found["image_embeds"], hidden_states=states, attention_mask=mask)
 
     def encode_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> TextEncoding:
         """`input_ids` and `attention_mask` (1 = attend) [N, T] -> [`TextEncoding`]."""
@@ -84,13 +84,23 @@ class OnnxRetrieval(OnnxModel, RetrievalScoring):
 
     def __call__(
         self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         concept_input_ids: Tensor | None = None,
         concept_attention_mask: Tensor | None = None,
-    ) -> VisionTextOutput:
-        """Compares n images with m texts: `logits_per_image` [n, m], `logits_per_text` and the embeddings."""
+        token_type_ids: Tensor | None = None,
+    ) -> VisionTextOutput | BaseModelOutputWithPooling:
+        """
+        Compares n images with m texts: `logits_per_image` [n, m], `logits_per_text` and the embeddings. Images alone, or
+        texts alone, give their features. `token_type_ids`, which tokenizers make, are 0 in an export.
+        """
+        if pixel_values is None and input_ids is None:
+            raise ValueError(f"{type(self).__name__} needs `pixel_values`, `input_ids`, or both.")
+        if input_ids is None:
+            return self.get_image_features(pixel_values, concept_input_ids, concept_attention_mask)
+        if pixel_values is None:
+            return self.get_text_features(input_ids, attention_mask)
         images = self.encode_images(pixel_values, concept_input_ids, concept_attention_mask)
         texts = self.encode_texts(input_ids, attention_mask)
         logits = images.embeds @ texts.embeds.T / self.temperature

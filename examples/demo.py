@@ -19,6 +19,7 @@ Options of the corpus and, behind `--`, of the pretraining script can be given t
 import argparse
 import itertools
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -62,7 +63,9 @@ from vicha_hf.reporting.gallery import CaptionQuery, ImageQuery, best_candidates
 from vicha_hf.reporting.keyword_table import has_keyword_head, keyword_section_html, predict_keywords
 from vicha_hf.reporting.model_card import build_model_card, method_name
 from vicha_hf.reporting.result import Result
+from vicha_hf.reporting.run_card import CURVE_FILE
 from vicha_hf.reporting.run_report import RunReport
+from vicha_hf.training.model_card import loss_curve
 from vicha_hf.training.pretraining import DEFAULT_FAMILY, PretrainingArguments
 from vicha_hf.training.run_log import read_log
 from vicha_hf.visual_tokens.fitting import fit_patch_tokenizer
@@ -144,7 +147,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     sections = model_sections(run / "model", processor, galleries["test"])
     method = method_name(model.config)
     model_id = arguments.model_id or f"org/{method.lower()}-tiny"
-    write_model(output / "model", model, processor, model_id, facts, corpus, list(results.values()), steps)
+    command = shlex.join(["python", "examples/demo.py", *(sys.argv[1:] if argv is None else argv)])
+    curve = loss_curve(read_log(run))
+    write_model(
+        output / "model", model, processor, model_id, facts, corpus, list(results.values()), steps, command, curve
+    )
     metrics["total_seconds"] = time.perf_counter() - started
     write_whole_file(output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     report = RunReport(
@@ -391,6 +398,8 @@ def write_model(
     corpus: DemoCorpus,
     results: list[Result],
     steps: int,
+    command: str,
+    curve: str | None,
 ) -> None:
     """The folder that `from_pretrained` and `push_to_hub` want, without teacher and queue."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -413,8 +422,12 @@ def write_model(
         # The drawings ask for more, which the card says where it names them.
         license="apache-2.0",
         language="en",
+        command=command,
+        curve=None if curve is None else CURVE_FILE,
     )
     card.save(folder / "README.md")
+    if curve is not None:
+        (folder / CURVE_FILE).write_text(curve, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from vicha_hf.data.annotations_grounding import read_grounding_records
 from vicha_hf.data.annotations_reasoning import read_reasoning_records
 from vicha_hf.data.annotations_vqa import read_question_records
 from vicha_hf.data.importers.registry import IMPORTERS
+from vicha_hf.data.source_license import read_license
 
 
 @pytest.fixture
@@ -403,6 +404,7 @@ def test_nlvr2(run):
     ]
     assert "2 records taken, 3 left out" in printed and "1 x image file not found" in printed
     assert read_reasoning_records(run.output)[1].identifier == "dev-850-0-2"
+    assert read_license(run.output) == "sentences of NLVR2: CC BY 4.0; images of their own owners"
 
 
 def test_snli_ve(run):

@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoProcessor
 
 from vicha_hf.concepts import ConceptSelector
 from vicha_hf.demo_corpus.found_concepts import nouns_shown
+from vicha_hf.reporting.run_card import CURVE_FILE
 
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +152,9 @@ def test_the_card_has_the_measured_numbers(demo):
     values = {(result.dataset_config, result.metric_name): result.metric_value for result in card.data.eval_results}
     for name, measured in metrics["conditions"].items():
         assert values[name, "R@5, caption to images"] == round(measured["r5_t2i"], 2)
+    assert card.data.metrics == ["recall"] and "CC BY-SA 4.0" in card.text
+    assert "python examples/demo.py " in card.text and "trains and evaluates again" in card.text
+    assert f"]({CURVE_FILE})" in card.text and (demo[0] / "model" / CURVE_FILE).read_text().startswith("<svg")
 
 
 def test_the_report_shows_losses_results_and_images(demo):

@@ -86,6 +86,7 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
     assert card.data.library_name == "transformers" and card.data.license == "unknown"
     shown = {result.metric_name: result.metric_value for result in card.data.eval_results or ()}
     assert shown.get(primary) == (None if primary is None else round(metrics[primary], 2))
+    assert "| licence of the training data | not stated; `--data_license TEXT`" in card.text
     assert "| steps | 4 |" in card.text and (tmp_path / "model/training_loss.svg").is_file()
 
     # Teacher and queue train beside the model but never reach its folder; every weight that can learn has moved.

@@ -40,6 +40,7 @@ class ConceptCorpus:
 
     Attributes:
         records: in order.
+        sources: as they were given.
 
     Raises:
         AnnotationError: annotations that cannot be used.
@@ -61,7 +62,7 @@ class ConceptCorpus:
             kept = {name: value for name, value in fields.items() if name != "image"}
             return CorpusRecord(image, captions, kept, raw.where)
 
-        self.on_bad_record = on_bad_record
+        self.sources, self.on_bad_record = sources, on_bad_record
         self.records: Annotations[CorpusRecord] = read_records(sources, image_root, CorpusRecord, parse, options, {})
         numbers: dict[object, int] = {}
         self._number_of_record = [numbers.setdefault(_key(record.image), len(numbers)) for record in self.records]

@@ -4,11 +4,13 @@ import math
 import os
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
+from ..data.source_license import carry_license
 from .annotation_writer import AnnotationWriter
 from .corpus import ConceptCorpus, require_captions
 from .embedding_store import EmbeddingStore, require_same_encoder
@@ -119,6 +121,7 @@ def filter_pairs(
         "edges": [round(float(edge), 6) for edge in edges],
         "counts": [int(count) for count in counts],
     }
+    carry_license(corpus.sources, Path(output))
     file.finish(result=result, encoder=images.encoder)
     return FilterResult(**result)
 

@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..data.source_license import carry_license
 from ..models.concept_ranking import select_concepts
 from .annotation_writer import AnnotationWriter
 from .corpus import ConceptCorpus
@@ -93,6 +95,7 @@ def select_for_corpus(
             writer.write(fields, record.image, record.where)
             written += 1
     result = SelectionResult(written, len(corpus.records) - written)
+    carry_license(corpus.sources, Path(output))
     file.finish(records=result.num_records, unreadable=result.num_unreadable, encoder=images.encoder)
     return result
 

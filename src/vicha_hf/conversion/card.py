@@ -31,6 +31,10 @@ def write_card(
         model_id=model_id,
         summary=f"The published {method} checkpoint `{source.name}` for transformers.",
         license=license,
+        data={
+            "training": f"the corpora that the paper names ({PAPERS[method.lower()]}); the checkpoint names none",
+            "licence of the training data": "not stated by the checkpoint: that of each corpus, by its owners",
+        },
         origin=f"`vicha-hf convert` made this folder of `{source.name}` (sha256 `{digest}`). No weight was changed. The figures "
         f"of the paper are the paper's: they were measured with its own code and stand in its tables ({PAPERS[method.lower()]}). "
         "None is repeated here.",

@@ -27,6 +27,7 @@ from .loader_processes import process_pool
 from .near_duplicates import NearDuplicate, difference_hash, find_near_duplicates
 from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource
 from .read_report import AnnotationReport
+from .source_license import carry_license
 from .stored_images import EmbeddedImage
 
 
@@ -202,6 +203,7 @@ def write_clean_copy(check: CorpusCheck, sources, output: Path, image_root=None)
         raise AnnotationError(f"--fix {output} is written with one record per line: name it *.jsonl")
     write_whole_lines(output, lines())
     root.write()
+    carry_license(sources, output)
     return len(check.usable)
 
 

@@ -21,6 +21,7 @@ from .image_files import ImageReadError, open_image
 from .loader_processes import process_pool
 from .raw_records import AnnotationError
 from .read_report import AnnotationReport
+from .source_license import common_license
 from .stored_images import EmbeddedImage
 
 
@@ -120,6 +121,9 @@ def pack_corpus(
         if not packed.records:
             raise AnnotationError(f"nothing to pack: {packed.report.summary()}")
         manifest = {"records": packed.records, "shards": packed.shards, "side": options.side, "format": options.format}
+        license = common_license(sources)
+        if license is not None:
+            manifest["license"] = license
         (unfinished / MANIFEST_FILE).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         if output.is_dir():
             output.rmdir()

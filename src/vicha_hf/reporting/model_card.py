@@ -25,6 +25,8 @@ def build_model_card(
     family: str = "vicha",
     license: str | None = None,
     language: str | Sequence[str] | None = None,
+    command: str = "",
+    curve: str | None = None,
 ) -> ModelCard:
     """Fills in a card's template.
 
@@ -43,6 +45,8 @@ def build_model_card(
         family: "vicha", "albef" or "simla": which paper the card cites and how it says the model is used.
         license: of the weights, by the Hub's identifier. It depends on the data, so None leaves it open.
         language: of the texts, such as "en"; None leaves it open.
+        command: that trains and evaluates again.
+        curve: file name of the loss curve beside the card.
 
     Raises:
         ValueError: results without a dataset, or of a model that was not trained.
@@ -55,6 +59,7 @@ def build_model_card(
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",
         tags=[family, "vision-language", "image-text-retrieval", "custom_code"],
+        metrics=["recall"] if results else None,
         model_name=model_id.split("/")[-1],
         eval_results=[entry for result in results for entry in _eval_results(result, dataset_type, dataset_name)]
         or None,
@@ -72,6 +77,8 @@ def build_model_card(
         results=results,
         cutoffs=CUTOFFS,
         family=family,
+        command=command,
+        curve=curve,
         citation=CITATIONS[family],
     )
 

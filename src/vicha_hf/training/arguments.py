@@ -59,6 +59,7 @@ class TrainingArguments:
         push_checkpoints: Whether the model of every checkpoint is sent too, as the revision `step-N` of that repository.
         hub_private: Whether a new repository is private.
         license: Licence of the weights by the Hub's identifier, such as apache-2.0, for the model's card; null says that it is unknown.
+        data_license: Licence of the training data, for the model's card; null takes what stands beside the annotations.
         trackers: Experiment trackers by accelerate's names ("tensorboard", "wandb", ...); [] for none.
     """
 
@@ -101,6 +102,7 @@ class TrainingArguments:
     push_checkpoints: bool = False
     hub_private: bool = True
     license: str | None = None
+    data_license: str | None = None
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self):

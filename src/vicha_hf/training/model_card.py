@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from ..data.source_license import common_license
 from ..evaluation.card_results import CARD_FILE
 from ..families import HEADS, MODEL_FOLDER, task_of
 from ..reporting.line_chart import line_chart
@@ -88,6 +89,9 @@ def card_of_run(
         data={
             "training": ", ".join(map(_name_of, train)) or "not named",
             "evaluation": ", ".join(map(_name_of, validation)) or "none",
+            "licence of the training data": arguments.data_license
+            or common_license(train)
+            or "not stated; `--data_license TEXT` of the training script states it",
         },
         training={"start": ", ".join(map(_name_of, starts)) or "random weights", **facts},
         results=dict(metrics),

@@ -31,6 +31,7 @@ FREE_ARGUMENTS = frozenset(
         "push_checkpoints",
         "hub_private",
         "license",
+        "data_license",
         "on_non_finite_loss",
         "max_consecutive_skips",
         "early_stopping_evaluations",

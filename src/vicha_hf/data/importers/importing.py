@@ -104,6 +104,7 @@ class Importer:
         read: makes records, in the schema of the task, out of the files.
         min_files, max_files: how many there must be; `max_files` None for any number.
         has_splits: whether the files tell splits, so that one can be chosen.
+        license: of what the owners publish, in words, as they state it.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Importer:
     min_files: int = 1
     max_files: int | None = None
     has_splits: bool = False
+    license: str = "not stated"
 
     def check(self, sources: Sequence[Path], options: ImportOptions) -> None:
         """Raises `AnnotationError` for a number of files, or a split, that cannot be."""

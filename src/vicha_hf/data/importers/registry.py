@@ -12,6 +12,7 @@ from ..annotation_fields import is_whole_text
 from ..declared_roots import DeclaredRoot
 from ..json_reading import require_regular_file
 from ..raw_records import AnnotationError
+from ..source_license import write_license
 from . import captions, questions, sentences
 from .importing import Account, Importer, ImportOptions
 
@@ -19,23 +20,70 @@ from .importing import Account, Importer, ImportOptions
 IMPORTERS = {
     importer.name: importer
     for importer in (
-        Importer("coco-captions", "captions_*.json", captions.coco_captions),
-        Importer("karpathy", "dataset_coco.json or dataset_flickr30k.json", captions.karpathy, has_splits=True),
-        Importer("flickr30k", "results_20130124.token", captions.flickr30k),
+        Importer(
+            "coco-captions",
+            "captions_*.json",
+            captions.coco_captions,
+            license="captions of COCO: CC BY 4.0; images under Flickr's terms of use",
+        ),
+        Importer(
+            "karpathy",
+            "dataset_coco.json or dataset_flickr30k.json",
+            captions.karpathy,
+            has_splits=True,
+            license="captions of COCO: CC BY 4.0; of Flickr30k: non-commercial research and education; images under Flickr's terms of use",
+        ),
+        Importer(
+            "flickr30k",
+            "results_20130124.token",
+            captions.flickr30k,
+            license="Flickr30k: non-commercial research and education; images under Flickr's terms of use",
+        ),
         Importer(
             "visual-genome",
             "region_descriptions.json and perhaps image_data.json",
             captions.visual_genome,
             max_files=2,
+            license="Visual Genome: CC BY 4.0",
         ),
-        Importer("sbu", "the JSON of SBU, or its text files of addresses and captions", captions.sbu, max_files=2),
-        Importer("cc3m", "the TSV files of CC3M or CC12M", captions.conceptual_captions),
-        Importer("vqa-v2", "files of questions and of annotations", questions.vqa_v2),
         Importer(
-            "vg-qa", "question_answers.json and perhaps image_data.json", questions.visual_genome_qa, max_files=2
+            "sbu",
+            "the JSON of SBU, or its text files of addresses and captions",
+            captions.sbu,
+            max_files=2,
+            license="SBU captions: not stated by their owners; images under Flickr's terms of use",
         ),
-        Importer("nlvr2", "train.json, dev.json, test1.json", sentences.nlvr2),
-        Importer("snli-ve", "snli_ve_*.jsonl", sentences.snli_ve),
+        Importer(
+            "cc3m",
+            "the TSV files of CC3M or CC12M",
+            captions.conceptual_captions,
+            license="Conceptual Captions: free for any purpose, Google LLC asks to be acknowledged; images of their own owners",
+        ),
+        Importer(
+            "vqa-v2",
+            "files of questions and of annotations",
+            questions.vqa_v2,
+            license="questions and answers of VQA v2: CC BY 4.0; images under Flickr's terms of use",
+        ),
+        Importer(
+            "vg-qa",
+            "question_answers.json and perhaps image_data.json",
+            questions.visual_genome_qa,
+            max_files=2,
+            license="Visual Genome: CC BY 4.0",
+        ),
+        Importer(
+            "nlvr2",
+            "train.json, dev.json, test1.json",
+            sentences.nlvr2,
+            license="sentences of NLVR2: CC BY 4.0; images of their own owners",
+        ),
+        Importer(
+            "snli-ve",
+            "snli_ve_*.jsonl",
+            sentences.snli_ve,
+            license="sentences of SNLI: CC BY-SA 4.0; images of Flickr30k: non-commercial research and education",
+        ),
         Importer(
             "refcoco",
             "refs(...).p, instances.json and perhaps a detector's boxes",
@@ -43,8 +91,14 @@ IMPORTERS = {
             min_files=2,
             max_files=3,
             has_splits=True,
+            license="expressions of RefCOCO: not stated by their owners; images under Flickr's terms of use",
         ),
-        Importer("albef", "the JSON files of ALBEF or ViCHA", sentences.albef),
+        Importer(
+            "albef",
+            "the JSON files of ALBEF or ViCHA",
+            sentences.albef,
+            license="of the corpora that the file names, each its own",
+        ),
     )
 }
 
@@ -114,6 +168,7 @@ def import_annotations(
     write_whole_lines(output, lines())
     if folder is not None:
         root.write()
+    write_license(output, importer.license)
     return account
 
 

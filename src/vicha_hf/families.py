@@ -113,6 +113,12 @@ def head_class(model_type: str, task: str) -> type[PreTrainedModel]:
     return HEADS[model_type][task]
 
 
+def trained_task(model: PreTrainedModel) -> str:
+    """The task, a key of [`HEADS`], whose class a model is of; the nearest, for one head may be made of another."""
+    tasks = {head: task for task, head in HEADS[model.config.model_type].items()}
+    return next(tasks[parent] for parent in type(model).__mro__ if parent in tasks)
+
+
 def task_of(model: PreTrainedModel) -> str | None:
     """The task that a model is evaluated on; a pretraining model is one for retrieval. None for text assignment."""
     for heads in HEADS.values():

@@ -83,6 +83,8 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
 
     card = ModelCard.load(tmp_path / "model/README.md")
     assert card.data.model_name == tmp_path.name
+    shown_task = {"grounding": "Visual grounding", "retrieval": "Image-text retrieval"}.get(task)
+    assert all(result.task_name == shown_task for result in card.data.eval_results or () if shown_task)
     assert card.data.library_name == "transformers" and card.data.license == "unknown"
     shown = {result.metric_name: result.metric_value for result in card.data.eval_results or ()}
     assert shown.get(primary) == (None if primary is None else round(metrics[primary], 2))

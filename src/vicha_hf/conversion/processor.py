@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from ..families import HEADS, PROCESSORS, read_for_task
+from ..families import PROCESSORS, read_for_task, trained_task
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..models.processing_vision_text import VisionTextProcessor
 
@@ -26,6 +26,6 @@ def build_processor(model: VisionTextPreTrainedModel, tokenizer: PreTrainedToken
         tokenizer,
         final_sep="no_final_sep" not in model.config.reference_quirks,
     )
-    task = next(task for task, head in HEADS[model.config.model_type].items() if isinstance(model, head))
+    task = trained_task(model)
     read_for_task(processor, task, model.config.text_config.max_position_embeddings)
     return processor

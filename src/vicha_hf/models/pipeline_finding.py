@@ -26,7 +26,7 @@ _WITHOUT_JOINT_SPACE = ("ForVQA", "ForVisualEntailment", "ForVisualReasoning")
 
 class _OwnBackend:
     """
-    What transformers' own pipelines lack for these models: exports. Models of other families get what transformers' own
+    Exports in transformers' own pipelines. Models of other families get what transformers' own
     pipeline gives them. To be mixed in before such a pipeline.
 
     Args:
@@ -49,7 +49,7 @@ class _OwnBackend:
 
 
 class _OwnImages(_OwnBackend):
-    """What transformers' own pipelines about images lack besides: images in every form, and visual concepts."""
+    """Images in every form, and visual concepts, in transformers' own pipelines."""
 
     def _require_joint_space(self) -> None:
         """Raises a `ValueError` for a folder without projections: random ones stand in their place."""
@@ -157,12 +157,11 @@ class ImageFeaturePipeline(_OwnImages, ImageFeatureExtractionPipeline):
     ```
 
     Args:
-        pool: the embedding [1, E], L2-normalised, in place of the states [1, S, d_v].
-        return_tensors: a tensor in place of nested lists.
         concepts: the visual concepts of the image, where it is only one; "auto" finds those of every image. Their tokens
             come behind those of the patches.
         backend: see [`VisionTextPipeline`].
-        options: of transformers' pipeline.
+        options: of transformers' pipeline. `pool=True` gives the embedding [1, E], L2-normalised, in place of the states
+            [1, S, d_v].
     """
 
     def __call__(self, images=None, concepts: Sequence[str] | str | None = None, **options):

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from ..evaluation.card_results import TASK_METRICS, evaluation_results
 from ..evaluation.metric_table import metric_table
-from ..families import HEADS
+from ..families import trained_task
 from .citations import CITATIONS
 from .model_card import architecture_facts, method_name
 
@@ -68,8 +68,7 @@ class RunCard:
     @property
     def task(self) -> str:
         """The model's task, a key of `HEADS`."""
-        heads = HEADS[self.model.config.model_type]
-        return next(task for task, head in heads.items() if isinstance(self.model, head))
+        return trained_task(self.model)
 
     @property
     def model_class(self) -> str:

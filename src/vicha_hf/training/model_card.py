@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ..data.source_license import common_license
 from ..evaluation.card_results import CARD_FILE
-from ..families import HEADS, MODEL_FOLDER, task_of
+from ..families import MODEL_FOLDER, task_of, trained_task
 from ..reporting.line_chart import line_chart
 from ..reporting.model_card import method_name
 from ..reporting.run_card import CURVE_FILE, RunCard, task_name
@@ -67,7 +67,7 @@ def card_of_run(
     data, start = getattr(arguments, "data", None), getattr(arguments, "model", None)
     train = _as_list(getattr(data, "train", None))
     validation = _as_list(getattr(data, "validation", None))
-    task = next(task for task, head in HEADS[model.config.model_type].items() if isinstance(model, head))
+    task = trained_task(model)
     starts = [getattr(start, name, None) for name in ("from_pretrained", "vision", "text")]
     starts = [source for source in starts if source]
     purpose = "pretrained on image-text pairs" if task == "pretraining" else f"trained for {task_name(task)}"

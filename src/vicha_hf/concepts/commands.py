@@ -340,9 +340,13 @@ def _add_show_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
+    from ..families import find_model_folder
     from ..models.concept_selector import OWN_ENCODER, ConceptIndex, ConceptSelector
     from ..whole_files import require_result_file, write_whole_file
 
+    if not Path(arguments.model).is_dir():
+        # An image in its place, a folder that is not there, or a name on the Hub.
+        find_model_folder(arguments.model)
     if not arguments.images:
         index = ConceptIndex.from_pretrained(arguments.model)
         encoder = "the model itself" if index.encoder == OWN_ENCODER else index.encoder

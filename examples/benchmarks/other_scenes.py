@@ -29,7 +29,7 @@ from PIL import Image, ImageChops
 from vicha_hf.command_parser import CommandParser
 from vicha_hf.demo_corpus.tokenizer import build_tokenizer, save_tokenizer
 from vicha_hf.mistakes import run_script
-from vicha_hf.whole_files import write_whole_file
+from vicha_hf.whole_files import OutputFolderError, write_whole_file
 
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
@@ -143,12 +143,17 @@ def build_scenes(
         root: folder.
         sizes: number of scenes by split. Held-out scenes have one caption, and no two of them show the same things.
         seed: of everything that is drawn.
+
+    Raises:
+        OutputFolderError: the folder holds anything else.
     """
     scenes = Scenes(root)
     description = root / "scenes.json"
     made_of = {"things": sorted(thing.name for thing in things), "sizes": dict(sizes), "seed": seed}
     if description.is_file() and json.loads(description.read_text(encoding="utf-8")) == made_of:
         return scenes
+    if root.exists() and any(root.iterdir()):
+        raise OutputFolderError(f"{root} holds other things, or unfinished scenes: name another folder, or delete it.")
     rng, texts, number = random.Random(seed), [], 0
     for split, count in sizes.items():
         (root / "images" / split).mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,7 @@ from vicha_hf.command_parser import CommandParser
 from vicha_hf.demo_corpus.sprites import import_sprite_packages
 from vicha_hf.evaluation.words_alone import words_alone_recall
 from vicha_hf.mistakes import run_script
+from vicha_hf.whole_files import require_new
 
 
 GROUPS = ("animals-nature", "food-drink", "travel-places", "objects", "activities")
@@ -103,17 +104,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--test", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that holds something already")
     arguments = parser.parse_args(argv)
+    require_new(arguments.output, arguments.overwrite)
     rng = random.Random(arguments.seed)
     drawings = read_drawings(arguments.package)
+    if len(drawings) < arguments.train + arguments.validation + arguments.test:
+        parser.error(f"there are {len(drawings)} drawings in all")
     rng.shuffle(drawings)
     (arguments.output / "images").mkdir(parents=True, exist_ok=True)
     start = 0
     for split in ("train", "validation", "test"):
         count = getattr(arguments, split)
         chosen, start = drawings[start : start + count], start + count
-        if len(chosen) < count:
-            parser.error(f"there are {len(drawings)} drawings in all")
         records = [record(drawing, drawings, rng, captions=2 if split == "train" else 1) for drawing in chosen]
         for drawing in chosen:
             drawing.image.save(arguments.output / "images" / f"{drawing.code}.png")

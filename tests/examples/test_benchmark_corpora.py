@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vicha_hf.data.annotations import read_image_text_records
-from vicha_hf.whole_files import MADE_BY
+from vicha_hf.whole_files import MADE_BY, OutputFolderError
 
 
 COLUMNS = ["hexcode", "group", "subgroups", "annotation", "tags", "openmoji_tags", "skintone"]
@@ -60,6 +60,11 @@ def test_the_corpus_of_drawings(archive, script, tmp_path, capsys):
     assert (tmp_path / "one/test.json").read_bytes() == (tmp_path / "two/test.json").read_bytes()
     with pytest.raises(SystemExit):
         main([str(archive), str(tmp_path / "three"), "--test=9"])
+    assert not (tmp_path / "three").exists()
+    (tmp_path / "two/test.json").write_text("mine")
+    with pytest.raises(OutputFolderError, match="is there already"):
+        main([str(archive), str(tmp_path / "two"), *options])
+    assert (tmp_path / "two/test.json").read_text() == "mine"
     assert "there are 5 drawings in all" in capsys.readouterr().err
 
 

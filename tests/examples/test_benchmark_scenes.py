@@ -101,6 +101,11 @@ def test_scenes_of_photographs(stamps, script, tmp_path, capsys):
     assert (tmp_path / "one/train.json").read_bytes() == (tmp_path / "two/train.json").read_bytes()
     with pytest.raises(FileNotFoundError, match="holds no photographs with names: install the package tuxpaint"):
         main(["photographs", str(tmp_path / "three"), "--stamps", str(tmp_path / "nowhere"), *SIZES])
+    # Other sizes would replace the scenes that are there.
+    before = (tmp_path / "two/train.json").read_bytes()
+    with pytest.raises(OSError, match="holds other things, or unfinished scenes"):
+        main(["photographs", str(tmp_path / "two"), "--stamps", str(stamps), *SIZES, "--seed=1"])
+    assert (tmp_path / "two/train.json").read_bytes() == before
 
 
 def test_scenes_of_easy_vqa(easy_vqa, script, tmp_path, capsys):

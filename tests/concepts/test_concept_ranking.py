@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vicha_hf.concepts import select_concepts
+from vicha_hf.models import concept_ranking
 from vicha_hf.models.concept_ranking import ConceptRanking, fastest_product_dtype
 
 
@@ -34,12 +35,17 @@ def test_equals_the_slow_version(num_concepts):
 
 
 @pytest.mark.parametrize("product_dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("spread", [1.0, 0.02], ids=["far apart", "near ties"])
-def test_a_coarse_product_finds_the_same(product_dtype, spread):
-    """With a small spread all concepts are nearly equal: bfloat16 cannot tell them apart, and every image is looked at again."""
+@pytest.mark.parametrize("num_concepts", [500, 3000, 8000], ids=["alone", "in groups", "in groups of groups"])
+@pytest.mark.parametrize("spread", [1.0, 0.02, 0.0], ids=["far apart", "near ties", "all the same"])
+def test_a_coarse_product_finds_the_same(product_dtype, num_concepts, spread, monkeypatch):
+    """With a small spread all concepts are nearly equal: bfloat16 cannot tell them apart, and every one is a candidate."""
+    monkeypatch.setattr(concept_ranking, "_MOST_CANDIDATES", 20_000)
     rng = np.random.default_rng(0)
-    concepts = unit(rng.normal(size=(1, 32)) + spread * rng.normal(size=(3000, 32))).astype(np.float16)
+    concepts = unit(rng.normal(size=(1, 32)) + spread * rng.normal(size=(num_concepts, 32))).astype(np.float16)
     images = unit(rng.normal(size=(30, 32))).astype(np.float16)
+    images[7] = 0
+    # Some images have no positive cosine.
+    assert spread == 1 or ((images @ concepts.T).max(axis=1) < 0).any()
     # Every pair on its own, in the documented order of summation.
     exact = (torch.from_numpy(images).float()[:, None] * torch.from_numpy(concepts).float()[None]).sum(-1)
     expected = exact.sort(dim=1, descending=True, stable=True)

@@ -9,13 +9,19 @@ import torch
 
 # Rows whose length differs from 1 by no more than the rounding of float16 are unit vectors already.
 _UNIT_TOLERANCE = 1e-3
+# Above the length of such a row, and of one that bfloat16 has rounded.
+_LONGEST_ROW = 1 + 2.0**-7
 # Sums of D float32 products of unit rows are off by at most D times this, whatever their order.
 _ROUNDING = 2.0**-24
-# Candidates beyond k, so that few images need a second look: the coarser the product, the more.
-_SPARE_CANDIDATES = {torch.float32: 4, torch.bfloat16: 25}
-_GROUP_SIZE = 32
+# Of a number that bfloat16 has rounded, and of what it was, at most this share lies between.
+_BFLOAT16_ROUNDING = 2.0**-8
+_GROUP_SIZE = 16
+_GROUPS_PER_FAMILY = 8
 _IMAGES_PER_BLOCK = 256
-_IMAGES_PER_SUM = 32
+# More candidates than these are looked at in parts.
+_MOST_CANDIDATES = 1 << 20
+# Bytes of the rows that are summed at a time: they stay in the processor's cache.
+_BYTES_PER_SUM = 1 << 20
 _MAX_ROWS_NAMED = 5
 # Multiplications from which on it pays to find out how fast this machine is.
 _MUCH_WORK = 10**10
@@ -58,7 +64,8 @@ def select_concepts(image_embeds, concept_embeds, k: int = 15):
     scores = torch.zeros(number, k, dtype=torch.float32, device=device)
     if k:
         much = number * width * len(concept_embeds) >= _MUCH_WORK
-        dtype = fastest_product_dtype(str(device)) if much else torch.float32
+        # The bound on the error holds for sums in float32, which a GPU's product of bfloat16 may not keep to.
+        dtype = fastest_product_dtype() if much and device.type == "cpu" else torch.float32
         ranking = ConceptRanking(concept_embeds, k, device, dtype)
         for start in range(0, number, _IMAGES_PER_BLOCK):
             block = slice(start, start + _IMAGES_PER_BLOCK)
@@ -67,21 +74,20 @@ def select_concepts(image_embeds, concept_embeds, k: int = 15):
 
 
 @lru_cache
-def fastest_product_dtype(device: str = "cpu") -> torch.dtype:
+def fastest_product_dtype() -> torch.dtype:
     """
-    bfloat16 where this machine multiplies it faster than float32, found by trying; many processors only emulate it.
+    bfloat16 where this processor multiplies it faster than float32, found by trying; many only emulate it.
     """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        rows = torch.ones(_IMAGES_PER_BLOCK, 256, dtype=dtype, device=device)
+        rows = torch.ones(_IMAGES_PER_BLOCK, 256, dtype=dtype)
         seconds[dtype] = min(_seconds_of_product(rows) for _ in range(3))
     return torch.bfloat16 if seconds[torch.bfloat16] < 0.7 * seconds[torch.float32] else torch.float32
 
 
 def _seconds_of_product(rows: torch.Tensor) -> float:
     started = time.perf_counter()
-    # Reading a value waits for the device.
-    (rows @ rows.T)[0, 0].item()
+    rows @ rows.T
     return time.perf_counter() - started
 
 
@@ -89,9 +95,9 @@ class ConceptRanking:
     """
     Concepts made ready for ranking, block by block of images.
 
-    A matrix product finds candidates: the members of the groups of concepts with the largest maxima. Their scores are
-    then summed in float32 in one fixed order. An image whose candidates may leave one of the best out, by the bound on the
-    product's error, is looked at again.
+    A matrix product gives rough scores. The k-th largest maximum of a group of concepts bounds an image's k-th best score
+    from below. All concepts that reach this bound, less what the product may be off, are candidates. Their scores are then
+    summed in float32 in one fixed order.
 
     Args:
         concept_embeds: [V, D], V at least 1.
@@ -113,17 +119,23 @@ class ConceptRanking:
         self.k, self._dtype = k, product_dtype
         self._concepts = _unit_rows(concept_embeds, "concept", 0, device)
         number, width = self._concepts.shape
-        self._num_candidates = min(k + _SPARE_CANDIDATES[product_dtype], number)
-        # With few concepts each is a group of its own.
-        self._group_size = _GROUP_SIZE if number >= 4 * _GROUP_SIZE * self._num_candidates else 1
-        self._num_groups = -(-number // self._group_size)
+        # With few concepts each is a group of its own. Families are groups of groups: the fewer, the sooner the k-th is found.
+        self._group_size = _GROUP_SIZE if number >= 4 * k * _GROUP_SIZE else 1
+        self._family_size = _GROUPS_PER_FAMILY if number >= 4 * k * _GROUP_SIZE * _GROUPS_PER_FAMILY else 1
+        together = self._group_size * self._family_size
+        padded = -(-number // together) * together
+        self._num_groups = padded // self._group_size
         rounded = self._concepts.to(product_dtype)
         self._rounding = (self._concepts - rounded.float()).norm(dim=1).max()
-        padding = self._num_groups * self._group_size - number
-        self._columns = torch.nn.functional.pad(rounded, (0, 0, 0, padding)).T
+        # Group g has the concepts from g * S on. They stand in the columns g, g + G, ...: maxima are then taken along
+        # contiguous memory.
+        rows = torch.nn.functional.pad(rounded, (0, 0, 0, padded - number))
+        self._columns = rows.view(-1, self._group_size, width).transpose(0, 1).reshape(padded, width).T
+        place = torch.arange(number, padded, device=device)
+        self._padding = place % self._group_size * self._num_groups + place // self._group_size
         # Of two sums of D products: the matrix product's, and the final score's.
-        self._sum_error = 2 * width * _ROUNDING
-        self._products = torch.empty(0, self._columns.shape[1], dtype=product_dtype, device=device)
+        self._sum_error = 2 * (width + 1) * _ROUNDING * _LONGEST_ROW
+        self._products = torch.empty(0, padded, dtype=product_dtype, device=device)
 
     @torch.no_grad()
     def rank(self, image_embeds, first_row: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -141,43 +153,45 @@ class ConceptRanking:
         rounded = images.to(self._dtype)
         # One buffer for all blocks: new memory would be cleared by the system each time.
         if len(self._products) < len(images):
-            self._products = self._products.new_empty(len(images), self._columns.shape[1])
+            self._products = self._products.new_empty(len(images), self._products.shape[1])
         products = torch.mm(rounded, self._columns, out=self._products[: len(images)])
-        products[:, len(self._concepts) :] = -torch.inf
-        candidates, rough = self._find_candidates(products)
-        indices, scores = _order(candidates, _pair_scores(images, self._concepts, candidates), self.k)
-        if self._num_candidates < len(self._concepts):
-            # What is no candidate has at most the last candidate's rough score.
-            error = self._product_error(images, rounded, rough)
-            lowest = rough[:, self.k - 1].float() - 2 * error
-            for row in (rough[:, -1].float() >= lowest).nonzero().flatten().tolist():
-                near = (products[row, : len(self._concepts)].float() >= lowest[row]).nonzero().T
-                exact = _pair_scores(images[row : row + 1], self._concepts, near)
-                indices[row], scores[row] = (best[0] for best in _order(near, exact, self.k))
-        return indices, scores
+        products.index_fill_(1, self._padding, -torch.inf)
+        products = products.view(len(images), self._group_size, self._num_groups)
+        maxima = products.amax(dim=1)
+        families = maxima.view(len(images), self._family_size, -1).amax(dim=1).float()
+        lowest = self._lowest_candidate(families.topk(self.k, dim=1).values[:, -1], images, rounded)
+        return self._choose(images, products, maxima, lowest[:, None])
 
-    def _find_candidates(self, products: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Indices and rough scores [n, K] of the K largest products of each row, the largest first."""
-        if self._group_size == 1:
-            rough, candidates = products.topk(self._num_candidates, dim=1)
-            return candidates, rough
-        # Concepts g, g + G, g + 2 G, ... are group g: maxima are then taken along contiguous memory. The K largest
-        # products lie in the K groups of largest maxima.
-        grouped = products.view(len(products), self._group_size, self._num_groups)
-        groups = grouped.amax(dim=1).topk(self._num_candidates, dim=1, sorted=False).indices
-        steps = torch.arange(self._group_size, device=products.device) * self._num_groups
-        members = (groups[:, None, :] + steps[:, None]).flatten(1)
-        rough, places = products.gather(1, members).topk(self._num_candidates, dim=1)
-        return members.gather(1, places), rough
+    def _lowest_candidate(self, reached: torch.Tensor, images: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+        """[n], the rough score from which on a concept may be one of the k best, where k of them reach `reached`."""
+        # Cauchy and Schwarz: rounding two rows changes their product by at most the changes' lengths times the rows'.
+        error = ((images - rounded.float()).norm(dim=1) + self._rounding) * _LONGEST_ROW + self._sum_error
+        share = _BFLOAT16_ROUNDING if self._dtype == torch.bfloat16 else 0.0
+        # k final scores are at least this; a candidate's may be off as much.
+        lowest = reached - share * reached.abs() - 2 * error
+        return lowest - 2 * share * lowest.abs()
 
-    def _product_error(self, images: torch.Tensor, rounded: torch.Tensor, rough: torch.Tensor) -> torch.Tensor:
-        """[n], how far a rough score of the last or the k-th candidate may be from the final one, at most."""
-        if self._dtype == torch.float32:
-            return torch.full((len(images),), self._sum_error, device=images.device)
-        # Cauchy and Schwarz: rounding two unit rows changes their product by at most the sum of the changes' lengths.
-        inputs = (images - rounded.float()).norm(dim=1) + self._rounding * (1 + 2.0**-7)
-        largest = torch.maximum(rough[:, self.k - 1].float().abs(), rough[:, -1].float().abs())
-        return inputs + self._sum_error + 2.0**-8 * largest
+    def _choose(
+        self, images: torch.Tensor, products: torch.Tensor, maxima: torch.Tensor, lowest: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`indices` and `scores` [n, k] of images [n, D] by their products [n, S, G], with maxima [n, G] and bounds [n, 1]."""
+        rows, groups = (maxima >= lowest).nonzero(as_tuple=True)
+        if len(images) > 1 and len(rows) * self._group_size > _MOST_CANDIDATES:
+            half = len(images) // 2
+            first, second = (
+                self._choose(images[part], products[part], maxima[part], lowest[part])
+                for part in (slice(half), slice(half, None))
+            )
+            return torch.cat((first[0], second[0])), torch.cat((first[1], second[1]))
+        found, members = (products[rows, :, groups] >= lowest[rows]).nonzero(as_tuple=True)
+        rows, concepts = rows[found], groups[found] * self._group_size + members
+        scores = _pair_scores(images, rows, self._concepts, concepts)
+        # Stable sorts: candidates come by image and by index.
+        order = scores.sort(descending=True, stable=True).indices
+        order = order[rows[order].sort(stable=True).indices]
+        counts = rows.bincount(minlength=len(images))
+        best = order[(counts.cumsum(0) - counts)[:, None] + torch.arange(self.k, device=order.device)]
+        return concepts[best], scores[best]
 
 
 def _unit_rows(rows, what: str, first_row: int, device) -> torch.Tensor:
@@ -205,22 +219,23 @@ def _unit_rows(rows, what: str, first_row: int, device) -> torch.Tensor:
     return rows.float().contiguous()
 
 
-def _pair_scores(images: torch.Tensor, concepts: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
-    """Products [n, K] of images [n, D] with their candidates, each summed in the same order wherever it stands."""
+def _pair_scores(
+    images: torch.Tensor, rows: torch.Tensor, concepts: torch.Tensor, indices: torch.Tensor
+) -> torch.Tensor:
+    """Products [P] of pairs of an image and a concept, by their rows [P], each summed in the same order wherever it stands."""
     # One sum per pair along contiguous memory, not a matrix product: the order of a product's sum depends on where a pair
     # stands in the matrix.
-    scores = torch.empty(candidates.shape, dtype=torch.float32, device=images.device)
-    for start in range(0, len(images), _IMAGES_PER_SUM):
-        rows = slice(start, start + _IMAGES_PER_SUM)
-        torch.sum(concepts[candidates[rows]] * images[rows, None, :], dim=-1, out=scores[rows])
+    scores = torch.empty(len(rows), dtype=torch.float32, device=images.device)
+    step = max(_BYTES_PER_SUM // (4 * max(images.shape[1], 1)), 1)
+    # Two buffers for all: new memory would be cleared by the system each time, which takes longer than the sums.
+    left, right = images.new_empty(2, min(step, len(rows)), images.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        size = len(rows[part])
+        torch.index_select(images, 0, rows[part], out=left[:size])
+        torch.index_select(concepts, 0, indices[part], out=right[:size])
+        torch.sum(left[:size].mul_(right[:size]), dim=-1, out=scores[part])
     return scores
-
-
-def _order(candidates: torch.Tensor, scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k best of each row, equal scores by index."""
-    candidates, by_index = candidates.sort(dim=1)
-    scores, by_score = scores.gather(1, by_index).sort(dim=1, descending=True, stable=True)
-    return candidates.gather(1, by_score)[:, :k], scores[:, :k]
 
 
 __all__ = ["ConceptRanking", "fastest_product_dtype", "select_concepts"]

@@ -2,13 +2,19 @@
 
     python examples/benchmarks/concept_bounds.py --size base --json bounds.json
 
+Embeddings of one's own, each a float matrix in a file of NumPy, take the place of made-up ones:
+
+    python examples/benchmarks/concept_bounds.py --embeddings words.npy captions.npy
+
 Both bounds are given the k-th best score of each image, which a real search would have to find. Their figures are therefore
-the best that pruning can reach.
+the best that pruning can reach. Candidates are what a bound on the rounding of the products leaves, with bfloat16 and with
+eight bits and a scale for each row.
 """
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -44,10 +50,20 @@ SIZES = {"tiny": Size(64, 600, 32, 20), "base": Size(1024, 20_000, 512, 400)}
 def main(argv: Sequence[str] | None = None) -> dict:
     parser = CommandParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="base", help="default: %(default)s")
+    parser.add_argument(
+        "--embeddings", nargs=2, type=Path, metavar=("CONCEPTS.npy", "IMAGES.npy"), help="of your own, unit rows"
+    )
     add_json_option(parser, "concept_bounds")
     arguments = parser.parse_args(argv)
-    figures: dict = {name: measure(SIZES[arguments.size], name) for name in STRUCTURES}
-    names = list(figures["noise"])
+    size, figures = SIZES[arguments.size], {}
+    if arguments.embeddings:
+        concepts, images = (np.load(path).astype(np.float32) for path in arguments.embeddings)
+        size = replace(size, images=len(images), concepts=len(concepts), width=images.shape[1])
+        figures["given"] = measure(size, concepts, images)
+    else:
+        for name, structure in STRUCTURES.items():
+            figures[name] = measure(size, *make_embeddings(np.random.default_rng(0), size, structure))
+    names = list(next(iter(figures.values())))
     print_table(["figure", *figures], [[name, *(_shown(row[name]) for row in figures.values())] for name in names])
     figures["matmul_gflops"] = matmul_gflops()
     arguments.json.write(figures)
@@ -58,13 +74,17 @@ def _shown(figure: float | None) -> str:
     return "not timed" if figure is None else f"{figure:.3f}"
 
 
-def measure(size: Size, structure: str) -> dict[str, float | None]:
+def measure(size: Size, concepts: np.ndarray, images: np.ndarray) -> dict[str, float | None]:
     """Shares of the products that are left, and seconds over those of the search of this package; `None` is not timed."""
     rng = np.random.default_rng(0)
-    concepts, images = (torch.from_numpy(rows) for rows in make_embeddings(rng, size, STRUCTURES[structure]))
+    concepts, images = torch.from_numpy(concepts), torch.from_numpy(images)
     scores = images @ concepts.T
     lowest = scores.topk(K).values[:, -1:]
-    shares = {"clusters_left": share_by_clusters(rng, size, concepts, images, lowest)}
+    shares = {
+        "candidates_bfloat16": candidates(concepts, images, scores, lowest, lambda rows: rows.bfloat16().float()),
+        "candidates_int8": candidates(concepts, images, scores, lowest, _rounded_to_int8),
+        "clusters_left": share_by_clusters(rng, size, concepts, images, lowest),
+    }
     centred = concepts - concepts.mean(0)
     directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)
     for share in (8, 4, 2):
@@ -115,6 +135,17 @@ def make_embeddings(
 
 def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def candidates(concepts, images, scores, lowest, rounded: Callable[[torch.Tensor], torch.Tensor]) -> float:
+    """Concepts per image whose score may be one of the best after rounding the rows, by Cauchy and Schwarz."""
+    error = (images - rounded(images)).norm(dim=1, keepdim=True) + (concepts - rounded(concepts)).norm(dim=1).max()
+    return (scores >= lowest - 2 * error).sum(1).float().mean().item()
+
+
+def _rounded_to_int8(rows: torch.Tensor) -> torch.Tensor:
+    scale = rows.abs().amax(dim=1, keepdim=True) / 127
+    return (rows / scale).round() * scale
 
 
 def share_by_clusters(rng: np.random.Generator, size: Size, concepts, images, lowest) -> float:

@@ -17,6 +17,7 @@ from tiny_model_folder import write_model_folder
 
 from vicha_hf.concepts import ConceptCorpus, DualEncoder, EmbeddingStore, embed_captions, embed_concepts, embed_images
 from vicha_hf.data.image_files import ImageReadError, open_image
+from vicha_hf.models.concept_selector import ConceptIndex
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -200,6 +201,17 @@ def test_loader_processes_change_nothing(clip, corpus, tmp_path):
     embed_images(corpus, clip, tmp_path / "none", batch_size=4)
     embed_images(corpus, clip, tmp_path / "two", batch_size=4, num_workers=2)
     assert files_of(tmp_path / "none") == files_of(tmp_path / "two")
+
+
+def test_others_may_read_the_files(clip, corpus, tmp_path):
+    before = os.umask(0o022)
+    try:
+        embed_images(corpus, clip, tmp_path / "images")
+        ConceptIndex.build(["dog"], clip, ["a {}"]).save_pretrained(tmp_path / "concept_index")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.suffix in (".json", ".safetensors")}
+    assert modes == {0o644}
 
 
 def test_unreadable_images(clip, corpus_file, tmp_path):

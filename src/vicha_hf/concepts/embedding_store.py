@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from .manifests import digest_of, digest_of_file, digest_of_items, read_json, write_json
 
@@ -162,7 +162,8 @@ class EmbeddingWriter:
         }
         # One entry: safetensors writes several in an order that changes from file to file.
         metadata = {_ABOUT: json.dumps(about, sort_keys=True)}
-        save_file({"embeddings": np.ascontiguousarray(embeds), "items": items}, unfinished, metadata=metadata)
+        # Not by `save_file`, whose files nobody else on the machine may read, whatever the user's umask says.
+        unfinished.write_bytes(save({"embeddings": np.ascontiguousarray(embeds), "items": items}, metadata))
         os.replace(unfinished, path)
 
     def finish(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from transformers import AutoModel, AutoProcessor
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, cached_file, logging
 
@@ -226,7 +226,8 @@ class ConceptIndex:
         """Writes the index's files into a folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"embeddings": self.embeds.contiguous()}, folder / _EMBEDDINGS)
+        # Not by `save_file`, whose files nobody else on the machine may read, whatever the user's umask says.
+        (folder / _EMBEDDINGS).write_bytes(save({"embeddings": self.embeds.contiguous()}))
         _write_json(folder / _VOCABULARY, list(self.concepts))
         description = {
             "format": _FORMAT,

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.image_processing_backends import PilBackend
@@ -222,11 +222,9 @@ def write_visual_tokens(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    save_file(
-        {"keys": keys, "tokens": tokens[first]},
-        unfinished,
-        metadata={"format": FORMAT, "description": json.dumps(description)},
-    )
+    # Not by `save_file`, whose files nobody else on the machine may read, whatever the user's umask says.
+    metadata = {"format": FORMAT, "description": json.dumps(description)}
+    unfinished.write_bytes(save({"keys": keys, "tokens": tokens[first]}, metadata))
     os.replace(unfinished, path)
     return usage
 

@@ -292,6 +292,30 @@ class TestRefusals:
         with pytest.raises(ValueError, match=f"{shard.name} is no whole shard"):
             EmbeddingStore(folder)
 
+    def test_a_shard_whose_bytes_changed(self, folder, corpus, clip):
+        whole = files_of(folder)
+        shard = sorted(folder.glob("*.safetensors"))[1]
+        content = bytearray(shard.read_bytes())
+        content[-100] ^= 1
+        shard.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{shard.name} has changed since it was written: delete it"):
+            EmbeddingStore(folder).read_all()
+        shard.unlink()
+        embed_images(corpus, clip, folder, batch_size=4)
+        assert files_of(folder) == whole
+
+    @pytest.mark.parametrize("change", [[], {}, {"rows": None}, {"shards": {}}, {"shards": [{"file": "a"}]}])
+    def test_a_manifest_changed_by_hand(self, folder, corpus, clip, change):
+        whole, path = files_of(folder), folder / "manifest.json"
+        path.write_text(json.dumps((json.loads(path.read_text()) | change) if change else change))
+        with pytest.raises(
+            ValueError, match=r"not readable as JSON|holds no embeddings|manifest\.json was changed by hand"
+        ):
+            EmbeddingStore(folder)
+        path.unlink()
+        embed_images(corpus, clip, folder, batch_size=4)
+        assert files_of(folder) == whole
+
     def test_embeddings_of_another_kind(self, folder):
         with pytest.raises(ValueError, match="holds embeddings of images, not of concepts"):
             EmbeddingStore(folder, "concepts")

@@ -22,6 +22,7 @@ from vicha_hf.concepts import (
     inspect_concepts,
     select_for_corpus,
 )
+from vicha_hf.concepts.manifests import digest_of_file
 from vicha_hf.data.annotations import read_image_text_records
 
 
@@ -85,7 +86,7 @@ def test_sharded_equals_unsharded(clip, corpus, tmp_path):
     first = manifest["shards"][0]["file"]
     items = np.concatenate([items for items, _ in sharded.shards()])
     save_file({"embeddings": sharded.read_all(), "items": items}, whole / first, metadata={"vicha_hf": "{}"})
-    manifest["shards"] = [{"file": first, "rows": len(items), "content": "", "digest": ""}]
+    manifest["shards"] = [{"file": first, "rows": len(items), "content": "", "digest": digest_of_file(whole / first)}]
     (whole / "manifest.json").write_text(json.dumps(manifest))
     for store, name in ((sharded, "a.jsonl"), (EmbeddingStore(whole), "b.jsonl")):
         select_for_corpus(store, concepts, corpus, tmp_path / name)
@@ -150,6 +151,9 @@ def test_embeddings_that_are_not_finite(stores, corpus, tmp_path):
     tensors = load_file(shard)
     tensors["embeddings"][1, 3] = np.nan
     save_file(tensors, shard, metadata={"vicha_hf": "{}"})
+    manifest = json.loads((tmp_path / "images" / "manifest.json").read_text())
+    manifest["shards"][1]["digest"] = digest_of_file(shard)
+    (tmp_path / "images" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="images 2 to 3: image embeddings that are not finite, rows 1"):
         select_for_corpus(EmbeddingStore(tmp_path / "images"), stores[1], corpus, tmp_path / "train.jsonl")
     assert not (tmp_path / "train.jsonl").exists()
@@ -285,6 +289,7 @@ def test_the_commands_filter_and_show(stores, corpus_file, clip_folder, tmp_path
             "holds no embeddings",
         ),
         (["inspect", "{corpus}", "--output", "page.html"], "no record of the annotations has concepts"),
+        (["inspect", "{corpus}", "--output", "page.html", "--num-images", "-1"], "num_images=-1 must be at least 0"),
         (["show", "{clip}"], "holds no concept_index"),
         (["index", "{none}", "--vocabulary", "{good}"], "is no model folder"),
     ],

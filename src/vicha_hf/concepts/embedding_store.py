@@ -25,6 +25,10 @@ _JOB, _MANIFEST, _VOCABULARY = "job.json", "manifest.json", "vocabulary.json"
 # Names of files that are being written.
 _UNFINISHED = ".*.unfinished"
 _ABOUT = "vicha_hf"
+# What every manifest holds, by its kind of value.
+_MANIFEST_FIELDS = {"kind": str, "encoder": dict, "items_digest": str, "width": int, "rows": int, "shards": list}
+_SHARD_FIELDS = {"file", "rows", "content", "digest"}
+_REMEDY = "delete it and run `vicha-hf concepts embed` again, which makes what is missing"
 _LONGEST_HEADER = 1 << 24
 
 
@@ -248,7 +252,6 @@ def read_shard_header(path: Path) -> ShardHeader:
         StoreError: a file that was cut, or is no shard.
         FileNotFoundError: no such file.
     """
-    remedy = "delete it and run `vicha-hf concepts embed` again, which makes what is missing"
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -264,9 +267,9 @@ def read_shard_header(path: Path) -> ShardHeader:
             raise ValueError("its tensors do not fit together")
         expected = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StoreError(f"{path} is no whole shard of embeddings ({error}); {remedy}") from error
+        raise StoreError(f"{path} is no whole shard of embeddings ({error}); {_REMEDY}") from error
     if size != expected:
-        raise StoreError(f"{path} has {size} bytes instead of {expected}: it was cut or half written; {remedy}")
+        raise StoreError(f"{path} has {size} bytes instead of {expected}: it was cut or half written; {_REMEDY}")
     return ShardHeader(
         path,
         about,
@@ -299,6 +302,15 @@ class EmbeddingStore:
         self.manifest = read_json(self.folder / _MANIFEST)
         if self.manifest.get("format") != FORMAT:
             raise StoreError(f"{self.folder} holds no embeddings (format {self.manifest.get('format')!r})")
+        broken = [name for name, kind in _MANIFEST_FIELDS.items() if not isinstance(self.manifest.get(name), kind)]
+        if not broken and not all(
+            isinstance(shard, dict) and shard.keys() >= _SHARD_FIELDS for shard in self.manifest["shards"]
+        ):
+            broken = ["shards"]
+        if broken:
+            raise StoreError(
+                f"{self.folder / _MANIFEST} was changed by hand ({', '.join(map(repr, broken))}): {_REMEDY}"
+            )
         if kind is not None and self.manifest["kind"] != kind:
             raise StoreError(f"{self.folder} holds embeddings of {self.manifest['kind']}, not of {kind}")
         self._headers = []
@@ -350,8 +362,15 @@ class EmbeddingStore:
         return words
 
     def shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Items int64 [n] and embeddings float16 [n, E] of each shard, mapped from the disk."""
-        for header in self._headers:
+        """
+        Items int64 [n] and embeddings float16 [n, E] of each shard, mapped from the disk.
+
+        Raises:
+            StoreError: a shard with other bytes than were written.
+        """
+        for header, shard in zip(self._headers, self.manifest["shards"], strict=True):
+            if digest_of_file(header.path) != shard["digest"]:
+                raise StoreError(f"{header.path} has changed since it was written: {_REMEDY}")
             yield header.items(), header.embeds()
 
     def read_all(self) -> np.ndarray:

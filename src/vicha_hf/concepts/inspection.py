@@ -69,9 +69,11 @@ def inspect_concepts(
         overwrite: replace a page that this step did not make.
 
     Raises:
-        ValueError: no record has concepts.
+        ValueError: no record has concepts, or a `num_images` below 0.
         FileExistsError: `output` is another file.
     """
+    if num_images < 0:
+        raise ValueError(f"num_images={num_images} must be at least 0")
     use = count_use(corpus, vocabulary)
     if not use.num_records:
         raise ValueError("no record of the annotations has concepts; give the output of `vicha-hf concepts select`")

@@ -35,14 +35,22 @@ def write_json(path: Path, content) -> None:
     os.replace(unfinished, path)
 
 
-def read_json(path: Path):
-    """Raises `ValueError` naming the file where it is no JSON."""
+def read_json(path: Path) -> dict:
+    """
+    Reads a JSON object with the values that a step has written.
+
+    Raises:
+        ValueError: the file holds something else, and is named.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"a {type(content).__name__} in the place of an object")
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: not readable as JSON ({error}); it was cut or changed by hand: delete it"
         ) from error
+    return content
 
 
 class OutputFile:

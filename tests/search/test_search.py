@@ -183,7 +183,7 @@ def test_an_index_grows_shrinks_and_is_mended(root, tmp_path):
         run(on_bad_image="raise")
 
 
-def test_a_stopped_run_goes_on_to_the_same_index(root, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_index(root, tmp_path, caplog):
     images = tmp_path / "images"
     images.mkdir()
     rng = np.random.default_rng(0)
@@ -204,9 +204,13 @@ def test_a_stopped_run_goes_on_to_the_same_index(root, tmp_path):
     process.wait()
     left = len(list((tmp_path / "stopped").glob("shard-*")))
     assert 3 <= left < 15
+    ImageIndex(tmp_path / "stopped")
+    assert "stopped is not whole: a run that was to embed" in caplog.text
     report = build_index(images, root / "vicha", tmp_path / "stopped", progress=False, shard_size=4)
+    caplog.clear()
     assert report.kept == 4 * left and report.embedded == 60 - 4 * left
     one, other = ImageIndex(tmp_path / "whole"), ImageIndex(tmp_path / "stopped")
+    assert "not whole" not in caplog.text
     assert one.images == other.images
     torch.testing.assert_close(one.image_embeds, other.image_embeds, atol=1e-6, rtol=0)
 

@@ -112,6 +112,9 @@ def build_index(
         rows = live_rows(known, manifest.removed)
         missing = _not_indexed(wanted, [known[row] for row in rows.values()])
         report = IndexReport(kept=len(wanted) - len(missing))
+        if missing:
+            manifest.unfinished = len(missing)
+            manifest.write(folder)
         builder = _Builder(folder, embedder, on_bad_image, batch_size, num_workers, shard_size)
         builder.run(missing, report, progress)
         paths = {image.path for image in wanted} - {path for path, _ in report.left_out}
@@ -119,8 +122,8 @@ def build_index(
         gone = {path for path, row in rows.items() if known[row].source == source and path not in paths}
         report.removed = len(gone)
         removed = sorted((set(manifest.removed) | gone) - paths)
-        if removed != manifest.removed:
-            manifest.removed = removed
+        if removed != manifest.removed or manifest.unfinished:
+            manifest.removed, manifest.unfinished = removed, 0
             manifest.write(folder)
         report.texts = sum(len(image.captions) for image in wanted if image.path in paths)
     return report

@@ -81,6 +81,13 @@ class ImageIndex:
     ):
         self.folder = Path(folder).expanduser()
         self.manifest = Manifest.read(self.folder)
+        if self.manifest.unfinished:
+            logger.warning(
+                "%s is not whole: a run that was to embed %d images has not ended. Run `vicha-hf index` again where it was "
+                "stopped.",
+                self.folder,
+                self.manifest.unfinished,
+            )
         self._model, self._device, self._approximate = model or self.manifest.model, device, approximate
         self._backend = backend
         shards = list(read_shards(self.folder, self.manifest.dim))

@@ -62,6 +62,7 @@ class Manifest:
         dim: width of the embeddings.
         concepts: where the visual concepts came from that images were embedded with: "given", "auto" or "none".
         removed: paths of images that are gone since.
+        unfinished: how many images a run set out to embed that has not ended; 0 for a whole index.
     """
 
     model: str
@@ -69,6 +70,7 @@ class Manifest:
     dim: int
     concepts: str
     removed: list[str] = field(default_factory=list)
+    unfinished: int = 0
     format: int = FORMAT
 
     def write(self, folder: Path) -> None:

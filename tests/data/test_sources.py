@@ -203,6 +203,22 @@ def test_a_saved_table_has_no_other_split(image_folder, records):
         read_image_text_records(source | {"split": "validation"})
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone", "state"])
+def test_a_saved_table_that_is_damaged_is_named(image_folder, records, damage):
+    folder = image_folder / "saved"
+    datasets.Dataset.from_list(records).save_to_disk(folder)
+    (table,) = folder.glob("*.arrow")
+    content = table.read_bytes()
+    if damage == "gone":
+        table.unlink()
+    elif damage == "state":
+        (folder / "state.json").write_text("{")
+    else:
+        table.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    with pytest.raises(AnnotationError, match=r"saved: not readable as a dataset of `save_to_disk` \(.*; save it"):
+        read_image_text_records(folder)
+
+
 # Identifiers
 
 

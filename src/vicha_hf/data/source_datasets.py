@@ -25,14 +25,12 @@ def load_dataset_split(path: str, name: str | None, split: str | None):
         split: the split that is wanted; None takes "train", or the only one that there is.
 
     Raises:
-        AnnotationError: there is no such dataset or split.
+        AnnotationError: there is no such dataset or split, or a folder whose files are damaged.
     """
-    import datasets
-
     folder = Path(path)
     shown = ":".join(part for part in (path, name) if part)
     if (folder / "state.json").is_file():
-        dataset = datasets.load_from_disk(path)
+        dataset = _from_disk(path)
         if split is not None and split != str(dataset.split):
             raise AnnotationError(
                 f"dataset {shown}: no split {split!r}; the folder holds one table"
@@ -40,9 +38,21 @@ def load_dataset_split(path: str, name: str | None, split: str | None):
             )
         return dataset
     if (folder / "dataset_dict.json").is_file():
-        splits = datasets.load_from_disk(path)
+        splits = _from_disk(path)
         return splits[split_name(list(splits), split, shown)]
     return load_hub_dataset(path, name, split)
+
+
+def _from_disk(path: str):
+    import datasets
+    import pyarrow
+
+    try:
+        return datasets.load_from_disk(path)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise AnnotationError(
+            f"{path}: not readable as a dataset of `save_to_disk` ({error}); save it there again"
+        ) from error
 
 
 class TableSource(RecordSource):

@@ -85,3 +85,37 @@ def test_a_process_that_was_killed_is_one_line(capsys):
     assert run_command("vicha-hf data check", run, []) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("vicha-hf data check: A process in the process pool was terminated abruptly")
+
+
+LOADING = """
+import os, signal, sys, time
+from torch.utils.data import DataLoader, Dataset
+from vicha_hf.data.loader_processes import ignore_sigterm
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        return index, os.getpid()
+
+loader = iter(DataLoader(Numbers(), num_workers=2, worker_init_fn=ignore_sigterm))
+loading = {int(next(loader)[1]) for _ in range(8)}
+assert len(loading) == 2 and os.getpid() not in loading
+other = os.fork()
+if not other:
+    for process in loading:
+        os.kill(process, signal.SIGTERM)
+    os._exit(0)
+os.waitpid(other, 0)
+time.sleep(0.5)
+print(len(list(loader)), flush=True)
+loader = iter(DataLoader(Numbers(), num_workers=2, worker_init_fn=ignore_sigterm))
+print(len(next(loader)), flush=True)
+sys.exit(3)
+"""
+
+
+def test_loading_processes_ignore_sigterm_and_end_with_the_run():
+    """A run that ends by an error still holds its loader: Python then sends its processes SIGTERM, and waits for them."""
+    done = subprocess.run([sys.executable, "-c", LOADING], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout.split()) == (3, ["92", "2"]), done.stderr

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import tarfile
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ from vicha_hf.data.read_report import RejectsFile
 from vicha_hf.data.stream_dataset import StreamDataset, StreamOptions
 from vicha_hf.data.stream_shards import ShardReadError, stream_shards
 from vicha_hf.data.transforms import EvaluationTransform
+from vicha_hf.mistakes import describe, is_mistake
 
 
 CUT_OFF = "the shard cannot be read to its end"
@@ -206,6 +208,15 @@ def test_a_broken_shard_is_an_error_until_it_is_mended(broken):
     after = stream_of(broken)
     after.go_on_from(before.states, len(parts))
     assert parts + numbers(after, 30 - len(parts)) == whole
+
+
+def test_a_loading_process_hands_the_error_on_as_one_line(broken):
+    with pytest.raises(ShardReadError) as raised:
+        numbers(stream_of(broken, num_workers=2), 30, num_workers=2)
+    assert is_mistake(raised.value)
+    assert re.fullmatch(
+        rf"{broken}/\w\.(tar|parquet): {CUT_OFF} \(.*\); write or download it again", describe(raised.value)
+    )
 
 
 def test_nothing_but_broken_shards_ends(tmp_path):

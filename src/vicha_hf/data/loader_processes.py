@@ -1,19 +1,31 @@
 """Start-up of the processes that load data: `DataLoader`'s workers, and pools."""
 
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
+from threading import Thread
 
 
 def ignore_sigterm(worker: int) -> None:
-    """Ignores SIGTERM, as a `worker_init_fn`: a cluster sends it to all processes of a job, also to those that load
-    data.
+    """Ignores SIGTERM of others than the training process, as a `worker_init_fn`: a cluster sends it to all processes of
+    a job, also to those that load data.
 
-    They would die of it before the training process has saved, and it would take that for an error. They end with it.
+    They would die of it before the training process has saved, and it would take that for an error. They end with it: at
+    its own end it sends them SIGTERM, and waits for them.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Elsewhere a process cannot learn who has sent a signal.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 @contextmanager

@@ -35,22 +35,24 @@ _FILE_ERRORS = (OSError, EOFError, UnicodeDecodeError, tarfile.TarError, zlib.er
 
 class ShardReadError(AnnotationError):
     """
-    A shard that is gone, cut off or damaged.
+    A shard that is gone, cut off or damaged. A loading process hands on the message alone.
 
     Args:
-        shard: its name.
-        read: records that were read before.
-        error: of the file or its decoder.
-
-    Attributes:
+        message: for people.
         where: the shard, and the first record that was lost.
         problem: as the records behind it are counted.
     """
 
-    def __init__(self, shard: str, read: int, error: Exception):
-        self.where = f"{shard}, from record {read} on"
-        self.problem = unreadable_shard(error)
-        super().__init__(f"{shard}: {self.problem.message}")
+    def __init__(self, message: str, where: str = "", problem: RecordProblem | None = None):
+        super().__init__(message)
+        self.where = where
+        self.problem = problem
+
+    @classmethod
+    def of(cls, shard: object, read: int, error: Exception) -> "ShardReadError":
+        """The error of a shard that broke off after `read` records."""
+        problem = unreadable_shard(error)
+        return cls(f"{shard}: {problem.message}", f"{shard}, from record {read} on", problem)
 
 
 class StreamShard(ABC):
@@ -99,7 +101,7 @@ class _FileShard(StreamShard):
             except kinds as error:
                 left -= 1
                 if not left or isinstance(error, FileNotFoundError):
-                    raise ShardReadError(self.path, read, error) from error
+                    raise ShardReadError.of(self, read, error) from error
                 time.sleep(_SECONDS_BETWEEN_TRIES)
 
     @abstractmethod
@@ -219,7 +221,7 @@ class DatasetShard(StreamShard):
                 read += 1
                 yield raw
         except (*_FILE_ERRORS, pyarrow.ArrowException, DatasetsError) as error:
-            raise ShardReadError(str(self), read, error) from error
+            raise ShardReadError.of(self, read, error) from error
 
     def _read(self) -> Iterator[RawRecord]:
         shard = self._dataset

@@ -146,6 +146,19 @@ def test_concepts_are_found_where_they_are_asked_for(root, tmp_path):
         build_index(root / "images", root / "vicha", tmp_path / "new", concepts="auto", progress=False)
 
 
+def test_images_without_concepts_for_a_model_that_reads_them_are_told(root, tmp_path, caplog):
+    for concepts in ("none", "given"):
+        assert "reads visual concepts" not in caplog.text
+        build_index(root / "images", root / "vicha", tmp_path / concepts, concepts=concepts, progress=False)
+    assert f"{root / 'vicha'} reads visual concepts, and none of the 5 images has any" in caplog.text
+    caplog.clear()
+    records = [{"image": f"images/{number}.png", "caption": "a", "concepts": ["dog"]} for number in range(2)]
+    (tmp_path / "some.json").write_text(json.dumps(records))
+    build_index(tmp_path / "some.json", root / "vicha", tmp_path / "some", image_root=str(root), progress=False)
+    build_index(root / "images", root / "simla", tmp_path / "other", progress=False)
+    assert "reads visual concepts" not in caplog.text
+
+
 def test_an_index_grows_shrinks_and_is_mended(root, tmp_path):
     images = tmp_path / "images"
     shutil.copytree(root / "images", images, ignore=shutil.ignore_patterns("*.json"))

@@ -1,6 +1,7 @@
 """Building of an index: every image is embedded once, shard by shard, so that a stopped run goes on where it was."""
 
 import fcntl
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from .index_files import (
     shard_paths,
 )
 
+
+logger = logging.getLogger(__name__)
 
 Concepts = Literal["given", "auto", "none"]
 # Images whose embeddings are written at once: what a run that is stopped at any moment does again at most.
@@ -115,6 +118,13 @@ def build_index(
         if missing:
             manifest.unfinished = len(missing)
             manifest.write(folder)
+        if concepts == "given" and missing and not any(image.concepts for image in missing):
+            logger.warning(
+                "%s reads visual concepts, and none of the %d images has any: give an annotation file with concepts, or "
+                "concepts=auto where the model has a concept index; concepts=none says that it is meant so.",
+                embedder.name,
+                len(missing),
+            )
         builder = _Builder(folder, embedder, on_bad_image, batch_size, num_workers, shard_size)
         builder.run(missing, report, progress)
         paths = {image.path for image in wanted} - {path for path, _ in report.left_out}

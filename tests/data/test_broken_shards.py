@@ -166,6 +166,8 @@ def test_a_stream_goes_on_behind_broken_shards(broken, num_processes, num_worker
             seen.update(own)
     assert seen == Counter(dict.fromkeys(READABLE, 2))
     assert rejects.counts() == {CUT_OFF: 4}
+    # Once, though there are two passes.
+    assert len(rejects.path.read_text().splitlines()) == 4
     assert {one.record for one in rejects.records()} == {
         f"{broken}/b.tar, from record 7 on",
         f"{broken}/d.parquet, from record 0 on",

@@ -104,9 +104,14 @@ class RejectsFile:
     def __init__(self, path: Path):
         self.path = Path(path)
         self._counted_size, self._count = 0, 0
+        self._added: set[int] = set()
 
     def add(self, rejected: RejectedRecord) -> None:
-        """Adds a record that turned out to be unusable."""
+        """Adds a record that turned out to be unusable. A stream comes to it again in every pass; that adds nothing."""
+        key = hash((rejected.record, rejected.cause))
+        if key in self._added:
+            return
+        self._added.add(key)
         # One call of `write`, at the end of the file wherever that is by then: lines of several processes do not mix.
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:

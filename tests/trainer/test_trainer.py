@@ -15,8 +15,12 @@ from tiny_models import tiny_config
 from tiny_task_files import write_task_files
 from trainer_cases import build, data_of, trainer_of
 
+from vicha_hf.cli import main
+from vicha_hf.data.datasets_pretraining import PretrainingDataset
+from vicha_hf.data.transforms import EvaluationTransform
 from vicha_hf.families import HEADS
 from vicha_hf.training.trainer_callback import TrainingStateCallback
+from vicha_hf.visual_tokens.storage import VisualTokenStore
 
 
 CASES = [(family, task) for family, heads in HEADS.items() for task in heads]
@@ -65,6 +69,27 @@ def test_every_head_trains_and_keeps_its_best_model(files, tmp_path, family, tas
     assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
     arrays = seen[-1] if isinstance(seen[-1], tuple) else (seen[-1],)
     assert arrays and all(isinstance(array, np.ndarray) for array in arrays)
+
+
+def test_simla_reconstructs_stored_visual_tokens(files, tmp_path):
+    model = build("simla", "pretraining", simla_config())
+    plain, collator = data_of(files, "simla", "pretraining", tmp_path)
+    with pytest.raises(ValueError, match=r"store them with `vicha-hf visual-tokens` and give them to the dataset"):
+        trainer_of(model, plain, collator, tmp_path / "out", max_steps=1).train()
+    data = ["--data", str(files / "retrieval.json"), "--image-size", "32"]
+    sizes = ["--vocab-size", str(model.config.visual_vocab_size), "--patch-size", "8"]
+    assert main(["visual-tokenizer", *data, *sizes, "--output", str(tmp_path / "tokenizer")]) == 0
+    tokens = tmp_path / "tokens.safetensors"
+    assert main(["visual-tokens", *data, "--tokenizer", str(tmp_path / "tokenizer"), "--output", str(tokens)]) == 0
+    dataset = PretrainingDataset(
+        plain.annotations,
+        EvaluationTransform((32, 32)),
+        use_concepts=False,
+        stored_visual_tokens=VisualTokenStore(tokens),
+    )
+    trainer = trainer_of(model, dataset, collator, tmp_path / "out", max_steps=2)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
 
 
 def whole_and_interrupted(files, folder, family, task, **arguments):

@@ -90,8 +90,8 @@ class ImageTokenReconstruction(nn.Module):
         """
         if visual_token_ids is None:
             raise ValueError(
-                "Training needs `visual_token_ids` [B, P], each patch's visual token; make them with a visual tokenizer "
-                "(the collator does), or switch the objective off with `mim_weight=0`."
+                "Training needs `visual_token_ids` [B, P], each patch's visual token: store them with `vicha-hf visual-tokens` "
+                "and give them to the dataset, or switch the objective off with `mim_weight=0`."
             )
         tokens = self._flatten("visual_token_ids", visual_token_ids, pixel_values)
         bounds = value_bounds(tokens)

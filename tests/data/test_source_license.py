@@ -12,7 +12,7 @@ from vicha_hf.cli import main
 from vicha_hf.data.source_license import carry_license, common_license, read_license, write_license
 from vicha_hf.families import load_finetuned
 from vicha_hf.training.arguments import TrainingArguments
-from vicha_hf.training.model_card import card_of_run
+from vicha_hf.training.model_card import _name_of, card_of_run
 
 
 @pytest.fixture
@@ -76,6 +76,7 @@ def test_the_card_states_it(corpus, tmp_path):
         return next(line for line in text.splitlines() if line.startswith("| licence of the training data"))
 
     assert "not stated; `--data_license TEXT`" in row()
+    assert _name_of("/home/me/outputs/demo/model") == "demo/model" and _name_of("/home/me/train.json") == "train.json"
     write_license(corpus, "CC BY 4.0")
     assert row().endswith("| CC BY 4.0 |")
     assert row(data_license="my own").endswith("| my own |")

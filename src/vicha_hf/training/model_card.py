@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ..data.source_license import common_license
 from ..evaluation.card_results import CARD_FILE
-from ..families import MODEL_FOLDER, task_of, trained_task
+from ..families import BEST_MODEL_FOLDER, MODEL_FOLDER, task_of, trained_task
 from ..reporting.line_chart import line_chart
 from ..reporting.model_card import method_name
 from ..reporting.run_card import CURVE_FILE, RunCard, task_name
@@ -138,7 +138,11 @@ def _path_of(source) -> str:
 def _name_of(source) -> str:
     """A source of the Hub as it is called, and one on the disk without its folders."""
     path = _path_of(source)
-    return path if _is_hub_id(path) else Path(path).name
+    if _is_hub_id(path):
+        return path
+    name, run = Path(path).name, Path(path).absolute().parent.name
+    # Every run calls its models so: the run's own name tells them apart.
+    return f"{run}/{name}" if name in (MODEL_FOLDER, BEST_MODEL_FOLDER) else name
 
 
 def _is_hub_id(source: str) -> bool:

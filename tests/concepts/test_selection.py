@@ -24,6 +24,7 @@ from vicha_hf.concepts import (
 )
 from vicha_hf.concepts.manifests import digest_of_file
 from vicha_hf.data.annotations import read_image_text_records
+from vicha_hf.data.raw_records import AnnotationError
 
 
 WORDS = ["dog", "cat", "zebra", "ball", "tree", "car", "grass", "boy"]
@@ -116,6 +117,30 @@ def test_nothing_is_done_twice_and_nothing_is_lost(stores, corpus, tmp_path):
     assert len(read_lines(output)) == 24
 
 
+@pytest.mark.parametrize("method", ["exact", "approximate"])
+def test_a_shard_without_any_readable_image(clip, corpus_file, tmp_path, method):
+    for number in (2, 3):
+        (corpus_file.parent / f"{number}.png").write_bytes(b"")
+    corpus = ConceptCorpus(str(corpus_file), on_bad_record="skip")
+    images = embed_images(corpus, clip, tmp_path / "images", batch_size=2)
+    assert any(len(items) == 0 for items, _ in images.shards())
+    concepts = embed_concepts(WORDS, clip, tmp_path / "concepts")
+    result = select_for_corpus(images, concepts, corpus, tmp_path / "train.jsonl", k=3, method=method)
+    assert (result.num_records, result.num_unreadable) == (22, 2)
+
+
+def test_concepts_that_are_not_finite(stores, corpus, tmp_path):
+    (shard,) = (tmp_path / "concepts").glob("*.safetensors")
+    tensors = load_file(shard)
+    tensors["embeddings"][2, 3] = np.inf
+    save_file(tensors, shard, metadata={"vicha_hf": "{}"})
+    manifest = json.loads((tmp_path / "concepts" / "manifest.json").read_text())
+    manifest["shards"][0]["digest"] = digest_of_file(shard)
+    (tmp_path / "concepts" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"/concepts: concept embeddings that are not finite, rows 2"):
+        select_for_corpus(stores[0], EmbeddingStore(tmp_path / "concepts"), corpus, tmp_path / "train.jsonl")
+
+
 def test_concepts_of_another_encoder(stores, corpus, tmp_path):
     for name, options in (("weights", {"seed": 1}), ("width", {"projection_dim": 16})):
         write_tiny_clip(tmp_path / name, **options)
@@ -198,6 +223,24 @@ def test_page(stores, corpus, tmp_path):
     record = read_lines(tmp_path / "train.jsonl")[0]
     assert f"<li>{record['concepts'][0]} <span>{record['concept_scores'][0]:.3f}</span></li>" in page
     assert sum(use.counts.values()) == 48 and "<unseen>" in use.unused
+
+
+@pytest.mark.parametrize(
+    "fields, problem",
+    [
+        ({"concepts": "dog"}, "record 1.*field 'concepts': wrong type"),
+        ({"concepts": ["dog", 3]}, "record 1.*field 'concepts': wrong type"),
+        ({"concepts": ["dog"], "concept_scores": ["high"]}, "record 1.*field 'concept_scores': wrong type"),
+        ({"concepts": ["dog"], "concept_scores": [0.5, 0.2]}, "record 1.*'concept_scores': not one for each concept"),
+    ],
+)
+def test_page_of_broken_concepts(corpus_file, tmp_path, fields, problem):
+    records = json.loads(corpus_file.read_text())[:2]
+    broken = corpus_file.with_name("broken.json")
+    broken.write_text(json.dumps([records[0] | {"kwords": ["dog"]}, records[1] | fields]))
+    with pytest.raises(AnnotationError, match=problem):
+        inspect_concepts(ConceptCorpus(str(broken)), tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_page_without_concepts(corpus, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from vicha_hf.concepts import build_vocabulary, read_vocabulary, write_vocabulary
 from vicha_hf.concepts.plurals import singular_of
+from vicha_hf.concepts.vocabulary import read_stop_words
 
 
 def count(*captions, **options):
@@ -143,6 +144,8 @@ def test_vocabularies_of_ones_own(tmp_path, name, content, expected):
         ("v.json", '["dog"', "not readable as JSON"),
         ("v.json", '"dog"', "a vocabulary is a list of words"),
         ("v.json", '[{"image": "a"}]', "no record has 'concepts' or 'kwords'"),
+        ("v.json", '[{"kwords": ["dog"]}, {"concepts": "dog"}]', "record 1: field 'concepts': wrong type"),
+        ("v.txt", "dog\nca\0t\n", "line 2: field 'concept': a NUL character"),
         ("v.parquet", "dog", "not readable as Parquet"),
     ],
 )
@@ -152,3 +155,16 @@ def test_broken_vocabularies_are_refused(tmp_path, name, content, problem):
         read_vocabulary(tmp_path / name)
     assert str(tmp_path / name) in str(raised.value)
     assert len(str(raised.value)) < 500
+
+
+def test_stop_words_are_lines(tmp_path):
+    (tmp_path / "stop.txt").write_bytes(b"\xef\xbb\xbfPhoto\r\n\nfire hydrant\n")
+    assert read_stop_words(tmp_path / "stop.txt") == ("Photo", "fire hydrant")
+    (tmp_path / "stop.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match=r"stop\.txt: words stand in a text file in UTF-8"):
+        read_stop_words(tmp_path / "stop.txt")
+
+
+def test_a_null_leaves_the_published_concepts(tmp_path):
+    (tmp_path / "v.json").write_text('[{"concepts": null, "kwords": ["dog", "cat", "dog"]}, {"kwords": ["dog"]}]')
+    assert read_vocabulary(tmp_path / "v.json") == {"dog": 2, "cat": 1}

@@ -106,9 +106,10 @@ def _add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _vocabulary(arguments: argparse.Namespace) -> None:
     from .building import make_vocabulary
+    from .vocabulary import read_stop_words
 
     _require_output(arguments)
-    stop_words = arguments.stop_words.read_text(encoding="utf-8").split() if arguments.stop_words else ()
+    stop_words = read_stop_words(arguments.stop_words) if arguments.stop_words else ()
     vocabulary, was_there = make_vocabulary(
         arguments.corpus, arguments.output, stop_words=stop_words, **_noun_options(arguments), **_common(arguments)
     )

@@ -12,13 +12,16 @@ from string import Template
 
 from PIL import Image
 
+from ..data.annotation_fields import read_concepts
 from ..data.image_files import ImageReadError, open_image
+from ..data.raw_records import AnnotationError, RecordProblem, shorten
 from .corpus import ConceptCorpus, CorpusRecord
 from .manifests import OutputFile, digest_of_items
 
 
 _THUMBNAIL = 224
 _MOST_NAMED = 300
+_SCORES_REMEDY = "write one number for each concept, or leave the field out"
 _TEMPLATE = Path(__file__).with_name("inspection.html")
 
 
@@ -43,8 +46,8 @@ def count_use(corpus: ConceptCorpus, vocabulary: Iterable[str] = ()) -> ConceptU
     counts: Counter[str] = Counter()
     number = 0
     for record in corpus.records:
-        words = _concepts(record)
-        counts.update(set(words))
+        words = {word for word, _ in _scored_concepts(record)}
+        counts.update(words)
         number += bool(words)
     ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
     return ConceptUse(number, ordered, tuple(word for word in vocabulary if word not in counts))
@@ -70,6 +73,7 @@ def inspect_concepts(
 
     Raises:
         ValueError: no record has concepts, or a `num_images` below 0.
+        AnnotationError: concepts that are no list of words, or scores that are not one number for each.
         FileExistsError: `output` is another file.
     """
     if num_images < 0:
@@ -100,16 +104,27 @@ def inspect_concepts(
     return use
 
 
-def _concepts(record: CorpusRecord) -> list[str]:
-    words = record.fields.get("concepts")
-    return list(record.fields.get("kwords") or [] if words is None else words)
+def _scored_concepts(record: CorpusRecord) -> list[tuple[str, float | None]]:
+    """The concepts of a record, each with its score where there are some. Raises `AnnotationError` for what is neither."""
+    words, scores = record.fields.get("concepts"), record.fields.get("concept_scores")
+    if words is None:
+        words = record.fields.get("kwords")
+    try:
+        read_concepts(record.fields)
+        if scores is None:
+            return [(word, None) for word in words or ()]
+        if not isinstance(scores, list | tuple) or not all(isinstance(score, int | float) for score in scores):
+            raise RecordProblem("concept_scores", "wrong type", _SCORES_REMEDY, f"got {shorten(scores)}")
+        if len(scores) != len(words or ()):
+            raise RecordProblem("concept_scores", "not one for each concept", _SCORES_REMEDY, f"got {len(scores)}")
+    except RecordProblem as problem:
+        raise AnnotationError(f"{record.where}: {problem.message}") from problem
+    return list(zip(words or (), scores, strict=True))
 
 
 def _card(record: CorpusRecord) -> str:
-    words = _concepts(record)
-    scores = record.fields.get("concept_scores") or [None] * len(words)
     captions = "".join(f"<p>{html.escape(caption)}</p>" for caption in record.captions[:5])
-    chips = "".join(_chip(word, score) for word, score in zip(words, scores, strict=False))
+    chips = "".join(_chip(word, score) for word, score in _scored_concepts(record))
     return f'<article>{_thumbnail(record)}<div class="captions">{captions}</div><ul>{chips}</ul></article>'
 
 

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.source_license import carry_license
-from ..models.concept_ranking import select_concepts
+from ..models.concept_ranking import ConceptRanking, product_dtype_for, select_concepts
 from .annotation_writer import AnnotationWriter
 from .corpus import ConceptCorpus
 from .embedding import content_digest
@@ -135,11 +135,17 @@ def _select(
     indices = np.zeros((num_images, k), np.int32)
     scores = np.zeros((num_images, k), np.float32)
     found = np.zeros(num_images, bool)
-    search = _ApproximateSearch(embeds) if method == "approximate" else None
+    try:
+        search = (_ApproximateSearch if method == "approximate" else _ExactSearch)(embeds, k, len(images))
+    except ValueError as error:
+        raise StoreError(f"{concepts.folder}: {error}") from error
     with tqdm(desc="Selecting", total=len(images), unit="image", disable=not progress) as bar:
         for items, rows in images.shards():
+            # No image of the shard could be read.
+            if not len(items):
+                continue
             try:
-                best = search.select(rows, k) if search is not None else select_concepts(rows, embeds, k)
+                best = search.select(rows)
             except ValueError as error:
                 raise StoreError(f"{images.folder}, images {items[0]} to {items[-1]}: {error}") from error
             indices[items], scores[items] = best
@@ -148,16 +154,30 @@ def _select(
     return indices, scores, found
 
 
+class _ExactSearch:
+    """What `select_concepts` does, with concepts that are made ready once for all shards."""
+
+    def __init__(self, embeds: np.ndarray, k: int, num_images: int):
+        cpu = torch.device("cpu")
+        self._ranking = ConceptRanking(embeds, k, cpu, product_dtype_for(num_images * embeds.size, cpu))
+
+    def select(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indices and scores [n, k] of the embeddings of a shard."""
+        indices, scores = self._ranking.select(rows)
+        return indices.numpy(), scores.numpy()
+
+
 class _ApproximateSearch:
     """An inverted index of FAISS over the concepts: fewer of them are compared with each image."""
 
-    def __init__(self, embeds: np.ndarray):
+    def __init__(self, embeds: np.ndarray, k: int, num_images: int):
         try:
             import faiss
         except ImportError as error:
             raise ImportError(
                 "the approximate search needs FAISS: pip install 'vicha_hf[faiss]', or choose the exact search"
             ) from error
+        self._k = k
         self._embeds = torch.nn.functional.normalize(torch.from_numpy(embeds).float(), dim=1).numpy()
         # FAISS's training wants about 40 rows per list.
         lists = max(1, min(len(embeds) // 40, int(4 * len(embeds) ** 0.5)))
@@ -168,16 +188,16 @@ class _ApproximateSearch:
         self._index.add(self._embeds)
         self._index.nprobe = min(_LISTS_PROBED, lists)
 
-    def select(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def select(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Does what `select_concepts` does, though an image's best concepts may be missed."""
         rows = np.array(rows, dtype=np.float32)
         if not np.isfinite(rows).all():
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             raise ValueError(f"image embeddings that are not finite, rows {', '.join(map(str, bad[:5]))}")
-        scores, indices = self._index.search(rows, k)
+        scores, indices = self._index.search(rows, self._k)
         # Too few concepts in the lists that were looked through: the exact search fills in.
         short = np.flatnonzero((indices < 0).any(axis=1))
         if len(short):
-            indices[short], scores[short] = select_concepts(rows[short], self._embeds, k)
+            indices[short], scores[short] = select_concepts(rows[short], self._embeds, self._k)
         order = np.lexsort((indices, -scores), axis=1)
         return np.take_along_axis(indices, order, 1), np.take_along_axis(scores, order, 1)

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..data.raw_records import shorten
+from ..data.annotation_fields import read_concepts, require_unicode
+from ..data.raw_records import RecordProblem, shorten
 from .nouns import NounCounts, count_nouns
 from .plurals import IRREGULAR_SINGULARS, singular_of
 
@@ -98,11 +99,25 @@ def read_vocabulary(path: str | os.PathLike) -> dict[str, int]:
         return _read_parquet(path)
     if path.suffix in (".json", ".jsonl", ".ndjson"):
         return _read_json(path)
+    return _checked(path, ((f"line {number}", word, 0) for number, word in enumerate(_lines(path), start=1)))
+
+
+def read_stop_words(path: str | os.PathLike) -> tuple[str, ...]:
+    """
+    The words of a text file, one a line; blank lines are left out.
+
+    Raises:
+        ValueError: the file is not in UTF-8.
+        OSError: no such file.
+    """
+    return tuple(line.strip() for line in _lines(Path(path)) if line.strip())
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: a vocabulary is a text file in UTF-8, but {error}") from error
-    return _checked(path, ((f"line {number}", word, 0) for number, word in enumerate(lines, start=1)))
+        raise ValueError(f"{path}: words stand in a text file in UTF-8, one a line, but {error}") from error
 
 
 def write_vocabulary(path: str | os.PathLike, vocabulary: Mapping[str, int]) -> None:
@@ -168,10 +183,10 @@ def _read_json(path: Path) -> dict[str, int]:
 def _of_annotations(path: Path, records: list[Mapping]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for row, record in enumerate(records):
-        concepts = record.get("concepts", record.get("kwords")) or []
-        if not isinstance(concepts, list) or not all(isinstance(word, str) for word in concepts):
-            raise ValueError(f"{path}, record {row}: 'concepts' must be a list of words, got {shorten(concepts)}")
-        counts.update({word.strip() for word in concepts if word.strip()})
+        try:
+            counts.update(read_concepts(record))
+        except RecordProblem as problem:
+            raise ValueError(f"{path}, record {row}: {problem.message}") from problem
     if not counts:
         raise ValueError(f"{path}: no record has 'concepts' or 'kwords'; make a vocabulary from the captions first")
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -193,6 +208,10 @@ def _checked(path: Path, entries: Iterable[tuple[str, object, object]]) -> dict[
             )
         if not any(character.isalpha() for character in word):
             raise ValueError(f"{path}, {place}: the concept {word!r} holds no letter; remove it")
+        try:
+            require_unicode(word, "concept")
+        except RecordProblem as problem:
+            raise ValueError(f"{path}, {place}: {problem.message}") from problem
         if word in places:
             raise ValueError(f"{path}, {place}: the concept {word!r} stands already in {places[word]}; keep one")
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:

@@ -60,17 +60,20 @@ def select_concepts(image_embeds, concept_embeds, k: int = 15):
     number, width = image_embeds.shape
     device = image_embeds.device if isinstance(image_embeds, torch.Tensor) else torch.device("cpu")
     k = min(k, len(concept_embeds))
-    indices = torch.zeros(number, k, dtype=torch.int64, device=device)
-    scores = torch.zeros(number, k, dtype=torch.float32, device=device)
     if k:
-        much = number * width * len(concept_embeds) >= _MUCH_WORK
-        # The bound on the error holds for sums in float32, which a GPU's product of bfloat16 may not keep to.
-        dtype = fastest_product_dtype() if much and device.type == "cpu" else torch.float32
-        ranking = ConceptRanking(concept_embeds, k, device, dtype)
-        for start in range(0, number, _IMAGES_PER_BLOCK):
-            block = slice(start, start + _IMAGES_PER_BLOCK)
-            indices[block], scores[block] = ranking.rank(image_embeds[block], start)
+        dtype = product_dtype_for(number * width * len(concept_embeds), device)
+        indices, scores = ConceptRanking(concept_embeds, k, device, dtype).select(image_embeds)
+    else:
+        indices = torch.zeros(number, 0, dtype=torch.int64, device=device)
+        scores = torch.zeros(number, 0, device=device)
     return (indices, scores) if isinstance(image_embeds, torch.Tensor) else (indices.numpy(), scores.numpy())
+
+
+def product_dtype_for(multiplications: int, device: torch.device) -> torch.dtype:
+    """Of the product that finds candidates: the one that so much work is done fastest with."""
+    # The bound on the error holds for sums in float32, which a GPU's product of bfloat16 may not keep to.
+    much = multiplications >= _MUCH_WORK and device.type == "cpu"
+    return fastest_product_dtype() if much else torch.float32
 
 
 @lru_cache
@@ -136,6 +139,21 @@ class ConceptRanking:
         # Of two sums of D products: the matrix product's, and the final score's.
         self._sum_error = 2 * (width + 1) * _ROUNDING * _LONGEST_ROW
         self._products = torch.empty(0, padded, dtype=product_dtype, device=device)
+
+    def select(self, image_embeds) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        `indices` int64 and `scores` float32 [N, k] of any number of images [N, D], read block by block.
+
+        Raises:
+            ValueError: rows that are not finite.
+        """
+        number, device = len(image_embeds), self._concepts.device
+        indices = torch.zeros(number, self.k, dtype=torch.int64, device=device)
+        scores = torch.zeros(number, self.k, dtype=torch.float32, device=device)
+        for start in range(0, number, _IMAGES_PER_BLOCK):
+            block = slice(start, start + _IMAGES_PER_BLOCK)
+            indices[block], scores[block] = self.rank(image_embeds[block], start)
+        return indices, scores
 
     @torch.no_grad()
     def rank(self, image_embeds, first_row: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -238,4 +256,4 @@ def _pair_scores(
     return scores
 
 
-__all__ = ["ConceptRanking", "fastest_product_dtype", "select_concepts"]
+__all__ = ["ConceptRanking", "fastest_product_dtype", "product_dtype_for", "select_concepts"]

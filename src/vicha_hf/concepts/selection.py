@@ -155,7 +155,7 @@ def _select(
 
 
 class _ExactSearch:
-    """What `select_concepts` does, with concepts that are made ready once for all shards."""
+    """The search of `select_concepts`, with concepts that are made ready once for all shards."""
 
     def __init__(self, embeds: np.ndarray, k: int, num_images: int):
         cpu = torch.device("cpu")

@@ -1,7 +1,7 @@
 """Classifying fused images and text with a momentum teacher's soft labels: what entailment and reasoning share."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Generic, TypeVar, Unpack
+from typing import ClassVar, Protocol, Unpack
 
 import torch
 from torch import nn
@@ -16,8 +16,11 @@ from .objective_mlm import distilled_cross_entropy
 from .process_group import mean_over_processes
 
 
-# Images and texts as a task encodes them; they have `pixel_values` with a row for each text.
-Inputs = TypeVar("Inputs")
+class Inputs(Protocol):
+    """Images and texts as a task encodes them."""
+
+    # A row for each text.
+    pixel_values: torch.Tensor
 
 
 class ClassificationHead(nn.Module):
@@ -32,11 +35,13 @@ class ClassificationHead(nn.Module):
         return self.output(self.dense(hidden_states).relu())
 
 
-class ClassificationTask(Generic[Inputs]):
+class ClassificationTask:
     """
     A head that owns a classifier over the first token of the fused text, and says how to fuse. To be mixed in before
     a family's `PreTrainedModel`.
     """
+
+    # Not `Generic`, whose memory layout keeps FSDP2 from changing a model's class.
 
     CLASSES: ClassVar[tuple[str, ...]]
     # The classifier's name, another for every task: a head that starts from another task's folder needs one of its own.
@@ -94,7 +99,7 @@ class ClassificationTask(Generic[Inputs]):
         return teacher[self.CLASSIFIER](self.fuse_by(teacher, inputs).last_hidden_state[:, 0])
 
 
-class VisualEntailmentTask(ClassificationTask[Pairs]):
+class VisualEntailmentTask(ClassificationTask):
     """Does the image entail the sentence? (ALBEF section 5, SNLI-VE)."""
 
     CLASSES = ("contradiction", "neutral", "entailment")

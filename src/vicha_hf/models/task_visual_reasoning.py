@@ -32,7 +32,7 @@ class ImagePairs:
     concepts: tuple[Concepts | None, Concepts | None]
 
 
-class VisualReasoningTask(ImagePairTask, ClassificationTask[ImagePairs]):
+class VisualReasoningTask(ImagePairTask, ClassificationTask):
     """
     Mixin for visual reasoning, before a family's `PreTrainedModel`. From the family's first doubled layer on, every
     text layer has a twin: the first of a pair reads one image, the second the other; they share keys and values.

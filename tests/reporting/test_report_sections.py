@@ -168,3 +168,12 @@ class TestFromModels:
         with_concepts = attend_words(model, processor, images, captions, concepts)
         assert not np.allclose(without[0].heatmaps, with_concepts[0].heatmaps, atol=1e-9)
         np.testing.assert_allclose(without[1].heatmaps, with_concepts[1].heatmaps, atol=1e-6)
+
+    def test_words_have_maps_where_the_model_grounds_by_similarity(self, images, simla_processor):
+        model = simla_model(SimlaForGrounding)
+        by_matching = attend_words(model, simla_processor, images, ["dogs", "a dog"])
+        model.config.grounding_method = "itc"
+        strips = attend_words(model, simla_processor, images, ["dogs", "a dog"])
+        assert [strip.words for strip in strips] == [["dogs"], ["a", "dog"]]
+        for strip, expected in zip(strips, by_matching, strict=True):
+            np.testing.assert_array_equal(strip.heatmaps, expected.heatmaps)

@@ -56,7 +56,8 @@ def attend_words(
     """
     options = {} if concepts is None else {"concepts": [list(row) for row in concepts]}
     inputs = processor(images=list(images), text=list(captions), return_tensors="pt", **options).to(model.device)
-    heatmaps = model(**inputs).word_heatmaps
+    # Only the matching head's maps have one for each word, whichever way the model grounds expressions.
+    heatmaps = model(**inputs, method="itm").word_heatmaps
     return [
         AttentionStrip(image, *processor.decode_word_heatmaps(input_ids, maps))
         for image, input_ids, maps in zip(images, inputs["input_ids"], heatmaps, strict=True)

@@ -1,21 +1,18 @@
 """Shards that are gone, cut off or damaged: an error, or left out from there on, counted, and passed over alike after a stop."""
 
-import io
 import json
 import os
 import re
-import tarfile
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from threading import Thread
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from PIL import Image
+from tar_shards import jpeg, write_tar
 from torch.utils.data import DataLoader
 
 from vicha_hf.cli import main
@@ -33,19 +30,15 @@ from vicha_hf.mistakes import describe, is_mistake
 CUT_OFF = "the shard cannot be read to its end"
 
 
-def jpeg(number):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((16, 16, 3), number, dtype=np.uint8)).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def write_tar(path, numbers):
-    with tarfile.open(path, "w") as archive:
-        for number in numbers:
-            for suffix, content in (("jpg", jpeg(number)), ("txt", f"word {number}".encode())):
-                member = tarfile.TarInfo(f"{number}.{suffix}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
+def write_numbers(path, numbers):
+    write_tar(
+        path,
+        [
+            member
+            for number in numbers
+            for member in ((f"{number}.jpg", jpeg(number)), (f"{number}.txt", f"word {number}".encode()))
+        ],
+    )
 
 
 def write_parquet(path, numbers, row_group_size):
@@ -77,7 +70,7 @@ def read_as_table(path):
 @pytest.mark.parametrize("read", [read_as_stream, read_as_table])
 def test_a_tar_file_cut_anywhere_loses_nothing_silently(tmp_path, read):
     """`tarfile` itself takes a cut between two members, or within a header, for the end."""
-    write_tar(tmp_path / "a.tar", range(4))
+    write_numbers(tmp_path / "a.tar", range(4))
     whole = (tmp_path / "a.tar").read_bytes()
     end = max(place for place in range(0, len(whole), 512) if any(whole[place : place + 512])) + 512
     cuts = {*range(0, end, 512), *range(0, end, 217)}
@@ -119,7 +112,7 @@ def numbers(dataset, count, **loader):
 def broken(tmp_path):
     """Six shards of ten records: two whole, two cut off, one damaged, one that is gone once training has begun."""
     for place, name in enumerate("abcf"):
-        write_tar(tmp_path / f"{name}.tar", range(10 * place, 10 * place + 10))
+        write_numbers(tmp_path / f"{name}.tar", range(10 * place, 10 * place + 10))
     for place, name in enumerate("de", start=4):
         write_parquet(tmp_path / f"{name}.parquet", range(10 * place, 10 * place + 10), row_group_size=4)
     content = (tmp_path / "b.tar").read_bytes()
@@ -193,7 +186,7 @@ def test_a_stopped_stream_with_broken_shards_goes_on_with_the_next_example(broke
 def test_a_broken_shard_is_an_error_until_it_is_mended(broken):
     """What was drawn before the error and after the mending is what the whole shards give."""
     cut = {name: (broken / name).read_bytes() for name in ("b.tar", "d.parquet", "e.parquet")}
-    write_tar(broken / "b.tar", range(10, 20))
+    write_numbers(broken / "b.tar", range(10, 20))
     for place, name in enumerate("de", start=4):
         write_parquet(broken / f"{name}.parquet", range(10 * place, 10 * place + 10), row_group_size=4)
     whole = numbers(stream_of(broken), 30)
@@ -247,7 +240,7 @@ def test_check_and_pack_count_broken_shards(broken, kind, capsys):
 
 def test_an_address_whose_connection_breaks_is_asked_again(tmp_path, monkeypatch):
     monkeypatch.setattr(shards_of_streams, "_SECONDS_BETWEEN_TRIES", 0)
-    write_tar(tmp_path / "a.tar", range(8))
+    write_numbers(tmp_path / "a.tar", range(8))
     content = (tmp_path / "a.tar").read_bytes()
     answers = []
 

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from collections import Counter
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from tar_shards import jpeg, write_tar
 from torch.utils.data import DataLoader
 
 from vicha_hf.data.annotations import read_image_text_records
@@ -33,20 +33,6 @@ from vicha_hf.data.transforms import EvaluationTransform
 
 
 NUM_SHARDS, SHARD_SIZE = 5, 14
-
-
-def jpeg(number):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((16, 16, 3), number, dtype=np.uint8)).save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
-
-
-def write_tar(path, members):
-    with tarfile.open(path, "w") as archive:
-        for name, content in members:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
 
 
 @pytest.fixture(scope="module")

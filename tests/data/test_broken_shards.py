@@ -5,15 +5,13 @@ import os
 import re
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import islice
 from threading import Thread
 
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
-from tar_shards import jpeg, write_tar
-from torch.utils.data import DataLoader
+from numbered_shards import jpeg, numbers, write_tar
 
 from vicha_hf.cli import main
 from vicha_hf.data import stream_shards as shards_of_streams
@@ -98,14 +96,6 @@ def stream_of(folder, **options):
     items = PretrainingItems(EvaluationTransform(16), concept_fraction=1)
     path = str(folder / "{a.tar,b.tar,c.tar,d.parquet,e.parquet,f.tar}")
     return StreamDataset({"path": path, "streaming": True}, items, collate, StreamOptions(**given))
-
-
-def numbers(dataset, count, **loader):
-    found = []
-    for batch in islice(DataLoader(dataset, batch_size=None, **loader), count):
-        dataset.saw(batch)
-        found.append(batch.batch["numbers"].tolist())
-    return found
 
 
 @pytest.fixture

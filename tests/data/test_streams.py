@@ -17,9 +17,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
+from numbered_shards import jpeg, numbers, write_tar
 from PIL import Image
-from tar_shards import jpeg, write_tar
-from torch.utils.data import DataLoader
 
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.datasets_pretraining import PretrainingItems
@@ -68,15 +67,6 @@ def stream_of(sources, **options):
     return StreamDataset(
         sources, items, collate, StreamOptions(**{"batch_size": 2, "buffer_size": 6, "seed": 1} | options)
     )
-
-
-def numbers(dataset, count, **loader):
-    """The first `count` batches as lists of numbers, noted as used."""
-    found = []
-    for batch in islice(DataLoader(dataset, batch_size=None, **loader), count):
-        dataset.saw(batch)
-        found.append(batch.batch["numbers"].tolist())
-    return found
 
 
 TOTAL = NUM_SHARDS * SHARD_SIZE

@@ -22,7 +22,10 @@ _WHITESPACE = " \t\n\r"
 _ANY_WHITESPACE = re.compile(f"[{_WHITESPACE}]*")
 # Places where a part of a list may end, looked at before its records are decoded one by one.
 _MOST_CUTS = 8
+# Characters around a mistake that are looked at to explain it.
+_CONTEXT = 200
 _LIST_REMEDY = "write a JSON list of records, or name a file with one record per line *.jsonl"
+_CORRECT_IT = "correct the file there"
 
 
 _ANNOTATION_FILE = "annotation file"
@@ -88,11 +91,24 @@ def decode_json(text: str) -> object:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-    except json.JSONDecodeError:
-        raise
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{_cause(error)}: line {error.lineno} column {error.colno}") from error
     # Python's own limit of digits.
     except ValueError as error:
         raise ValueError("a number of thousands of digits") from error
+
+
+def _cause(error: json.JSONDecodeError) -> str:
+    """Python's message, or the comma too many that it stumbled over: the commonest slip of files written by hand."""
+    before = error.doc[max(0, error.pos - _CONTEXT) : error.pos].rstrip(_WHITESPACE)
+    behind = error.doc[error.pos : error.pos + _CONTEXT].strip(_WHITESPACE)
+    if error.msg == "Extra data":
+        return "a comma behind the record" if behind == "," else error.msg
+    # From Python 3.13 on, the place is that of the comma.
+    closing = behind.removeprefix(",").lstrip(_WHITESPACE)[:1]
+    if closing in ("]", "}") and (before.endswith(",") or behind.startswith(",")):
+        return f"a comma before the closing {closing}"
+    return error.msg
 
 
 def iterate_json_list(path: Path) -> Iterator[object]:
@@ -120,10 +136,10 @@ def iterate_json_list(path: Path) -> Iterator[object]:
                 if separator == "]":
                     break
                 if separator != ",":
-                    raise window.problem("expected ',' or ']' after a record", -1)
+                    raise window.problem("expected ',' or ']' after a record", -1, _LIST_REMEDY)
                 window.skip_whitespace()
         if window.skip_whitespace():
-            raise window.problem("extra data after the list")
+            raise window.problem("extra data after the list", 0, _LIST_REMEDY)
 
 
 def iterate_json_lines(path: Path) -> Iterator[tuple[int, object, RecordProblem | None]]:
@@ -288,7 +304,7 @@ class _TextWindow:
             except json.JSONDecodeError as error:
                 too_long = len(self.text) - self.position > MAX_RECORD_LENGTH
                 if too_long or not self._read_more(size):
-                    raise self.problem(error.msg, error.pos - self.position) from error
+                    raise self.problem(_cause(error), error.pos - self.position) from error
                 size *= 2
             except RecursionError as error:
                 raise self.problem("nested too deeply") from error
@@ -301,14 +317,12 @@ class _TextWindow:
             pass
         return self.text[self.position : self.position + limit]
 
-    def problem(self, what: str, shift: int = 0) -> AnnotationError:
+    def problem(self, what: str, shift: int = 0, remedy: str = _CORRECT_IT) -> AnnotationError:
         """The error that says where in the file something is wrong."""
         before = self.text[: self.position + shift]
         line = self._line + before.count("\n")
         column = len(before) - before.rfind("\n") if "\n" in before else self._column + len(before) + 1
-        return AnnotationError(
-            f"{self._path}: not readable as JSON ({what}: line {line} column {column}); {_LIST_REMEDY}"
-        )
+        return AnnotationError(f"{self._path}: not readable as JSON ({what}: line {line} column {column}); {remedy}")
 
     def _read_more(self, size: int) -> bool:
         if self._ended:

@@ -75,3 +75,20 @@ def test_mistakes_of_the_command_are_one_line(corpus, tmp_path, capsys):
     (tmp_path / "full/notes.txt").write_text("mine")
     assert vicha_hf_command(["tokenizer", str(corpus), "--output", str(tmp_path / "full")]) == 1
     assert "other things" in capsys.readouterr().err
+    (tmp_path / "model").mkdir()
+    for name in ("tokenizer.json", "config.json"):
+        (tmp_path / "model" / name).write_text("mine")
+    assert vicha_hf_command(["tokenizer", str(corpus), "--output", str(tmp_path / "model")]) == 1
+    assert "other things than a tokenizer, such as config.json" in capsys.readouterr().err
+    assert (tmp_path / "model/tokenizer.json").read_text() == "mine"
+
+
+def test_records_that_cannot_be_read_are_told(corpus, tmp_path, capsys):
+    command = ["tokenizer", str(corpus), "--output", str(tmp_path / "out")]
+    for _ in range(2):
+        assert vicha_hf_command(command) == 0
+        assert "record 4: not an object" in capsys.readouterr().out
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"caption": "a dog"},\n{"caption": "a cat"},\n')
+    assert vicha_hf_command(["tokenizer", str(lines), "--output", str(tmp_path / "none")]) == 1
+    assert "record 0 (line 1): not readable as JSON (a comma behind the record" in capsys.readouterr().err

@@ -9,7 +9,10 @@ from tokenizers.trainers import WordPieceTrainer
 from transformers import BertTokenizer
 
 from ..models.text_cleaning import clean_caption
-from .annotation_sources import open_sources
+from .annotation_sources import list_sources, open_sources
+from .annotations import NoUsableRecord, fields_of
+from .raw_records import RecordProblem
+from .read_report import AnnotationReport
 
 
 # In BERT's order, so that padding is 0.
@@ -35,21 +38,32 @@ TEXT_FIELDS = (
 )
 
 
-def iterate_raw_texts(sources: object) -> Iterator[str]:
+def iterate_raw_texts(sources: object, report: AnnotationReport | None = None) -> Iterator[str]:
     """
     Every text of annotations of any task, concepts and answers included; records without any are passed over.
 
     Args:
         sources: one source or a list of sources, as every reader takes them.
+        report: counts the records that cannot be read.
 
     Raises:
-        AnnotationError: a missing or unreadable file.
+        AnnotationError: a missing or unreadable file, or not one record that can be read.
     """
+    report = AnnotationReport() if report is None else report
     for opened in open_sources(sources, None):
         for raw in opened.records.iterate_records():
-            if isinstance(raw.value, Mapping):
-                for name in TEXT_FIELDS:
-                    yield from _texts(raw.value.get(name))
+            report.num_read += 1
+            try:
+                fields = fields_of(raw)
+            except RecordProblem as problem:
+                report.reject(raw.where, problem.label, problem.message)
+                continue
+            report.num_kept += 1
+            for name in TEXT_FIELDS:
+                yield from _texts(fields.get(name))
+    if not report.num_kept:
+        message = f"no usable record in {', '.join(map(str, list_sources(sources)))}: {report.summary()}"
+        raise NoUsableRecord(message, report)
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int | None = None, max_length: int = 512) -> BertTokenizer:

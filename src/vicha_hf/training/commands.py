@@ -6,6 +6,10 @@ from pathlib import Path
 from ..command_parser import Commands
 
 
+# What an earlier run of `vicha-hf tokenizer` left.
+_TOKENIZER_FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"}
+
+
 def register(commands: Commands) -> None:
     """Adds `vicha-hf tokenizer`."""
     parser = commands.add_parser(
@@ -21,13 +25,20 @@ def register(commands: Commands) -> None:
 
 
 def _tokenizer(arguments: argparse.Namespace) -> None:
+    from ..data.read_report import AnnotationReport
     from ..data.tokenizer_building import build_tokenizer, iterate_raw_texts
     from ..whole_files import require_writable
 
-    holds_other_things = arguments.output.is_dir() and any(arguments.output.iterdir())
-    if holds_other_things and not (arguments.output / "tokenizer.json").is_file():
-        raise ValueError(f"{arguments.output} holds other things than a tokenizer: name a new folder.")
+    held = {path.name for path in arguments.output.iterdir()} if arguments.output.is_dir() else set()
+    # A model's folder has a tokenizer too, and its weights know no other.
+    if others := sorted(held - _TOKENIZER_FILES):
+        raise ValueError(
+            f"{arguments.output} holds other things than a tokenizer, such as {others[0]}: name a new folder."
+        )
     require_writable(arguments.output, "--output")
-    tokenizer = build_tokenizer(iterate_raw_texts(arguments.data), arguments.vocab_size)
+    report = AnnotationReport()
+    tokenizer = build_tokenizer(iterate_raw_texts(arguments.data, report), arguments.vocab_size)
     tokenizer.save_pretrained(arguments.output)
+    if report.num_skipped:
+        print(f"{report.summary()}\nThe tokenizer knows the texts of the usable records alone.")
     print(f"{len(tokenizer):,} tokens written to {arguments.output}")

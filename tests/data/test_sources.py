@@ -94,6 +94,23 @@ def test_folders_of_images(image_folder, captions):
             read_image_text_records(folder)
 
 
+def test_a_folder_reads_what_links_lead_to_once_and_nothing_hidden(image_folder):
+    folder, elsewhere = image_folder / "images", image_folder / "elsewhere"
+    names = sorted(path.name for path in folder.iterdir())
+    for name in names:
+        (folder / name).with_suffix(".txt").write_text(f"dog {name}")
+    elsewhere.mkdir()
+    (elsewhere / "a").symlink_to(folder)
+    (elsewhere / "b").symlink_to(folder)
+    (elsewhere / "a" / "circle").symlink_to(elsewhere)
+    # As a Mac leaves them on other machines' disks.
+    (folder / f"._{names[0]}").write_bytes(b"\0")
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / names[0]).write_bytes((folder / names[0]).read_bytes())
+    read = read_image_text_records(elsewhere)
+    assert [one.image for one in read] == [str(elsewhere / "a" / name) for name in names]
+
+
 def test_bad_tables_are_named(image_folder):
     path = image_folder / "a.csv"
     path.write_text("image,caption\nimages/0.png,a dog\nimages/1.png\n")

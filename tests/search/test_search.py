@@ -111,6 +111,19 @@ def test_an_image_finds_images_and_captions(index_folder, scored, root, tmp_path
     assert similar[0].text == "a man" and similar[0].score is None
 
 
+def test_links_are_followed_once_and_one_that_leads_nowhere_is_listed(root, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "linked").symlink_to(root / "images")
+    (folder / "again.png").symlink_to(root / "images/0.png")
+    (folder / "circle").symlink_to(folder)
+    (folder / "dead.png").symlink_to("nowhere.png")
+    report = build_index(folder, root / "vicha", tmp_path / "index", progress=False)
+    assert report.embedded == 5 and len(ImageIndex(tmp_path / "index").images) == 5
+    ((path, cause),) = report.left_out
+    assert path.endswith("nowhere.png") and "file not found" in cause
+
+
 def test_both_families_and_folders_without_captions(root, tmp_path):
     report = build_index(root / "images", root / "simla", tmp_path / "index", progress=False, num_workers=1)
     assert report.embedded == 5 and report.texts == 0

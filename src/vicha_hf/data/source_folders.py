@@ -1,5 +1,6 @@
 """Annotations as a folder of images: with a caption file, or with a text file beside each image."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,14 +9,37 @@ from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource
 from .source_files import TABLE_DELIMITERS, TEXT_SUFFIXES, TextFileSource, file_fingerprint, iterate_table
 
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Of the files in a folder that are taken for images.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff")
 # Caption files are looked for by these names; `metadata` is the one of Hugging Face's image folders.
 _CAPTION_FILES = ("metadata", "captions", "annotations")
 
 
 def holds_images(folder: Path) -> bool:
     """Whether a folder, or one below it, has an image in it."""
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in _files_below(folder))
+
+
+def list_image_files(folder: Path) -> list[Path]:
+    """
+    The images of a folder and of the folders below it, by their endings, sorted by path.
+
+    Links to folders are followed, and a folder is read once, however many links lead to it. Hidden names, such as a Mac's
+    `._1.jpg`, are passed over. A link that leads nowhere is in the list.
+    """
+    return sorted(path for path in _files_below(folder) if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    seen = set()
+    for top, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(top)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(top, name) for name in names if not name.startswith("."))
 
 
 def find_caption_file(folder: Path) -> Path | None:
@@ -64,7 +88,7 @@ class ImageFolderSource(RecordSource):
         if caption_file is not None:
             return file_fingerprint([caption_file])
         # A changed text leaves the folder's own time as it was.
-        return file_fingerprint(sorted(path for path in self.folder.rglob("*") if path.is_file()))
+        return file_fingerprint(sorted(path for path in _files_below(self.folder) if path.is_file()))
 
     def iterate_records(self) -> Iterator[RawRecord]:
         caption_file = find_caption_file(self.folder)
@@ -76,8 +100,7 @@ class ImageFolderSource(RecordSource):
             yield from TextFileSource(caption_file, {}, self.image_root).iterate_records()
 
     def _texts_beside_images(self) -> Iterator[RawRecord]:
-        images = sorted(path for path in self.folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        for index, image in enumerate(images):
+        for index, image in enumerate(list_image_files(self.folder)):
             name = image.relative_to(self.folder).as_posix()
             text = image.with_suffix(".txt")
             value, problem = None, None

@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 from ..data.annotations import read_image_text_records
 from ..data.image_files import ImageReadError, open_image
 from ..data.loader_processes import ignore_sigterm
+from ..data.source_folders import IMAGE_SUFFIXES, list_image_files
 from ..whole_files import require_writable
 from .embedder import Embedder
 from .index_files import (
-    IMAGE_ENDINGS,
     MANIFEST_FILE,
     IndexedImage,
     Manifest,
@@ -160,13 +160,13 @@ def list_images(
     """
     source = str(images.resolve())
     if images.is_dir() and not (images / "dataset_info.json").is_file():
-        files = [Path(top, name) for top, _, names in os.walk(images, followlinks=True) for name in names]
-        found = sorted(path for path in files if path.suffix.lower() in IMAGE_ENDINGS and path.is_file())
+        # Several links may lead to one file.
+        found = dict.fromkeys(str(path.resolve()) for path in list_image_files(images))
         if not found:
             raise ValueError(
-                f"{images} holds no image (looked for {', '.join(IMAGE_ENDINGS)}, in folders inside too)."
+                f"{images} holds no image (looked for {', '.join(IMAGE_SUFFIXES)}, in folders inside too)."
             )
-        return [_indexed(str(path.resolve()), source) for path in found]
+        return [_indexed(path, source) for path in found]
     by_path: dict[str, IndexedImage] = {}
     for record in read_image_text_records(str(images), image_root, on_bad_record=on_bad_record):
         if not isinstance(record.image, str):
@@ -180,8 +180,10 @@ def list_images(
 
 
 def _indexed(path: str, source: str, captions: tuple[str, ...] = (), concepts: tuple[str, ...] = ()) -> IndexedImage:
-    state = os.stat(path)
-    return IndexedImage(path, source, state.st_size, state.st_mtime_ns, tuple(captions), concepts)
+    # A link that leads nowhere is left out, and listed, when it is opened.
+    state = os.stat(path) if os.path.exists(path) else None
+    size, modified = (state.st_size, state.st_mtime_ns) if state else (0, 0)
+    return IndexedImage(path, source, size, modified, tuple(captions), concepts)
 
 
 def _manifest(folder: Path, embedder: Embedder, concepts: Concepts) -> Manifest:

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from ..data.image_files import open_image
+from ..data.source_folders import IMAGE_SUFFIXES
 from .approximate import ApproximateSearch
 from .embedder import Embedder
-from .index_files import IMAGE_ENDINGS, IndexedImage, Manifest, SearchIndexError, live_rows, read_shards
+from .index_files import IndexedImage, Manifest, SearchIndexError, live_rows, read_shards
 
 
 logger = logging.getLogger(__name__)
@@ -256,7 +257,7 @@ def looks_like_image(query: str | Path | Image.Image) -> bool:
     """Whether a query is an image, a URL, or the path of a file, one that is not there included, rather than a text."""
     if not isinstance(query, str):
         return True
-    if query.startswith(("http://", "https://")) or query.lower().endswith(IMAGE_ENDINGS):
+    if query.startswith(("http://", "https://")) or query.lower().endswith(IMAGE_SUFFIXES):
         return True
     try:
         return Path(query).expanduser().is_file()

@@ -14,8 +14,6 @@ from ..whole_files import write_whole_file
 
 
 MANIFEST_FILE = "index.json"
-# Of the files in a folder that are taken for images.
-IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMAT = 2
 # Of two embeddings of one thing by one model, on different machines.
 FINGERPRINT_TOLERANCE = 1e-3

@@ -89,6 +89,9 @@ class OptionParser(jsonargparse.ArgumentParser):
         if self.config_files:
             # The content was handed over instead of the name.
             message = message.replace('Parser key "config":', f"{', '.join(self.config_files)}:")
+        message = re.sub(
+            r"Group '([^']+)' does not accept option '([^']+)'", r"Option '\1.\2' is not accepted", message
+        )
         if unknown := re.search(r"Option '([^']+)' is not accepted", message):
             where = f"{', '.join(self.config_files)}: " if self.config_files else ""
             message = f"{where}unknown option {unknown[1]}{did_you_mean(unknown[1], known)}"

@@ -147,6 +147,23 @@ def test_a_wrong_option_is_explained(override, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("learning_rat: 1.0e-3", "unknown option learning_rat; did you mean learning_rate?"),
+        ("data: {crop_scal: null}", "unknown option data.crop_scal; did you mean data.crop_scale?"),
+        ("model: {visionconfig: 4}", "unknown option model.visionconfig; did you mean model.vision_config?"),
+        ("model: {lora: {rank: 4}}", "unknown option model.lora.rank; did you mean model.lora.r?"),
+    ],
+)
+def test_a_misspelt_name_in_a_file_is_named_with_the_file(tmp_path, content, message, capsys):
+    file = tmp_path / "typo.yaml"
+    file.write_text(content)
+    with pytest.raises(SystemExit):
+        parse_arguments(PretrainingArguments, [f"--config={file}"])
+    assert f"{file}: {message}" in capsys.readouterr().err
+
+
 def test_the_resolved_yaml_gives_the_same_arguments(tmp_path):
     arguments, resolved = parse_config("tiny.yaml", "--max_steps=7", "--model.config.queue_size=64")
     (tmp_path / "config.yaml").write_text(resolved)

@@ -44,18 +44,20 @@ class FolderLock:
 
     Args:
         folder: an existing folder that can be written to.
+        option: name of the option that gives it, for the message.
 
     Raises:
         FolderInUseError: another run holds it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, option: str = "--output_dir"):
         self.path = folder.resolve() / LOCK_FILE
+        self._option = option
         self._file: TextIO | None = None
         if fcntl is None:
             return
         if self.path in _held:
-            raise _in_use(folder, "this process")
+            raise _in_use(folder, "this process", option)
         self._file = self._lock(folder)
         if self._file is not None:
             _held[self.path] = self
@@ -86,7 +88,7 @@ class FolderLock:
                     return None
                 holder = _read_holder(file)
                 file.close()
-                raise _in_use(folder, holder) from error
+                raise _in_use(folder, holder, self._option) from error
             if self.path.exists() and os.fstat(file.fileno()).st_ino == self.path.stat().st_ino:
                 return file
             file.close()
@@ -99,17 +101,17 @@ class FolderLock:
 
 
 @contextmanager
-def locked_folder(folder: Path, is_mine: bool = True) -> Iterator[None]:
+def locked_folder(folder: Path, is_mine: bool = True, option: str = "--output_dir") -> Iterator[None]:
     """A block in which no other run writes to a folder.
 
     Args:
-        folder: see [`FolderLock`].
+        folder, option: see [`FolderLock`].
         is_mine: false on processes that leave the locking to another one of their run.
 
     Raises:
         FolderInUseError: another run holds it.
     """
-    lock = FolderLock(folder) if is_mine else None
+    lock = FolderLock(folder, option) if is_mine else None
     try:
         yield
     finally:
@@ -127,7 +129,7 @@ def _read_holder(file: TextIO) -> str:
         return "another process"
 
 
-def _in_use(folder: Path, holder: str) -> FolderInUseError:
+def _in_use(folder: Path, holder: str, option: str) -> FolderInUseError:
     return FolderInUseError(
-        f"output_dir={str(folder)!r} is in use by another run ({holder}): wait for its end, or choose another --output_dir."
+        f"{option}={str(folder)!r} is in use by another run ({holder}): wait for its end, or choose another {option}."
     )

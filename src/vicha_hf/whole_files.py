@@ -80,7 +80,7 @@ def write_whole_files(contents: Mapping[Path, str | bytes]) -> None:
     Raises:
         OutputFolderError: writing failed; the old files are intact.
     """
-    unfinished = {path: _hidden(path, UNFINISHED) for path in contents}
+    unfinished = {path: _own_unfinished(path) for path in contents}
     path = None
     try:
         for path, content in contents.items():
@@ -107,7 +107,7 @@ def write_whole_lines(path: Path, lines: Iterable[str]) -> None:
     Raises:
         OutputFolderError: writing failed; the old file is intact.
     """
-    unfinished = _hidden(path, UNFINISHED)
+    unfinished = _own_unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = unfinished.open("w", encoding="utf-8")
@@ -281,6 +281,11 @@ def _has_scores(row: object) -> bool:
 
 def _hidden(path: Path, ending: str) -> Path:
     return path.with_name(f".{path.name}{ending}")
+
+
+def _own_unfinished(path: Path) -> Path:
+    """Each process has a file of its own: of two that write one file at once, the last has it whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
 
 
 def _put_in_place(unfinished: Path, folder: Path) -> None:

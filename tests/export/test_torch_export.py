@@ -13,6 +13,7 @@ from vicha_hf import ViChaForRetrieval
 from vicha_hf.cli import main
 from vicha_hf.export.exporting import export_model
 from vicha_hf.export.parts import ExportError
+from vicha_hf.folder_lock import FolderInUseError, locked_folder
 
 
 RUN = """
@@ -52,6 +53,25 @@ def test_retrieval_in_another_process(tmp_path):
     for name, expected in wanted.items():
         observed = found[name][0] if isinstance(found[name], tuple) else found[name]
         torch.testing.assert_close(observed, expected, atol=1e-4, rtol=0)
+
+
+def test_a_full_disk_is_one_line(small_disk, tmp_path, capsys):
+    write_model_folder(tmp_path / "model")
+    (small_disk / "filled").write_bytes(bytes(950_000))
+    command = ["export", str(tmp_path / "model"), str(small_disk / "out"), "--format", "torch_export"]
+    # In a process of its own, which torch's archive writer would end.
+    process = subprocess.run([sys.executable, "-m", "vicha_hf.cli", *command], capture_output=True, text=True)
+    assert process.returncode == 1, process.stderr
+    assert "image_encoder.pt2 could not be written" in process.stderr.splitlines()[-1]
+
+
+def test_a_folder_is_exported_to_by_one_at_a_time(tmp_path):
+    model = simla_model(SimlaForRetrieval)
+    (tmp_path / "out").mkdir()
+    with locked_folder(tmp_path / "out"), pytest.raises(FolderInUseError, match=r"output='.*out' is in use"):
+        export_model(model, tmp_path / "out", "torch_export", parts=["text_encoder"])
+    export_model(model, tmp_path / "out", "torch_export", parts=["text_encoder"])
+    assert (tmp_path / "out/text_encoder.pt2").is_file()
 
 
 def test_other_families_and_heads(tmp_path):

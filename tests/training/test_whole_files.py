@@ -24,6 +24,7 @@ from vicha_hf.whole_files import (
     readable_size,
     tidy_up,
     write_whole_file,
+    write_whole_lines,
 )
 
 
@@ -195,6 +196,22 @@ def test_a_kill_between_any_two_renames_keeps_the_old_folder_or_the_new(tmp_path
     tidy_up(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["best_model"]
     assert (folder / "weights").read_text() == ("old" if len(steps) < 4 else "new")
+
+
+def test_of_two_that_write_one_file_at_once_the_last_has_it_whole(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+
+    def lines():
+        yield "first\n" * 1000
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)
+            write_whole_lines(path, ["second\n"] * 10)
+            write_whole_file(tmp_path / "b", "second")
+        yield "first\n"
+
+    write_whole_lines(path, lines())
+    assert path.read_text() == "first\n" * 1001
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl", "b"]
 
 
 def test_what_a_killed_run_left_is_tidied_up(tmp_path):

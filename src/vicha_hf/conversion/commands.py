@@ -51,6 +51,7 @@ def register(commands: Commands) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
+    from ..folder_lock import locked_folder
     from ..hub_upload import prepare_repository, upload_folder
     from ..text_tokenizers import load_tokenizer
     from ..weight_files import require_weights
@@ -79,9 +80,8 @@ def _convert(arguments: argparse.Namespace) -> None:
         )
     except CheckpointConfigError as error:
         raise ValueError(f"{error} (given fields: {arguments.config or 'none'})") from error
-    if tokenizer is None:
-        model.save_pretrained(arguments.output, training_state=arguments.training_state)
-    else:
+    processor = None
+    if tokenizer is not None:
         require(
             len(tokenizer) <= model.config.text_config.vocab_size,
             "--tokenizer",
@@ -89,10 +89,15 @@ def _convert(arguments: argparse.Namespace) -> None:
             f"it has {len(tokenizer)} tokens, the model {model.config.text_config.vocab_size}.",
         )
         processor = build_processor(model, tokenizer)
-        model.save_pretrained(arguments.output, training_state=arguments.training_state)
-        processor.save_pretrained(arguments.output)
     model_id = arguments.push_to_hub or str(arguments.output)
-    write_card(model, arguments.source, arguments.output, model_id, arguments.license)
+    # Another conversion may have written there meanwhile.
+    require_new(arguments.output, arguments.overwrite)
+    require_writable(arguments.output, "OUT_DIR")
+    with locked_folder(arguments.output, option="OUT_DIR"):
+        model.save_pretrained(arguments.output, training_state=arguments.training_state)
+        if processor is not None:
+            processor.save_pretrained(arguments.output)
+        write_card(model, arguments.source, arguments.output, model_id, arguments.license)
     print(f"{type(model).__name__} written to {arguments.output}")
     if arguments.verify is not None:
         difference = verify_folder(model, arguments.output, arguments.verify or None)

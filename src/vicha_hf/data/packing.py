@@ -15,7 +15,7 @@ from typing import Literal
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..whole_files import OutputFolderError
+from ..whole_files import OutputFolderError, require_writable
 from .annotations import ImageTextRecord, read_image_text_records
 from .image_files import ImageReadError, open_image
 from .loader_processes import process_pool
@@ -107,7 +107,8 @@ def pack_corpus(
     annotations = read_image_text_records(sources, **reading)
     skip = reading.get("on_bad_record") == "skip"
     packed = Packed(annotations.report)
-    unfinished = output.with_name(f".{output.name}.unfinished")
+    require_writable(output.parent, "--output")
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
@@ -129,7 +130,9 @@ def pack_corpus(
             output.rmdir()
         unfinished.rename(output)
     except OSError as error:
-        raise OutputFolderError(f"{output} could not be written: {error}") from error
+        raise OutputFolderError(
+            f"{output} could not be written ({error.strerror or error}): make room, or its folder writable, then start again."
+        ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return packed

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..folder_lock import LOCK_FILE, locked_folder
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..onnx_backend.export_manifest import EXPORT_FILE, ExportManifest
 from ..whole_files import require_writable
@@ -71,6 +72,20 @@ def export_model(
     task, own_parts = parts_of(model)
     parts = own_parts if parts is None else list(parts)
     folder = Path(folder).expanduser()
+    require_writable(folder, "output")
+    with locked_folder(folder, option="output"):
+        return _write_export(model, folder, format, parts, task, int8, companions)
+
+
+def _write_export(
+    model: nn.Module,
+    folder: Path,
+    format: str,
+    parts: Sequence[str],
+    task: str,
+    int8: bool,
+    companions: Callable[[Path], None] | None,
+) -> dict[str, float]:
     earlier = _require_own_folder(folder)
     reference = copy.deepcopy(model).cpu().float().eval()
     exported = copy.deepcopy(reference)
@@ -106,12 +121,11 @@ def export_model(
 
 def _require_own_folder(folder: Path) -> ExportManifest | None:
     """The manifest of an earlier export in a folder that may be written to."""
-    require_writable(folder, "output")
     earlier = ExportManifest.of(folder)
     # What a killed export left.
     for left in folder.glob(".unfinished-*"):
         _delete(left)
-    others = sorted(path.name for path in folder.iterdir() if earlier is None)
+    others = sorted(path.name for path in folder.iterdir() if earlier is None and path.name != LOCK_FILE)
     if others:
         raise ExportError(f"{folder} is not empty and no earlier export ({others[0]} is there): choose a new folder.")
     return earlier

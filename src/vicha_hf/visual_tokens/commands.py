@@ -50,10 +50,11 @@ def _add_visual_tokenizer(commands: Commands) -> None:
 
 def _fit(arguments: argparse.Namespace) -> None:
     from ..data.annotations import read_image_text_records
-    from ..whole_files import require_new
+    from ..whole_files import require_new, require_writable
     from .fitting import fit_patch_tokenizer
 
     require_new(arguments.output, arguments.overwrite)
+    require_writable(arguments.output, "--output")
     tokenizer = fit_patch_tokenizer(
         read_image_text_records(arguments.data, arguments.image_root),
         _image_processor(arguments),

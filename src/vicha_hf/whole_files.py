@@ -53,8 +53,8 @@ def complete_folder(folder: Path, accelerator: Accelerator, needed_bytes: int = 
         if main:
             _reach_the_disk(unfinished)
             _put_in_place(unfinished, folder)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if not _is_write_error(error):
+    except Exception as error:
+        if not is_write_error(error):
             raise
         message = _failure(folder, needed_bytes, error, _CONTINUE)
         if main:
@@ -63,6 +63,29 @@ def complete_folder(folder: Path, accelerator: Accelerator, needed_bytes: int = 
             raise
         raise OutputFolderError(message) from error
     accelerator.wait_for_everyone()
+
+
+@contextmanager
+def explained_writing(folder: Path) -> Iterator[None]:
+    """A block that writes into a folder by other libraries.
+
+    Raises:
+        OutputFolderError: writing failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutputFolderError) or not is_write_error(error):
+            raise
+        raise OutputFolderError(_failure(folder, 0, error)) from error
+
+
+def is_write_error(error: Exception) -> bool:
+    """Whether an exception of a block that writes says that it could not."""
+    # torch.save reports a full disk as a RuntimeError of its archive writer, tokenizers as an Exception and no more.
+    return isinstance(error, OSError | SafetensorError) or any(
+        sign in str(error) for sign in ("inline_container", "PytorchStreamWriter", "No space left", "(os error ")
+    )
 
 
 def write_whole_file(path: Path, content: str | bytes) -> None:
@@ -319,13 +342,6 @@ def _flush(path: Path) -> None:
 def _require_space(folder: Path, needed_bytes: int) -> None:
     if free_bytes(folder.parent) < needed_bytes:
         raise OutputFolderError(_failure(folder, needed_bytes, "the disk is too full", _CONTINUE))
-
-
-def _is_write_error(error: Exception) -> bool:
-    # torch.save reports a full disk as a RuntimeError of its archive writer.
-    return isinstance(error, OSError | SafetensorError) or any(
-        sign in str(error) for sign in ("inline_container", "PytorchStreamWriter", "No space left")
-    )
 
 
 def _failure(path: Path, needed_bytes: int, reason: object, remedy: str = "start again") -> str:

@@ -1,6 +1,7 @@
 """A tokenizer made for a corpus, by the command and by a run that was given none."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -81,6 +82,12 @@ def test_mistakes_of_the_command_are_one_line(corpus, tmp_path, capsys):
     assert vicha_hf_command(["tokenizer", str(corpus), "--output", str(tmp_path / "model")]) == 1
     assert "other things than a tokenizer, such as config.json" in capsys.readouterr().err
     assert (tmp_path / "model/tokenizer.json").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line(corpus, small_disk, capsys):
+    (small_disk / "filled").write_bytes(bytes(shutil.disk_usage(small_disk).free - 8192))
+    assert vicha_hf_command(["tokenizer", str(corpus), "--output", str(small_disk / "out")]) == 1
+    assert "out could not be written to" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_records_that_cannot_be_read_are_told(corpus, tmp_path, capsys):

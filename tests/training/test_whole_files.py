@@ -98,11 +98,15 @@ def test_a_disk_that_fills_up_during_the_save(small_disk, tmp_path, monkeypatch,
     assert_continues_exactly(run, tmp_path / "whole")
 
 
+@pytest.mark.parametrize("kind", [OSError, Exception])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-def test_every_error_of_writing_is_explained(tmp_path, monkeypatch, number):
+def test_every_error_of_writing_is_explained(tmp_path, monkeypatch, number, kind):
     def cause(accelerator):
         def fail(folder):
             (Path(folder) / "model.safetensors").write_bytes(b"half")
+            if kind is Exception:
+                # As tokenizers says it, of the tokenizer beside the weights.
+                raise Exception(f"{os.strerror(number)} (os error {number})")
             raise OSError(number, os.strerror(number), str(Path(folder) / "optimizer.bin"))
 
         monkeypatch.setattr(accelerator, "save_state", fail)

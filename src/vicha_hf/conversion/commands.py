@@ -55,7 +55,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     from ..hub_upload import prepare_repository, upload_folder
     from ..text_tokenizers import load_tokenizer
     from ..weight_files import require_weights
-    from ..whole_files import require_new, require_writable
+    from ..whole_files import explained_writing, require_new, require_writable
     from .card import write_card
     from .convert import CheckpointConfigError, convert_checkpoint, require_known_head
     from .processor import build_processor
@@ -93,7 +93,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     # Another conversion may have written there meanwhile.
     require_new(arguments.output, arguments.overwrite)
     require_writable(arguments.output, "OUT_DIR")
-    with locked_folder(arguments.output, option="OUT_DIR"):
+    with locked_folder(arguments.output, option="OUT_DIR"), explained_writing(arguments.output):
         model.save_pretrained(arguments.output, training_state=arguments.training_state)
         if processor is not None:
             processor.save_pretrained(arguments.output)

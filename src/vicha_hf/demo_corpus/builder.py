@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..whole_files import require_writable
+from ..whole_files import explained_writing, require_writable
 from .captions import CaptionWriter
 from .concepts import extract_concepts, measured_noise, retrieval_by_concepts_alone
 from .facts import relations_of
@@ -148,8 +148,9 @@ def build_demo_corpus(output_dir: str | Path, *, progress: bool = True, **parame
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        _write_corpus(unfinished, wanted, library, fingerprint, progress)
-        _move_into_place(unfinished, root)
+        with explained_writing(root):
+            _write_corpus(unfinished, wanted, library, fingerprint, progress)
+            _move_into_place(unfinished, root)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return DemoCorpus.load(root)

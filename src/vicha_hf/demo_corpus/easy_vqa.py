@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ..data.answer_list import write_answer_list
-from ..whole_files import require_writable
+from ..whole_files import explained_writing, require_writable
 from .tokenizer import build_tokenizer, save_tokenizer
 
 
@@ -80,10 +80,11 @@ def build_easy_vqa(output_dir: str | Path, *, progress: bool = True) -> EasyVqa:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     try:
-        _write(package, unfinished, progress)
-        if root.exists():
-            root.rmdir()
-        unfinished.rename(root)
+        with explained_writing(root):
+            _write(package, unfinished, progress)
+            if root.exists():
+                root.rmdir()
+            unfinished.rename(root)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return EasyVqa(root)

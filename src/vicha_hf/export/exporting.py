@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..folder_lock import LOCK_FILE, locked_folder
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..onnx_backend.export_manifest import EXPORT_FILE, ExportManifest
-from ..whole_files import require_writable
+from ..whole_files import explained_writing, require_writable
 from .attention import use_plain_attention
 from .onnx_files import quantize, require_libraries, run_onnx, write_onnx
 from .part_inputs import example_inputs
@@ -73,7 +73,7 @@ def export_model(
     parts = own_parts if parts is None else list(parts)
     folder = Path(folder).expanduser()
     require_writable(folder, "output")
-    with locked_folder(folder, option="output"):
+    with locked_folder(folder, option="output"), explained_writing(folder):
         return _write_export(model, folder, format, parts, task, int8, companions)
 
 

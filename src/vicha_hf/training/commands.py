@@ -27,7 +27,7 @@ def register(commands: Commands) -> None:
 def _tokenizer(arguments: argparse.Namespace) -> None:
     from ..data.read_report import AnnotationReport
     from ..data.tokenizer_building import build_tokenizer, iterate_raw_texts
-    from ..whole_files import require_writable
+    from ..whole_files import explained_writing, require_writable
 
     held = {path.name for path in arguments.output.iterdir()} if arguments.output.is_dir() else set()
     # A model's folder has a tokenizer too, and its weights know no other.
@@ -38,7 +38,8 @@ def _tokenizer(arguments: argparse.Namespace) -> None:
     require_writable(arguments.output, "--output")
     report = AnnotationReport()
     tokenizer = build_tokenizer(iterate_raw_texts(arguments.data, report), arguments.vocab_size)
-    tokenizer.save_pretrained(arguments.output)
+    with explained_writing(arguments.output):
+        tokenizer.save_pretrained(arguments.output)
     if report.num_skipped:
         print(f"{report.summary()}\nThe tokenizer knows the texts of the usable records alone.")
     print(f"{len(tokenizer):,} tokens written to {arguments.output}")

@@ -50,7 +50,7 @@ def _add_visual_tokenizer(commands: Commands) -> None:
 
 def _fit(arguments: argparse.Namespace) -> None:
     from ..data.annotations import read_image_text_records
-    from ..whole_files import require_new, require_writable
+    from ..whole_files import explained_writing, require_new, require_writable
     from .fitting import fit_patch_tokenizer
 
     require_new(arguments.output, arguments.overwrite)
@@ -65,7 +65,8 @@ def _fit(arguments: argparse.Namespace) -> None:
         max_images=arguments.max_images,
         num_workers=arguments.num_workers,
     )
-    tokenizer.save_pretrained(arguments.output)
+    with explained_writing(arguments.output):
+        tokenizer.save_pretrained(arguments.output)
     print(
         f"{tokenizer.vocab_size} codes of {tokenizer.patch_size} x {tokenizer.patch_size} pixels written to "
         f"{arguments.output}"

@@ -1,5 +1,7 @@
 """Every command of `vicha-hf`: it explains itself, and it names a folder that is not there."""
 
+import shutil
+
 import pytest
 from tiny_model_folder import tiny_processor, write_gallery, write_model_folder
 from tiny_models import tiny_config
@@ -136,6 +138,53 @@ def test_a_file_or_model_of_another_kind_is_one_line(command, message, folders, 
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     (line,) = [line for line in lines if line and "Loading weights" not in line]
     assert line.startswith("vicha-hf") and message in line
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "COPY", "annotations.json"],
+        ["index", "annotations.json", "COPY", "--output", "index"],
+        ["ground", "COPY", "0.png", "a dog", "--output", "out.png"],
+        ["export", "COPY", "exported", "--format", "torch_export"],
+    ],
+    ids=lambda command: command[0],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "processor_config.json"])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_model_that_was_copied_half_is_named_with_the_remedy(
+    command, name, share, folders, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_gallery(tmp_path)
+    shutil.copytree(folders / "MODEL", tmp_path / "COPY")
+    file = tmp_path / "COPY" / name
+    content = file.read_bytes()
+    file.unlink()
+    if share:
+        file.write_bytes(content[: int(share * len(content))])
+    assert main(command) == 1
+    line = capsys.readouterr().err.replace("\r", "\n").splitlines()[-1]
+    assert line.startswith("vicha-hf") and "COPY" in line and "again" in line
+
+
+def test_an_encoder_whose_weights_were_copied_half_is_named(folders, tmp_path, capsys):
+    shutil.copytree(folders / "MODEL", tmp_path / "COPY")
+    weights = tmp_path / "COPY/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    command = ["concepts", "embed", "--encoder", str(tmp_path / "COPY"), "--corpus", str(folders / "annotations.json")]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 1
+    assert f"{weights} is cut off" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_missing_part_of_split_weights_is_named(folders, tmp_path, capsys):
+    model = ViChaForVQA.from_pretrained(folders / "VQA")
+    shutil.copytree(folders / "VQA", tmp_path / "split", ignore=shutil.ignore_patterns("*.safetensors"))
+    model.save_pretrained(tmp_path / "split", max_shard_size="100KB")
+    part = sorted((tmp_path / "split").glob("*.safetensors"))[1]
+    part.unlink()
+    assert main(["ask", str(tmp_path / "split"), str(folders / "0.png"), "how many"]) == 1
+    assert f"{part} is not there, or is no file: copy or download it again" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

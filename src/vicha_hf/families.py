@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, constants
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
+from .arguments import one_line
 from .models import encoder_image_pair, task_question_answering
 from .models.image_processing_simla import SimlaImageProcessor
 from .models.image_processing_vicha import ViChaImageProcessor
@@ -234,6 +236,28 @@ def load_finetuned(
             f"{kind}Give a folder that the task's fine-tuning script wrote."
         )
     return model.eval()
+
+
+def load_processor(folder: str) -> ProcessorMixin:
+    """
+    The processor that a model was saved with.
+
+    Args:
+        folder: folder or Hub id.
+
+    Raises:
+        ValueError: a folder that lacks one of its files, or has a damaged one.
+        OSError: a name that is no folder, and that the Hub does not give.
+    """
+    try:
+        return AutoProcessor.from_pretrained(folder)
+    except Exception as error:
+        # The library behind tokenizers raises bare exceptions for damaged files.
+        if not Path(folder).expanduser().is_dir():
+            raise
+        raise ValueError(
+            f"{folder} holds no processor that can be loaded ({one_line(error)}): copy or download the whole folder again."
+        ) from error
 
 
 def read_config(folder: str, **options: Any) -> PreTrainedConfig:

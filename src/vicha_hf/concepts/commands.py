@@ -480,9 +480,11 @@ def _read_corpus(arguments: argparse.Namespace, sources: list[str]):
 def _load_encoder(arguments: argparse.Namespace, accelerator):
     from ..families import find_model_folder, read_config, without_load_report
     from ..models.concept_selector import DualEncoder
+    from ..weight_files import require_weights_of_folder
 
     encoder = find_model_folder(arguments.encoder)
     read_config(encoder, revision=arguments.revision)
+    require_weights_of_folder(encoder)
     with without_load_report():
         return DualEncoder.from_pretrained(encoder, revision=arguments.revision, device=str(accelerator.device))
 

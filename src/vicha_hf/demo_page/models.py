@@ -6,10 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor, pipeline
+from transformers import pipeline
 
 from ..devices import choose_device
-from ..families import HEADS, find_model_folder, load_finetuned, read_config
+from ..families import HEADS, find_model_folder, load_finetuned, load_processor, read_config
 from ..models.concept_selector import CONCEPT_INDEX_FOLDER, ConceptSelector
 from ..search.embedder import Embedder
 
@@ -83,7 +83,7 @@ class PageModels:
         """The pipeline of every task, all loaded."""
         made = {}
         for task, folder in self.folders.items():
-            model, processor = load_finetuned(task, folder), AutoProcessor.from_pretrained(folder)
+            model, processor = load_finetuned(task, folder), load_processor(folder)
             made[task] = pipeline(PIPELINE_OF_TASK[task], model=model, processor=processor, device=self.device)
         return made
 

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from transformers import AutoProcessor
 from transformers.utils import cached_file
 
 from ..arguments import require
@@ -24,7 +23,7 @@ from ..data.datasets_retrieval import RetrievalDataset
 from ..data.datasets_vqa import QuestionAnsweringDataset
 from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import EvaluationTransform, MeanImage
-from ..families import find_model_folder, load_finetuned
+from ..families import find_model_folder, load_finetuned, load_processor
 from ..models.concept_selector import ConceptSelector
 from ..models.configuration_vision_text import GROUNDING_METHODS
 from ..models.pipeline_answering import ANSWER_LIST_FILE
@@ -237,7 +236,7 @@ def _load(arguments: EvaluationArguments, folder: str, text_only: bool, device, 
     return _Setup(
         arguments,
         model,
-        AutoProcessor.from_pretrained(folder),
+        load_processor(folder),
         folder,
         text_only,
         accelerator,

@@ -34,9 +34,7 @@ def register(commands: Commands) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from transformers import AutoProcessor
-
-    from ..families import find_model_folder, load_finetuned, read_config
+    from ..families import find_model_folder, load_finetuned, load_processor, read_config
     from ..models.concept_selector import CONCEPT_INDEX_FOLDER
     from .exporting import FORMATS, export_model
 
@@ -46,9 +44,10 @@ def _export(arguments: argparse.Namespace) -> None:
     model = load_finetuned("vqa" if answers else "retrieval", folder, config)
     if getattr(model, "backend", "torch") != "torch":
         raise ValueError(f"{folder} is an export already: give the folder of the model.")
+    processor = load_processor(folder)
 
     def companions(output: Path) -> None:
-        AutoProcessor.from_pretrained(folder).save_pretrained(output)
+        processor.save_pretrained(output)
         # Without the code of the model, which the files stand for.
         plain = type(config).from_dict(
             {name: value for name, value in config.to_dict().items() if name not in ("auto_map", "custom_pipelines")}

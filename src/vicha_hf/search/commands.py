@@ -216,10 +216,10 @@ def _ground(arguments: argparse.Namespace) -> None:
 
 
 def _pipeline(arguments: argparse.Namespace, name: str, task: str):
-    from transformers import AutoProcessor, pipeline
+    from transformers import pipeline
 
     from ..devices import choose_device
-    from ..families import find_model_folder, load_finetuned
+    from ..families import find_model_folder, load_finetuned, load_processor
     from ..whole_files import require_result_file
 
     if _json_file(arguments) is not None:
@@ -227,7 +227,7 @@ def _pipeline(arguments: argparse.Namespace, name: str, task: str):
     device = choose_device(arguments.device)
     folder = find_model_folder(arguments.model)
     model = load_finetuned(task, folder, backend=getattr(arguments, "backend", None))
-    processor = AutoProcessor.from_pretrained(folder)
+    processor = load_processor(folder)
     return pipeline(name, model=model, processor=processor, device=device)
 
 

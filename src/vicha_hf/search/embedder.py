@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoProcessor
 
 from ..devices import choose_device
-from ..families import find_model_folder, load_finetuned
+from ..families import find_model_folder, load_finetuned, load_processor
 from ..models.concept_selector import ConceptSelector
 from ..models.encodings import ImageEncoding, TextEncoding
 
@@ -43,7 +42,7 @@ class Embedder:
             self.name = str(Path(self.name).resolve())
         self.device = choose_device(device)
         self.model = load_finetuned("retrieval", self.name, backend=backend).to(self.device)
-        self.processor = AutoProcessor.from_pretrained(self.name)
+        self.processor = load_processor(self.name)
         if find_concepts and not self.reads_concepts:
             raise ValueError(f"{self.name} reads no visual concepts: leave them to be given, or none.")
         self.concept_selector = ConceptSelector.from_pretrained(self.name) if find_concepts else None

@@ -201,10 +201,12 @@ def find_checkpoint(output_dir: Path, resume_from: str | None) -> Path | None:
         return _newest_whole(output_dir, existing)
     folder = Path(resume_from)
     if not (folder / PROGRESS_FILE).is_file():
-        known = ", ".join(path.name for path in existing) or "none"
+        fault = f"it has no {PROGRESS_FILE}" if folder.is_dir() else "it is not there"
+        run = folder if (own := list_checkpoints(folder)) else output_dir
+        known = ", ".join(str(path) for path in own or existing) or "none"
         raise FileNotFoundError(
-            f"resume_from_checkpoint={resume_from!r} is not a complete checkpoint (it has no {PROGRESS_FILE}). "
-            f"Checkpoints in {output_dir}: {known}."
+            f"resume_from_checkpoint={resume_from!r} is not a complete checkpoint ({fault}): name one, or give latest for "
+            f"the newest of --output_dir. Checkpoints in {run}: {known}."
         )
     require_whole(folder)
     return folder

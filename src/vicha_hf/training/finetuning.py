@@ -12,7 +12,7 @@ from typing import Any
 
 from accelerate.utils import set_seed
 from torch.utils.data import Dataset
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 
 from ..console_log import log_to_console
@@ -29,6 +29,7 @@ from ..families import (
     PROCESSORS,
     find_model_folder,
     head_class,
+    load_processor,
     read_config,
     read_for_task,
     without_load_report,
@@ -327,11 +328,10 @@ def _build_processor(
     else:
         folder = arguments.model.from_pretrained
         try:
-            processor = AutoProcessor.from_pretrained(folder)
+            processor = load_processor(folder)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{folder} holds no processor that can be loaded ({error}); name the tokenizer that the model was made "
-                "for with data.tokenizer."
+                f"{error} Or name the tokenizer that the model was made for with data.tokenizer."
             ) from error
     processor.image_processor.size = {"height": size, "width": size}
     read_for_task(processor, task, config.text_config.max_position_embeddings)

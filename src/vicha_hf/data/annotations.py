@@ -339,8 +339,8 @@ def _refuse(report: AnnotationReport, on_bad_record: str, sources: object) -> No
     if report.num_skipped and on_bad_record == "raise":
         first = report.rejected[0]
         raise AnnotationError(
-            f'{first.record}: {first.message}. Correct the bad records, or leave them out with on_bad_record="skip".\n'
-            f"{report.summary()}"
+            f'{first.record}: {first.message}. Correct the bad records, or leave them out with on_bad_record="skip". '
+            f"{report.counts_in_a_line()}."
         )
     if not report.num_kept:
         message = f"no usable record in {', '.join(map(str, list_sources(sources)))}: {report.summary()}"

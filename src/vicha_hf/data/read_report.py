@@ -9,6 +9,8 @@ from pathlib import Path
 
 
 MAX_PROBLEMS_SHOWN = 10
+# Records with the same fault differ in little but their names.
+MAX_SHOWN_OF_A_CAUSE = 3
 # In the folder of a run or an evaluation: the records that it did without, and why.
 REJECTS_FILE = "rejected_records.jsonl"
 
@@ -81,12 +83,27 @@ class AnnotationReport:
         self.rejected.append(RejectedRecord(where, cause, message))
 
     def summary(self) -> str:
-        """Counts, counts per cause, and the first examples, one per line."""
+        """Counts, counts per cause, and the first examples of each cause, one per line."""
         lines = [f"{self.num_kept} of {self.num_read} records usable, {self.num_skipped} not"]
         lines += [f"  {count} x {cause}" for cause, count in self.causes.most_common()]
-        lines += [f"  e.g. {one.record}: {one.message}" for one in self.rejected[:MAX_PROBLEMS_SHOWN]]
+        lines += [f"  e.g. {one.record}: {one.message}" for one in self._examples()]
         lines += [f"  mended: {count} x {note}" for note, count in self.notes.most_common()]
         return "\n".join(lines)
+
+    def counts_in_a_line(self) -> str:
+        """Counts and counts per cause, for a message that names an example itself."""
+        causes = ", ".join(f"{count} x {cause}" for cause, count in self.causes.most_common())
+        return f"{self.num_kept} of {self.num_read} records usable, {self.num_skipped} not: {causes}"
+
+    def _examples(self) -> list[RejectedRecord]:
+        shown, of_cause = [], Counter()
+        for one in self.rejected:
+            of_cause[one.cause] += 1
+            if of_cause[one.cause] <= MAX_SHOWN_OF_A_CAUSE:
+                shown.append(one)
+            if len(shown) == MAX_PROBLEMS_SHOWN:
+                break
+        return shown
 
     def rejects_as_jsonl(self) -> str:
         """The records that were left out, one JSON object per line."""

@@ -30,6 +30,7 @@ from vicha_hf.reporting.keyword_table import (
     predict_keywords,
 )
 from vicha_hf.reporting.run_report import RunReport
+from vicha_hf.reporting.task_sections import BOX_COLOURS, with_boxes
 
 
 IMAGE = Image.new("RGB", (12, 12), (200, 200, 200))
@@ -111,6 +112,15 @@ def test_maps_with_a_common_largest_heat():
     assert len(np.unique(np.asarray(hot).reshape(-1, 3), axis=0)) == 1
     with pytest.raises(ValueError, match="max_heat=0"):
         overlay_heatmap(IMAGE, weak, max_heat=0)
+
+
+def test_both_boxes_of_a_right_answer_are_seen():
+    white = Image.new("RGB", (60, 60), "white")
+    drawn = np.asarray(with_boxes(white, {"reference": (5, 5, 40, 40), "chosen": (5, 5, 40, 40)})).reshape(-1, 3)
+    seen = {tuple(map(int, colour)) for colour in np.unique(drawn, axis=0)}
+    assert seen == {(255, 255, 255), *BOX_COLOURS.values()}
+    # A box without room for another inside it.
+    with_boxes(white, {"reference": (5, 5, 2, 1), "chosen": (5, 5, 2, 1)})
 
 
 def test_sections_stand_in_the_page():

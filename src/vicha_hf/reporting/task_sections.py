@@ -158,14 +158,17 @@ def concepts_html(concepts: Iterable[Sequence[str]], words_alone: Mapping[str, f
 
 
 def with_boxes(image: Image.Image, boxes: Mapping[str, Sequence[float] | None]) -> Image.Image:
-    """A copy with boxes [x, y, width, height] drawn in: "reference" green, "chosen" red."""
+    """A copy with boxes [x, y, width, height] drawn in: "reference" green, "chosen" red. Each is drawn inside the one before."""
     drawn = image.copy()
     pen = ImageDraw.Draw(drawn)
     width = max(2, round(max(image.size) / 100))
-    for name, box in boxes.items():
+    for place, (name, box) in enumerate(boxes.items()):
         if box is not None:
             x, y, across, down = box
-            pen.rectangle((x, y, x + across, y + down), outline=BOX_COLOURS[name], width=width)
+            # A right answer is the reference's own box: without this its colour would hide the other.
+            inset = min(place * width, across / 2, down / 2)
+            corners = (x + inset, y + inset, x + across - inset, y + down - inset)
+            pen.rectangle(corners, outline=BOX_COLOURS[name], width=width)
     return drawn
 
 

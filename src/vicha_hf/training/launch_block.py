@@ -149,7 +149,7 @@ class LaunchBlock:
         if self.corpus is not None and self.corpus.splits_most_words:
             found.append(
                 f"the tokenizer writes {self.corpus.num_split_words:,} of {self.corpus.num_words:,} words in pieces: it "
-                "was made for other texts. Make one with `vicha-hf tokenizer CORPUS --output DIR`."
+                "was made for other texts. Pretrain with one of all your texts: `vicha-hf tokenizer CORPUS --output DIR`."
             )
         return found
 

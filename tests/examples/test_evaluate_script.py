@@ -91,6 +91,25 @@ def test_questions_without_answers_are_answered_freely_and_not_counted(options, 
     assert "accuracy" not in metrics and len(predictions) == NUM_IMAGES
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_the_task_is_that_of_the_models_head(task, models, task_files, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model").symlink_to(models / task)
+    command = [
+        "evaluate",
+        str(run),
+        str(task_files / f"{task}.json"),
+        "--k",
+        "5",
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    assert command_line(command) == 0
+    metrics, _ = written(tmp_path / "out")
+    assert metrics["task"] == task and metrics["model"] == str(run / "model")
+
+
 @pytest.mark.parametrize("task", ["entailment", "reasoning"])
 def test_classification(task, options, script, tmp_path):
     script("evaluate")(options(task))

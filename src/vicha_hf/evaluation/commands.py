@@ -42,7 +42,7 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
 
     from ..devices import choose_device
     from .card_results import ResultCard, evaluation_command
-    from .task_evaluation import EvaluationArguments, evaluate_task, format_metrics
+    from .task_evaluation import EvaluationArguments, evaluate_task, for_its_model, format_metrics
     from .task_result import ResultFiles
 
     arguments, _ = parse_arguments(EvaluationArguments, argv, DESCRIPTION, prog, ("model", "data"), USAGE)
@@ -55,6 +55,7 @@ def run_evaluation(argv: Sequence[str] | None = None, prog: str | None = None) -
         "several processes take theirs from the launcher.",
     )
     device = None if arguments.device is None else choose_device(arguments.device)
+    arguments = for_its_model(arguments)
     # One process writes; the others neither need the folder nor lock it.
     files = (
         ResultFiles(arguments.output_dir, arguments.json, _paths(arguments.data))

@@ -23,7 +23,7 @@ from ..data.datasets_retrieval import RetrievalDataset
 from ..data.datasets_vqa import QuestionAnsweringDataset
 from ..data.reading_arguments import ReadingArguments
 from ..data.transforms import EvaluationTransform, MeanImage
-from ..families import find_model_folder, load_finetuned, load_processor
+from ..families import find_model_folder, load_finetuned, load_processor, read_config, task_of_config
 from ..models.concept_selector import ConceptSelector
 from ..models.configuration_vision_text import GROUNDING_METHODS
 from ..models.pipeline_answering import ANSWER_LIST_FILE
@@ -53,7 +53,7 @@ class EvaluationArguments(ReadingArguments):
     Args:
         model: Folder or Hub id of a model of the task, with its processor; of a run's folder its `model/`.
         data: Annotation file or dataset of the task, or a list of them.
-        task: "retrieval", "vqa", "entailment", "reasoning" or "grounding".
+        task: "retrieval", "vqa", "entailment", "reasoning" or "grounding"; null takes the one that the model is for.
         output_dir: Folder of `metrics.json` and `predictions.json`; null writes nothing.
         json: File of the metrics alone; null writes none.
         add_to_card: Whether the model's card takes the results: `README.md` of the folder, or of the repository on the Hub.
@@ -81,7 +81,7 @@ class EvaluationArguments(ReadingArguments):
 
     model: str
     data: str | dict[str, Any] | list[str | dict[str, Any]]
-    task: Literal["retrieval", "vqa", "entailment", "reasoning", "grounding"] = "retrieval"
+    task: Literal["retrieval", "vqa", "entailment", "reasoning", "grounding"] | None = None
     output_dir: str | None = None
     json: str | None = None
     add_to_card: bool = False
@@ -126,7 +126,7 @@ class EvaluationArguments(ReadingArguments):
         require(self.num_workers >= 0, "num_workers", self.num_workers, "it must not be negative.")
         require(bool(self.methods), "methods", self.methods, f"choose among {GROUNDING_METHODS}.")
         require(
-            self.task in TASKS_WITH_TEXT_ONLY or not (self.text_only or self.text_only_model),
+            self.task in (None, *TASKS_WITH_TEXT_ONLY) or not (self.text_only or self.text_only_model),
             "text_only" if self.text_only else "text_only_model",
             self.text_only_model or True,
             f"only {', '.join(TASKS_WITH_TEXT_ONLY)} have answers to give without an image; compare {self.task} with "
@@ -171,6 +171,20 @@ class _Setup:
         return {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers, "progress": self.progress}
 
 
+def for_its_model(arguments: EvaluationArguments) -> EvaluationArguments:
+    """
+    The arguments with the folder of the model in place of a run's, and with the task of the model's head where they name
+    none. A pretrained model is one for retrieval.
+
+    Raises:
+        OSError: as [`~vicha_hf.families.find_model_folder`].
+        ValueError: as `EvaluationArguments`.
+    """
+    folder = find_model_folder(arguments.model)
+    task = arguments.task or task_of_config(read_config(folder)) or "retrieval"
+    return replace(arguments, model=folder, task=task)
+
+
 def evaluate_task(
     arguments: EvaluationArguments, device: torch.device | str = "cpu", accelerator: Accelerator | None = None
 ) -> TaskResult:
@@ -186,6 +200,7 @@ def evaluate_task(
         AnnotationError: bad annotations, by file, record and field.
         ValueError: a folder that was not fine-tuned for the task.
     """
+    arguments = for_its_model(arguments)
     evaluate = _EVALUATIONS[arguments.task]
     where = {"device": device if accelerator is None else accelerator.device, "accelerator": accelerator}
     result = evaluate(_load(arguments, arguments.model, arguments.text_only, **where))

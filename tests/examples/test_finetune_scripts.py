@@ -91,6 +91,14 @@ def test_a_run_writes_everything_and_resuming_changes_nothing(name, task_files, 
     assert "| licence of the training data | not stated; `--data_license TEXT`" in card.text
     assert "| steps | 4 |" in card.text and (tmp_path / "model/training_loss.svg").is_file()
 
+    if primary is not None:
+        # The best model has a card of its own evaluation.
+        card = ModelCard.load(tmp_path / "best_model/README.md")
+        evaluation = json.loads((tmp_path / "best_model/evaluation.json").read_text())
+        shown = {result.metric_name: result.metric_value for result in card.data.eval_results}
+        assert shown[primary] == round(evaluation[primary], 2)
+        assert f"| steps | {evaluation['step']} |" in card.text and str(tmp_path / "best_model") in card.text
+
     # Teacher and queue train beside the model but never reach its folder; every weight that can learn has moved.
     assert not any("training_state" in key for key in final)
     model = load_finetuned(task, tmp_path / "model")

@@ -1,7 +1,7 @@
 """The training loop of every script: a model that returns named losses, a dataset, a collator, and Accelerate."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,12 +15,12 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..arguments import require
-from ..families import MODEL_FOLDER
+from ..families import BEST_MODEL_FOLDER, MODEL_FOLDER
 from ..folder_lock import locked_folder
 from ..hub_upload import prepare_repository
 from ..models.modeling_vision_text import VisionTextPreTrainedModel
 from ..reporting.run_files import SETTINGS_FILE
-from ..whole_files import require_writable, tidy_up, write_whole_file
+from ..whole_files import require_writable, tidy_up, write_whole_file, write_whole_files
 from .arguments import TrainingArguments
 from .batch_sources import Batch, batch_source
 from .batch_statistics import BatchStatistics
@@ -49,7 +49,7 @@ from .progress_display import bar_numbers, duration, peak_memory_gib, progress_b
 from .rejected_records import keep_rejects
 from .run_clock import RunClock
 from .run_end import report_end
-from .run_evaluation import EvaluationHook, RunEvaluation, best_of_folder
+from .run_evaluation import EvaluationHook, RunEvaluation, best_metrics, best_of_folder
 from .run_log import RunLog
 from .run_settings import run_settings
 from .sharding import embeddings_in_one_unit, prepare_for_gathering, require_whole_weights
@@ -320,7 +320,7 @@ class TrainingLoop:
             self.writer.write_companions,
         )
         if self.arguments.push_checkpoints:
-            self.writer.write_model(self._publication.place(progress.step), self._card())
+            self.writer.write_model(self._publication.place(progress.step), self._card_of_last())
             on_main_process(self.accelerator, self._publication.try_to_send_waiting)
 
     def _tell_expected_time(self) -> None:
@@ -352,8 +352,9 @@ class TrainingLoop:
         progress.window_sums, progress.window_steps = {}, 0
 
     def _finish(self) -> None:
-        self.writer.write_model(self.output_dir / MODEL_FOLDER, self._card())
+        self.writer.write_model(self.output_dir / MODEL_FOLDER, self._card_of_last())
         if self.accelerator.is_main_process:
+            self._write_card_of_best()
             report_end(
                 self.arguments,
                 self.unwrapped_model,
@@ -368,21 +369,30 @@ class TrainingLoop:
             model, step = self.unwrapped_model, self.progress.step
             on_main_process(self.accelerator, lambda: self._publication.send_model(model, step))
 
-    def _card(self) -> dict[str, str]:
-        """The model's card and its curve, by file name; nothing on other processes, or for a model of no family."""
+    def _write_card_of_best(self) -> None:
+        best = best_metrics(self.output_dir)
+        if best is not None:
+            folder = self.output_dir / BEST_MODEL_FOLDER
+            write_whole_files({folder / name: content for name, content in self._card(folder, *best).items()})
+
+    def _card_of_last(self) -> dict[str, str]:
+        return self._card(self.output_dir / MODEL_FOLDER, self.progress.step, self.progress.metrics)
+
+    def _card(self, folder: Path, step: int, metrics: Mapping[str, float]) -> dict[str, str]:
+        """A model's card and the curve, by file name; nothing on other processes, or for a model of no family."""
         model = self.unwrapped_model
         if not self.accelerator.is_main_process or not isinstance(model, VisionTextPreTrainedModel):
             return {}
         return card_files(
             model,
             self.arguments,
-            self.output_dir,
-            self.progress.metrics,
-            steps=self.progress.step,
-            epochs=f"{self._epoch():.2f}",
+            folder,
+            metrics,
+            steps=step,
+            epochs=f"{step / self.steps_per_epoch:.2f}",
             samples=self._source.size,
             **{"samples per step": self.order.samples_per_step, "processes": self.accelerator.num_processes},
-            duration=str(timedelta(seconds=round(self._clock.train_seconds()))),
+            **{"duration of the run": str(timedelta(seconds=round(self._clock.train_seconds())))},
         )
 
     def _epoch(self) -> float:

@@ -27,20 +27,19 @@ _SVG_STYLE = (
 
 
 def card_files(
-    model: PreTrainedModel, arguments: TrainingArguments, output_dir: Path, metrics: Mapping[str, float], **facts: Any
+    model: PreTrainedModel, arguments: TrainingArguments, folder: Path, metrics: Mapping[str, float], **facts: Any
 ) -> dict[str, str]:
     """
-    The card of a finished run and the curve of its loss, by file name.
+    The card of a model of a finished run and the curve of the run's loss, by file name.
 
     Args:
         model: that was trained.
         arguments: of the run.
-        output_dir: of the run, with its log.
-        metrics: of the last evaluation.
+        folder: of the model, in the run's folder with its log.
+        metrics: of the evaluation of these weights.
         facts: measured by the run, `{name: value}`.
     """
-    curve = loss_curve(read_log(output_dir))
-    folder = output_dir / MODEL_FOLDER
+    curve = loss_curve(read_log(folder.parent))
     card = card_of_run(model, arguments, run_facts(arguments, **facts), metrics, folder, curve is not None)
     return {CARD_FILE: str(card.build())} | ({} if curve is None else {CURVE_FILE: curve})
 
@@ -60,8 +59,8 @@ def card_of_run(
         model: that was trained.
         arguments: of the run; `data` and `model` are read where they have them.
         facts: measured by the run, `{name: value}`, after the settings in the table of the training.
-        metrics: of the last evaluation.
-        folder: of the model.
+        metrics: of the evaluation of these weights.
+        folder: of the model. A run publishes its last weights: the best model has no name on the Hub.
         with_curve: whether `CURVE_FILE` stands beside the card.
     """
     data, start = getattr(arguments, "data", None), getattr(arguments, "model", None)
@@ -71,17 +70,18 @@ def card_of_run(
     starts = [getattr(start, name, None) for name in ("from_pretrained", "vision", "text")]
     starts = [source for source in starts if source]
     purpose = "pretrained on image-text pairs" if task == "pretraining" else f"trained for {task_name(task)}"
+    hub_id = None if folder.name == BEST_MODEL_FOLDER else arguments.push_to_hub
     evaluated, command = task_of(model), ""
     if evaluated is not None and validation:
         # A reader of the Hub has neither this machine's folders nor a use for their names.
-        named = _name_of if arguments.push_to_hub else _path_of
-        words = ["vicha-hf", "evaluate", arguments.push_to_hub or str(folder), *map(named, validation)]
+        named = _name_of if hub_id else _path_of
+        words = ["vicha-hf", "evaluate", hub_id or str(folder), *map(named, validation)]
         command = shlex.join([*words, "--task", evaluated])
     return RunCard(
         model=model,
-        model_id=arguments.push_to_hub or str(folder),
+        model_id=hub_id or str(folder),
         # Every run has a folder `model`: the run's own name tells them apart.
-        name="" if arguments.push_to_hub else Path(arguments.output_dir).absolute().name,
+        name="" if hub_id else Path(arguments.output_dir).absolute().name,
         summary=f"A {method_name(model.config)} model with {model.num_parameters():,} parameters, {purpose} with vicha_hf.",
         license=arguments.license,
         base_models=tuple(source for source in starts if _is_hub_id(source)),

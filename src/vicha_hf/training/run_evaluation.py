@@ -128,8 +128,19 @@ def best_of_folder(output_dir: Path, primary_metric: str | None) -> tuple[float 
         output_dir: of the run.
         primary_metric: a model that another one has chosen does not count; None takes any.
     """
-    note = output_dir / BEST_MODEL_FOLDER / BEST_EVALUATION_FILE
-    content = json.loads(note.read_text()) if note.is_file() else {}
+    content = _best_note(output_dir)
     if primary_metric is not None and content.get("primary_metric") != primary_metric:
         content = {}
     return content.get("best_metric"), content.get("step")
+
+
+def best_metrics(output_dir: Path) -> tuple[int, dict[str, float]] | None:
+    """Step and metrics of a run's best model by its own note; None without it."""
+    note = _best_note(output_dir)
+    metrics = {name: value for name, value in note.items() if name not in ("primary_metric", "best_metric", "step")}
+    return (note["step"], metrics) if note else None
+
+
+def _best_note(output_dir: Path) -> dict:
+    note = output_dir / BEST_MODEL_FOLDER / BEST_EVALUATION_FILE
+    return json.loads(note.read_text()) if note.is_file() else {}

@@ -1,4 +1,4 @@
-"""Where the time of a pretraining step goes: what its matrix products reach, and what else takes time.
+"""The time of a pretraining step by kind of operation: what its matrix products reach, and what else takes time.
 
     python examples/benchmarks/training_profile.py --size base --family vicha --batch_size 8 --lengths real --json profile.json
 

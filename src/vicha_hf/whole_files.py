@@ -130,18 +130,30 @@ def write_whole_lines(path: Path, lines: Iterable[str]) -> None:
     Raises:
         OutputFolderError: writing failed; the old file is intact.
     """
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        for line in lines:
+            file.write(line)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write to; the file takes the place of `path` when the block ends without an error.
+
+    Args:
+        path: of the file; its folder is made if need be.
+
+    Raises:
+        OutputFolderError: writing failed; the old file is intact.
+    """
     unfinished = _own_unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = unfinished.open("w", encoding="utf-8")
+        unfinished.touch()
     except OSError as error:
         raise OutputFolderError(_failure(path, 0, error)) from error
     try:
-        with file:
-            for line in lines:
-                file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        yield unfinished
+        _flush(unfinished)
         unfinished.replace(path)
     except OSError as error:
         raise OutputFolderError(_failure(path, 0, error)) from error

@@ -5,7 +5,9 @@ import re
 import shutil
 
 import numpy as np
+import pyarrow.parquet
 import pytest
+from numbered_shards import write_tar
 from safetensors.numpy import load_file, save_file
 from tiny_dual_encoders import write_tiny_clip
 
@@ -24,6 +26,7 @@ from vicha_hf.concepts import (
 )
 from vicha_hf.concepts.manifests import digest_of_file
 from vicha_hf.data.annotations import read_image_text_records
+from vicha_hf.data.image_files import open_image
 from vicha_hf.data.raw_records import AnnotationError
 
 
@@ -60,22 +63,146 @@ def test_annotations_with_concepts(stores, corpus, tmp_path):
 def test_parquet(stores, corpus, tmp_path):
     from datasets import load_dataset
 
-    select_for_corpus(*stores, corpus, tmp_path / "a.jsonl", k=3)
-    first = corpus.records[0]
-    assert isinstance(first.fields["caption"], str)
-    # One type of caption per column: Parquet has no mixed ones.
-    lists = tmp_path / "lists.jsonl"
-    lines = [
-        record | {"caption": [record["caption"]] if isinstance(record["caption"], str) else record["caption"]}
-        for record in read_lines(tmp_path / "a.jsonl")
-    ]
-    lists.write_text("\n".join(map(json.dumps, lines)) + "\n")
-    other = ConceptCorpus(str(lists))
-    select_for_corpus(*stores, other, tmp_path / "a.parquet", k=3)
+    for name in ("a.jsonl", "a.parquet"):
+        select_for_corpus(*stores, corpus, tmp_path / name, k=3)
+    lines = read_lines(tmp_path / "a.jsonl")
+    # A column has one type: a text is a list of one.
+    assert {type(line["caption"]) for line in lines} == {str, list}
     rows = load_dataset(
         "parquet", data_files=str(tmp_path / "a.parquet"), split="train", cache_dir=str(tmp_path / "cache")
     )
-    assert [row["concepts"] for row in rows] == [record["concepts"] for record in lines]
+    assert [row["concepts"] for row in rows] == [line["concepts"] for line in lines]
+    texts = [[line["caption"]] if isinstance(line["caption"], str) else line["caption"] for line in lines]
+    assert [row["caption"] for row in rows] == texts
+
+
+def copy_of_records(corpus_file, name, **fields):
+    """The images of a corpus under new names, with further fields."""
+    folder = corpus_file.parent / name
+    folder.mkdir()
+    records = json.loads(corpus_file.read_text())[:4]
+    for number, record in enumerate(records):
+        shutil.copy(corpus_file.parent / record["image"], folder / f"{number}.png")
+        record |= {"image": f"{name}/{number}.png", "image_id": number, **fields}
+    path = corpus_file.with_name(f"{name}.json")
+    path.write_text(json.dumps(records))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_sources_that_use_the_same_image_ids(clip, corpus_file, tmp_path, suffix):
+    paths = [str(copy_of_records(corpus_file, name)) for name in ("coco", "vg")]
+    assert [record.image_id for record in read_image_text_records(paths)] == list(range(8))
+    corpus = ConceptCorpus(paths)
+    images, captions = embed_images(corpus, clip, tmp_path / "i"), embed_captions(corpus, clip, tmp_path / "c")
+    selected, best = tmp_path / f"selected.{suffix}", tmp_path / f"best.{suffix}"
+    select_for_corpus(images, embed_concepts(WORDS, clip, tmp_path / "w"), corpus, selected)
+    filter_pairs(images, captions, corpus, best, keep=100)
+    fixed = tmp_path / "fixed.jsonl"
+    # The two corpora show the same images, which it reports.
+    assert main(["data", "check", *paths, "--fix", str(fixed), "--num-workers", "1"]) == 1
+    for merged in (selected, best, fixed):
+        assert [record.image_id for record in read_image_text_records(str(merged))] == list(range(8))
+    assert [record["image_id"] for record in read_lines(fixed)][3:5] == ["1:3", "2:0"]
+    # One source keeps its ids.
+    one = ConceptCorpus(paths[0])
+    filter_pairs(
+        embed_images(one, clip, tmp_path / "i1"), embed_captions(one, clip, tmp_path / "c1"), one, best, keep=100
+    )
+    if suffix == "jsonl":
+        assert [record["image_id"] for record in read_lines(best)] == list(range(4))
+
+
+def write_shard(corpus_file):
+    """A tar shard with four images of a corpus, which have no files of their own."""
+    path = corpus_file.with_name("shard.tar")
+    members = []
+    for number, record in enumerate(json.loads(corpus_file.read_text())[:4]):
+        members.append((f"{number}.png", (corpus_file.parent / record["image"]).read_bytes()))
+        members.append(
+            (f"{number}.json", json.dumps({"caption": record["caption"], "image_id": f"n{number}"}).encode())
+        )
+    write_tar(path, members)
+    return path
+
+
+def test_build_of_images_inside_shards(clip_folder, corpus_file, tmp_path, capsys):
+    shard, built = write_shard(corpus_file), tmp_path / "built"
+    build = [
+        "concepts",
+        "build",
+        str(shard),
+        "--encoder",
+        str(clip_folder),
+        "--output",
+        str(built),
+        "--min-count",
+        "1",
+    ]
+    assert main([*build, "--num-workers", "0", "--no-progress"]) == 0
+    assert "4 records with concepts: " in capsys.readouterr().out
+    records = read_image_text_records(str(built / "annotations.parquet"))
+    assert [record.image.read_bytes() for record in records] == [
+        record.image.read_bytes() for record in read_image_text_records(str(shard))
+    ]
+    assert all(record.concepts for record in records) and (built / "inspect.html").is_file()
+
+
+def test_parquet_of_files_and_shards(clip, corpus_file, tmp_path):
+    sources = [str(corpus_file), str(write_shard(corpus_file)), str(copy_of_records(corpus_file, "more"))]
+    corpus = ConceptCorpus(sources)
+    stores = embed_images(corpus, clip, tmp_path / "images"), embed_concepts(WORDS, clip, tmp_path / "concepts")
+    output = tmp_path / "out" / "all.parquet"
+    with pytest.raises(ValueError, match=r"shard.tar.*record 0: its image is stored inside .* write \*.parquet"):
+        select_for_corpus(*stores, corpus, output.with_suffix(".jsonl"))
+    assert select_for_corpus(*stores, corpus, output).num_records == 24 + 4 + 4
+    before, after = read_image_text_records(sources), read_image_text_records(str(output))
+    assert [open_image(record.image, "").tobytes() for record in after] == [
+        open_image(record.image, "").tobytes() for record in before
+    ]
+    assert [record.captions for record in after] == [record.captions for record in before]
+    assert len({record.image_id for record in after}) == len({record.image_id for record in before})
+
+
+def test_nothing_is_looked_for_in_vain(stores, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("vicha_hf.concepts.selection._select", None)
+    with pytest.raises(ValueError, match=r"written as \*.jsonl or \*.parquet"):
+        select_for_corpus(*stores, corpus, tmp_path / "train.csv")
+
+
+def test_parquet_of_fields_that_come_late(stores, corpus_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("vicha_hf.concepts.annotation_writer._ROWS_AT_A_TIME", 4)
+    records = json.loads(corpus_file.read_text())
+    records[3] |= {"weight": 1, "note": None}
+    records[20] |= {"weight": 0.5, "note": "late"}
+    corpus_file.write_text(json.dumps(records))
+    output = tmp_path / "train.parquet"
+    select_for_corpus(*stores, ConceptCorpus(str(corpus_file)), output)
+    rows = pyarrow.parquet.read_table(output).to_pylist()
+    assert [rows[place]["weight"] for place in (0, 3, 20)] == [None, 1.0, 0.5]
+    assert (rows[3]["note"], rows[20]["note"]) == (None, "late")
+
+
+@pytest.mark.parametrize(
+    "values, problem",
+    [
+        ([1, "two"], r"record 1: field 'note': no value for one column .*got str 'two' after int 1.*write \*.jsonl"),
+        ([{}], r"record 0: field 'note': no value for one column .*got dict {}"),
+        (["\ud83d"], r"record 0: field 'note': no value for one column"),
+    ],
+)
+def test_values_that_parquet_cannot_hold(stores, corpus_file, tmp_path, values, problem):
+    records = json.loads(corpus_file.read_text())
+    for record, value in zip(records, values, strict=False):
+        record["note"] = value
+    corpus_file.write_text(json.dumps(records))
+    corpus, output = ConceptCorpus(str(corpus_file)), tmp_path / "out" / "train.parquet"
+    with pytest.raises(ValueError, match=problem):
+        select_for_corpus(*stores, corpus, output)
+    assert not output.parent.exists()
+    # JSONL holds everything, half characters too.
+    select_for_corpus(*stores, corpus, output.with_suffix(".jsonl"))
+    assert [record.get("note") for record in read_lines(output.with_suffix(".jsonl"))][: len(values)] == values
 
 
 def test_sharded_equals_unsharded(clip, corpus, tmp_path):

@@ -146,6 +146,9 @@ def test_vocabularies_of_ones_own(tmp_path, name, content, expected):
         ("v.json", '[{"image": "a"}]', "no record has 'concepts' or 'kwords'"),
         ("v.json", '[{"kwords": ["dog"]}, {"concepts": "dog"}]', "record 1: field 'concepts': wrong type"),
         ("v.txt", "dog\nca\0t\n", "line 2: field 'concept': a NUL character"),
+        ("v.txt", "dog\t5\ncat\t3\n", r"line 1: a tab .* 'dog\\t5'; write the word alone"),
+        ("v.json", '["dog", "c\\u2028at"]', "entry 1: a tab or another control character"),
+        ("v.csv", "concept,count\ndog,3\n", "a vocabulary is no table"),
         ("v.parquet", "dog", "not readable as Parquet"),
     ],
 )

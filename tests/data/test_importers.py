@@ -94,6 +94,22 @@ def test_without_a_folder_the_published_names_stay(run):
     ]
 
 
+def test_files_that_number_their_images_alike(run):
+    """COCO and Flickr30k in one file: an id would name two images, which training takes for one."""
+    files = {
+        f"dataset_{name}.json": {
+            "images": [
+                {"filename": f"{name}{number}.jpg", key: number, "split": "train", "sentences": [{"raw": "a man"}]}
+                for number in (1, 2)
+            ],
+            "dataset": name,
+        }
+        for name, key in (("coco", "cocoid"), ("flickr30k", "imgid"))
+    }
+    records, _ = run("karpathy", files, images=["coco1.jpg", "coco2.jpg", "flickr30k1.jpg", "flickr30k2.jpg"])
+    assert [record["image_id"] for record in records] == [1, 2, "flickr30k1.jpg", "flickr30k2.jpg"]
+
+
 def test_karpathy(run):
     content = {
         "images": [

@@ -21,9 +21,16 @@ from .vocabulary import build_vocabulary, read_vocabulary, write_vocabulary
 
 @dataclass(frozen=True)
 class ConceptFiles:
-    """The files of `build_concepts` in one folder."""
+    """
+    The files of `build_concepts` in one folder.
+
+    Attributes:
+        root: the folder.
+        holds_images: whether the annotations hold the images themselves, as their corpus does, and are Parquet then.
+    """
 
     root: Path
+    holds_images: bool = False
 
     @property
     def vocabulary(self) -> Path:
@@ -43,7 +50,7 @@ class ConceptFiles:
     @property
     def annotations(self) -> Path:
         """The corpus with concepts."""
-        return self.root / "annotations.jsonl"
+        return self.root / f"annotations.{'parquet' if self.holds_images else 'jsonl'}"
 
     @property
     def page(self) -> Path:
@@ -151,8 +158,9 @@ def build_concepts(
     """
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
-    files, accelerator = ConceptFiles(Path(output)), accelerator or new_accelerator()
+    accelerator = accelerator or new_accelerator()
     corpus = ConceptCorpus(sources, image_root, on_bad_record, allow_outside_root)
+    files = ConceptFiles(Path(output), corpus.holds_images)
     if accelerator.is_main_process and not overwrite:
         _require_own_folder(files)
     accelerator.wait_for_everyone()

@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from ..data.annotation_fields import ImageFinder, read_texts
 from ..data.annotations import Annotations, iterate_fields, read_records
+from ..data.merged_ids import MergedImageIds
 from ..data.raw_records import AnnotationError, RawRecord, RecordProblem
 from ..data.stored_images import EmbeddedImage
+from .manifests import digest_of_items
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +23,14 @@ class CorpusRecord:
         image: path of the image, or an image inside a dataset.
         captions: as written; none in corpora of other tasks.
         fields: the whole record as it was written.
+        source: the number of its file, in order of appearance.
         where: file and record, for messages.
     """
 
     image: str | EmbeddedImage
     captions: tuple[str, ...]
     fields: Mapping[str, object]
+    source: int
     where: str
 
 
@@ -55,12 +60,13 @@ class ConceptCorpus:
     ):
         options = {"on_bad_record": on_bad_record, "allow_outside_root": allow_outside_root}
         finder = ImageFinder.from_options(options)
+        files: dict[str, int] = {}
 
         def parse(fields: Mapping, raw: RawRecord) -> CorpusRecord:
             image = finder.read(fields, raw)
             captions = read_texts(fields, "caption") if fields.get("caption") is not None else ()
             kept = {name: value for name, value in fields.items() if name != "image"}
-            return CorpusRecord(image, captions, kept, raw.where)
+            return CorpusRecord(image, captions, kept, files.setdefault(raw.source, len(files)), raw.where)
 
         self.sources, self.on_bad_record = sources, on_bad_record
         self.records: Annotations[CorpusRecord] = read_records(sources, image_root, CorpusRecord, parse, options, {})
@@ -75,6 +81,11 @@ class ConceptCorpus:
         """Distinct images."""
         return len(self._first_record)
 
+    @property
+    def holds_images(self) -> bool:
+        """Whether an image lies inside a dataset or shard, without a file of its own."""
+        return any(isinstance(record.image, EmbeddedImage) for record in self.records)
+
     def image(self, number: int) -> tuple[str | EmbeddedImage, str]:
         """An image by its number, and the record that asks for it first."""
         record = self.records[self._first_record[number]]
@@ -83,6 +94,21 @@ class ConceptCorpus:
     def numbered_records(self) -> Iterator[tuple[int, CorpusRecord]]:
         """Every record with the number of its image."""
         return zip(self._number_of_record, self.records, strict=True)
+
+    def fields_to_write(self, record: CorpusRecord) -> dict[str, object]:
+        """A record's fields for one file with all records; `image_id` still names one image there."""
+        fields = dict(record.fields)
+        if "image_id" in fields:
+            fields["image_id"] = self._merged_ids.of(record.source, fields["image_id"])
+        return fields
+
+    def written_digest(self) -> str:
+        """A hash of all records as they are written."""
+        return digest_of_items([self.fields_to_write(record), record.where] for record in self.records)
+
+    @cached_property
+    def _merged_ids(self) -> MergedImageIds:
+        return MergedImageIds((record.source, record.fields.get("image_id")) for record in self.records)
 
     def images_digest_items(self) -> Iterator[list]:
         """Names, sizes and times of the image files, which tell whether they are the same."""

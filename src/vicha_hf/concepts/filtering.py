@@ -3,6 +3,7 @@
 import math
 import os
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from ..data.source_license import carry_license
-from .annotation_writer import AnnotationWriter
+from .annotation_writer import AnnotationRow, require_annotation_file, write_annotations
 from .corpus import ConceptCorpus, require_captions
 from .embedding_store import EmbeddingStore, require_same_encoder
 from .manifests import OutputFile, digest_of_items
@@ -81,15 +82,21 @@ def filter_pairs(
     """
     if not 0 < keep <= 100:
         raise ValueError(f"keep={keep} must be a percentage above 0, at most 100")
+    require_annotation_file(Path(output), corpus.records)
     require_same_encoder(images, captions)
     require_same_images(images, corpus)
     captions_digest = digest_of_items(corpus.captions_digest_items())
     captions.require_items(captions_digest, "the captions of this corpus", "embed the captions again")
-    records = digest_of_items([record.fields, record.where] for record in corpus.records)
     file = OutputFile(
         output,
         "filter",
-        {"images": images.digest, "captions": captions.digest, "corpus": records, "keep": keep, "scope": scope},
+        {
+            "images": images.digest,
+            "captions": captions.digest,
+            "corpus": corpus.written_digest(),
+            "keep": keep,
+            "scope": scope,
+        },
     )
     if file.is_current(overwrite):
         return FilterResult(**file.facts()["result"], was_current=True)
@@ -98,8 +105,9 @@ def filter_pairs(
     )
     scores = pair_scores(images, captions, numbers, corpus.num_images)
     kept = _best(scores, numbers, keep, scope)
-    position = 0
-    with AnnotationWriter(output) as writer:
+
+    def rows() -> Iterator[AnnotationRow]:
+        position = 0
         for record in corpus.records:
             places = range(position, position + len(record.captions))
             position += len(record.captions)
@@ -107,11 +115,12 @@ def filter_pairs(
             if not chosen:
                 continue
             texts = [record.captions[place - places.start] for place in chosen]
-            was_text = isinstance(record.fields["caption"], str)
-            fields = dict(record.fields)
-            fields["caption"] = texts[0] if was_text else texts
+            fields = corpus.fields_to_write(record)
+            fields["caption"] = texts[0] if isinstance(fields["caption"], str) else texts
             fields["caption_scores"] = [round(float(scores[place]), 6) for place in chosen]
-            writer.write(fields, record.image, record.where)
+            yield AnnotationRow(fields, record.image, record.where)
+
+    write_annotations(Path(output), rows)
     known = scores[np.isfinite(scores)]
     counts, edges = np.histogram(known, bins=_HISTOGRAM_BINS) if len(known) else ([], [])
     result = {

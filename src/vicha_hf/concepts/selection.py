@@ -1,6 +1,7 @@
 """The nearest concepts of every image of a corpus, written into its annotations."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..data.source_license import carry_license
 from ..models.concept_ranking import ConceptRanking, product_dtype_for, select_concepts
-from .annotation_writer import AnnotationWriter
+from .annotation_writer import AnnotationRow, require_annotation_file, write_annotations
 from .corpus import ConceptCorpus
 from .embedding import content_digest
 from .embedding_store import EmbeddingStore, StoreError, require_same_encoder
@@ -72,28 +73,35 @@ def select_for_corpus(
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
     require_same_encoder(images, concepts)
+    require_annotation_file(Path(output), corpus.records)
     vocabulary = list(concepts.vocabulary())
     require_same_images(images, corpus)
-    records = digest_of_items([record.fields, record.where] for record in corpus.records)
     file = OutputFile(
         output,
         "select",
-        {"images": images.digest, "concepts": concepts.digest, "corpus": records, "k": k, "method": method},
+        {
+            "images": images.digest,
+            "concepts": concepts.digest,
+            "corpus": corpus.written_digest(),
+            "k": k,
+            "method": method,
+        },
     )
     if file.is_current(overwrite):
         facts = file.facts()
         return SelectionResult(facts["records"], facts["unreadable"], was_current=True)
     indices, scores, found = _select(images, concepts, corpus.num_images, k, method, progress)
-    written = 0
-    with AnnotationWriter(output) as writer:
+
+    def rows() -> Iterator[AnnotationRow]:
         for number, record in corpus.numbered_records():
             if not found[number]:
                 continue
-            fields = {name: value for name, value in record.fields.items() if name != "kwords"}
+            fields = {name: value for name, value in corpus.fields_to_write(record).items() if name != "kwords"}
             fields["concepts"] = [vocabulary[index] for index in indices[number]]
             fields["concept_scores"] = [round(float(score), 6) for score in scores[number]]
-            writer.write(fields, record.image, record.where)
-            written += 1
+            yield AnnotationRow(fields, record.image, record.where)
+
+    written = write_annotations(Path(output), rows)
     result = SelectionResult(written, len(corpus.records) - written)
     carry_license(corpus.sources, Path(output))
     file.finish(records=result.num_records, unreadable=result.num_unreadable, encoder=images.encoder)

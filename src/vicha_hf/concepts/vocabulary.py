@@ -2,11 +2,13 @@
 
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..data.annotation_fields import read_concepts, require_unicode
+from ..data.json_reading import lines_of
 from ..data.raw_records import RecordProblem, shorten
 from .nouns import NounCounts, count_nouns
 from .plurals import IRREGULAR_SINGULARS, singular_of
@@ -14,6 +16,8 @@ from .plurals import IRREGULAR_SINGULARS, singular_of
 
 # Of a visual concept: what is longer is a sentence, or a broken file.
 LONGEST_CONCEPT = 100
+# Control characters, and the ends of lines and paragraphs that Unicode knows.
+_NO_TEXT = ("Cc", "Zl", "Zp")
 
 
 def build_vocabulary(
@@ -99,6 +103,10 @@ def read_vocabulary(path: str | os.PathLike) -> dict[str, int]:
         return _read_parquet(path)
     if path.suffix in (".json", ".jsonl", ".ndjson"):
         return _read_json(path)
+    if path.suffix in (".csv", ".tsv"):
+        raise ValueError(
+            f"{path}: a vocabulary is no table; write one word a line into a *.txt, or words with counts as JSON"
+        )
     return _checked(path, ((f"line {number}", word, 0) for number, word in enumerate(_lines(path), start=1)))
 
 
@@ -115,7 +123,7 @@ def read_stop_words(path: str | os.PathLike) -> tuple[str, ...]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return lines_of(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: words stand in a text file in UTF-8, one a line, but {error}") from error
 
@@ -212,6 +220,10 @@ def _checked(path: Path, entries: Iterable[tuple[str, object, object]]) -> dict[
             require_unicode(word, "concept")
         except RecordProblem as problem:
             raise ValueError(f"{path}, {place}: {problem.message}") from problem
+        if any(unicodedata.category(character) in _NO_TEXT for character in word):
+            raise ValueError(
+                f"{path}, {place}: a tab or another control character in the concept {word!r}; write the word alone"
+            )
         if word in places:
             raise ValueError(f"{path}, {place}: the concept {word!r} stands already in {places[word]}; keep one")
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:

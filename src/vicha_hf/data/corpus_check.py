@@ -1,10 +1,9 @@
 """The check of a corpus: every record is read and every image decoded, once, and what is wrong is counted."""
 
-import json
 import os
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +22,9 @@ from .annotations_vqa import read_question_records
 from .declared_roots import DeclaredRoot
 from .image_check import images_of
 from .image_files import ImageReadError, open_image
+from .json_writing import json_line
 from .loader_processes import process_pool
+from .merged_ids import MergedImageIds
 from .near_duplicates import NearDuplicate, difference_hash, find_near_duplicates
 from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource
 from .read_report import AnnotationReport
@@ -175,7 +176,8 @@ def check_corpus(
 
 def write_clean_copy(check: CorpusCheck, sources, output: Path, image_root=None) -> int:
     """
-    Writes the usable records as JSONL, as they were written, with the paths of their images as seen from the new file.
+    Writes the usable records as JSONL, as they were written, with the paths of their images as seen from the new file. Ids
+    that several files give to different images are told apart.
 
     Returns:
         The number of records.
@@ -186,15 +188,21 @@ def write_clean_copy(check: CorpusCheck, sources, output: Path, image_root=None)
     root = DeclaredRoot(output)
     folder = output.absolute().parent
 
-    def lines() -> Iterator[str]:
+    def usable() -> Iterator[tuple[RawRecord, Mapping]]:
         for raw, fields in iterate_fields(sources, image_root):
-            if isinstance(fields, RecordProblem) or raw.where not in check.usable:
-                continue
+            if not isinstance(fields, RecordProblem) and raw.where in check.usable:
+                yield raw, fields
+
+    def lines() -> Iterator[str]:
+        ids = MergedImageIds((raw.source, fields.get("image_id")) for raw, fields in usable())
+        for raw, fields in usable():
             record = dict(fields)
+            if "image_id" in record:
+                record["image_id"] = ids.of(raw.source, record["image_id"])
             for name in ("image", "images"):
                 if name in record:
                     record[name] = _seen_from(folder, raw, record[name], root)
-            yield json.dumps(record, ensure_ascii=False) + "\n"
+            yield json_line(record)
 
     for opened in open_sources(sources, image_root):
         if Path(str(opened.records)).absolute() == output.absolute():

@@ -32,6 +32,10 @@ class DeclaredRoot:
         folder = os.path.dirname(os.path.abspath(image))
         self._common = folder if self._common is None else os.path.commonpath([self._common, folder])
 
+    def relative(self, image: str) -> str:
+        """An image's path as seen from the annotation file."""
+        return Path(os.path.relpath(os.path.abspath(image), self._own_folder)).as_posix()
+
     def write(self) -> None:
         """Declares the folder where it is not below the file's own, relative to it; a corpus may move as a whole."""
         declaration = self._file.with_name(self._file.name + SUFFIX)

@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from .json_writing import dump_json
 from .raw_records import describe_place
 from .stored_images import EmbeddedImage, ImageStore
 
@@ -20,7 +21,6 @@ _RecordType = TypeVar("_RecordType")
 
 # Rows that are written, and found again, together.
 ROWS_PER_BATCH = 16_384
-_JSON_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 class _Column(ABC):
@@ -61,7 +61,7 @@ class _Json(_Column):
     type = pa.string()
 
     def encode(self, value):
-        return _JSON_ENCODER.encode(value)
+        return dump_json(value)
 
     def decode(self, value):
         return json.loads(value)

@@ -1,11 +1,11 @@
 """Concepts that a model finds in the images of the demo corpus, measured against the objects that are in them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..concepts import ConceptCorpus, ConceptIndex, ConceptSelector, DualEncoder, build_vocabulary
-from ..concepts.annotation_writer import AnnotationWriter
+from ..concepts.annotation_writer import AnnotationRow, write_annotations
 from ..data.annotations import Annotations
 from ..data.image_files import open_image
 
@@ -71,11 +71,14 @@ def write_found_concepts(annotation_file: Path, output: Path, selector: ConceptS
         `output`.
     """
     corpus = ConceptCorpus(str(annotation_file))
-    with AnnotationWriter(output) as writer:
+
+    def rows() -> Iterator[AnnotationRow]:
         for start in range(0, len(corpus.records), selector.batch_size):
-            rows = range(start, min(start + selector.batch_size, len(corpus.records)))
-            records = [corpus.records[row] for row in rows]
+            places = range(start, min(start + selector.batch_size, len(corpus.records)))
+            records = [corpus.records[place] for place in places]
             images = [open_image(record.image, record.where) for record in records]
             for record, words in zip(records, selector.words(images), strict=True):
-                writer.write({**record.fields, "concepts": words}, record.image, record.where)
+                yield AnnotationRow({**record.fields, "concepts": words}, record.image, record.where)
+
+    write_annotations(output, rows)
     return output

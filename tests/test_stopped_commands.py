@@ -84,7 +84,7 @@ def test_a_process_that_was_killed_is_one_line(capsys):
 
     assert run_command("vicha-hf data check", run, []) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("vicha-hf data check: A process in the process pool was terminated abruptly")
+    assert line.startswith("vicha-hf data check: a process that did a part of the work was ended from outside")
 
 
 LOADING = """

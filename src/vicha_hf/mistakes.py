@@ -7,6 +7,7 @@ import select
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
 from .arguments import one_line
@@ -78,8 +79,6 @@ def run_script(main: Callable[[list[str]], object]) -> int:
 
 def is_mistake(error: BaseException) -> bool:
     """Whether an exception comes from what the user gave: files, values, the machine's memory. Others are our faults."""
-    from concurrent.futures import BrokenExecutor
-
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -111,6 +110,8 @@ def describe(error: BaseException) -> str:
     """The message of an exception on one line, never empty."""
     if isinstance(error, OSError) and error.filename is not None and str(error).startswith("[Errno"):
         return one_line(f"{error.filename}: {_plain_cause(error)}")
+    if isinstance(error, BrokenExecutor):
+        return "a process that did a part of the work was ended from outside, usually for its memory; take fewer processes"
     message = str(error)
     # A configuration's check is a step of the class: its name says nothing to a user.
     message = _OF_VALIDATOR.sub("", message)

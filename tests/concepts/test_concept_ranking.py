@@ -47,11 +47,23 @@ def test_a_coarse_product_finds_the_same(product_dtype, num_concepts, spread, mo
     # Some images have no positive cosine.
     assert spread == 1 or ((images @ concepts.T).max(axis=1) < 0).any()
     # Every pair on its own, in the documented order of summation.
-    exact = (torch.from_numpy(images).float()[:, None] * torch.from_numpy(concepts).float()[None]).sum(-1)
+    left, right = (concept_ranking._unit_rows(rows, "", 0, "cpu") for rows in (images, concepts))
+    exact = (left[:, None] * right[None]).sum(-1)
     expected = exact.sort(dim=1, descending=True, stable=True)
     indices, scores = ConceptRanking(concepts, 15, "cpu", product_dtype).rank(images)
     assert torch.equal(indices, expected.indices[:, :15])
     assert torch.equal(scores, expected.values[:, :15])
+
+
+def test_rounded_unit_rows_are_compared_by_direction():
+    """In float16 some unit rows are longer than others, by more than what their cosines differ by."""
+    rng = np.random.default_rng(0)
+    images, concepts = unit(rng.normal(size=(60, 8))), unit(rng.normal(size=(1, 8)) + 0.01 * rng.normal(size=(40, 8)))
+    images, concepts = images.astype(np.float16), concepts.astype(np.float16)
+    indices, scores = select_concepts(images, concepts, k=15)
+    expected, cosines = slow_ranking(images, concepts, 15)
+    assert np.abs(scores - cosines).max() < 2e-6
+    assert np.mean(indices == expected) > 0.98
 
 
 def test_the_product_may_be_of_either_precision():

@@ -292,17 +292,26 @@ class TestRefusals:
         with pytest.raises(ValueError, match=f"{shard.name} is no whole shard"):
             EmbeddingStore(folder)
 
-    def test_a_shard_whose_bytes_changed(self, folder, corpus, clip):
+    @pytest.mark.parametrize("another_is_missing", [False, True])
+    @pytest.mark.parametrize("damage", ["bytes", "another shard"])
+    def test_a_shard_whose_bytes_changed(self, folder, corpus, clip, damage, another_is_missing):
         whole = files_of(folder)
-        shard = sorted(folder.glob("*.safetensors"))[1]
-        content = bytearray(shard.read_bytes())
-        content[-100] ^= 1
+        first, shard, *_ = sorted(folder.glob("*.safetensors"))
+        content = bytearray((shard if damage == "bytes" else first).read_bytes())
+        content[-100] ^= damage == "bytes"
         shard.write_bytes(content)
         with pytest.raises(ValueError, match=f"{shard.name} has changed since it was written: delete it"):
             EmbeddingStore(folder).read_all()
-        shard.unlink()
+        if another_is_missing:
+            first.unlink()
+        # Nothing that is there is taken for good because something else is made anew.
         embed_images(corpus, clip, folder, batch_size=4)
         assert files_of(folder) == whole
+
+    def test_a_number_of_loader_processes_that_cannot_be(self, corpus, clip, tmp_path):
+        with pytest.raises(ValueError, match="num_workers=-1 must be at least 0"):
+            embed_images(corpus, clip, tmp_path / "new", num_workers=-1)
+        assert not (tmp_path / "new").exists()
 
     @pytest.mark.parametrize("change", [[], {}, {"rows": None}, {"shards": {}}, {"shards": [{"file": "a"}]}])
     def test_a_manifest_changed_by_hand(self, folder, corpus, clip, change):

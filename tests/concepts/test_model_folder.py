@@ -248,5 +248,24 @@ def test_an_index_by_another_encoder(folder, tmp_path):
 def test_a_broken_index(folder, tmp_path, name, content):
     ConceptIndex.from_pretrained(folder / "model").save_pretrained(tmp_path)
     (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match="is no whole concept index"):
+    with pytest.raises(ValueError, match=r"is no whole concept index.*; make it anew with `vicha-hf concepts index"):
+        ConceptIndex.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vocabulary.json", "embeddings.safetensors"])
+def test_an_index_without_one_of_its_files(folder, tmp_path, name):
+    index = ConceptIndex.from_pretrained(folder / "model")
+    for place in (tmp_path, tmp_path / "model" / "concept_index"):
+        index.save_pretrained(place)
+        (place / name).unlink()
+        with pytest.raises(ValueError, match=f"is no whole concept index: {name} is missing; make it anew"):
+            ConceptIndex.from_pretrained(tmp_path if place == tmp_path else tmp_path / "model")
+
+
+@pytest.mark.parametrize("k", [0, "15", 1.5])
+def test_an_index_with_an_impossible_k(folder, tmp_path, k):
+    ConceptIndex.from_pretrained(folder / "model").save_pretrained(tmp_path)
+    description = tmp_path / "concept_index.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | {"k": k}))
+    with pytest.raises(ValueError, match=f"k={k!r}: it must be a whole number, at least 1"):
         ConceptIndex.from_pretrained(tmp_path)

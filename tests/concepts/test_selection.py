@@ -256,6 +256,15 @@ def test_a_shard_without_any_readable_image(clip, corpus_file, tmp_path, method)
     assert (result.num_records, result.num_unreadable) == (22, 2)
 
 
+def test_no_readable_image(clip, corpus_file, tmp_path):
+    for path in corpus_file.parent.glob("*.png"):
+        path.write_bytes(b"")
+    corpus = ConceptCorpus(str(corpus_file), on_bad_record="skip")
+    stores = embed_images(corpus, clip, tmp_path / "images"), embed_concepts(WORDS, clip, tmp_path / "concepts")
+    with pytest.raises(ValueError, match="images: none of its 23 images could be read; mend them"):
+        select_for_corpus(*stores, corpus, tmp_path / "train.jsonl")
+
+
 def test_concepts_that_are_not_finite(stores, corpus, tmp_path):
     (shard,) = (tmp_path / "concepts").glob("*.safetensors")
     tensors = load_file(shard)

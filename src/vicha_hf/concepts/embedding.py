@@ -121,6 +121,8 @@ def embed_images(
         ImageReadError: an image that cannot be decoded, unless the corpus skips such.
         FileExistsError, StoreError: the folder holds something else; nothing is changed.
     """
+    if num_workers < 0:
+        raise ValueError(f"num_workers={num_workers} must be at least 0")
     accelerator = accelerator or new_accelerator()
     digest = digest_of_items(corpus.images_digest_items())
     job = _job(
@@ -231,7 +233,7 @@ def _begin(
     accelerator.wait_for_everyone()
     missing = writer.missing_shards()
     if missing and accelerator.is_main_process:
-        writer.reopen()
+        writer.reopen(missing)
     # Nobody writes before everybody has looked.
     accelerator.wait_for_everyone()
     return writer, missing[accelerator.process_index :: accelerator.num_processes]
@@ -305,11 +307,10 @@ def _require_finite(rows: torch.Tensor, items: Sequence[int], job: EmbeddingJob)
 
 def _finish(writer: EmbeddingWriter, accelerator: Accelerator) -> EmbeddingStore:
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    if accelerator.is_main_process and not writer.is_finished:
         left = writer.missing_shards()
         if left:
             raise StoreError(f"{writer.folder}: shards {left[:5]} vanished while others were made; run again")
-        if not writer.is_finished:
-            writer.finish()
+        writer.finish()
     accelerator.wait_for_everyone()
     return EmbeddingStore(writer.folder)

@@ -132,13 +132,31 @@ class EmbeddingWriter:
         """Whether the manifest is there."""
         return (self.folder / _MANIFEST).is_file()
 
-    def reopen(self) -> None:
-        """Takes the manifest away: the folder is not complete while shards are missing."""
+    def reopen(self, missing: Sequence[int]) -> None:
+        """
+        Takes the manifest away: the folder is not complete while shards are missing.
+
+        Args:
+            missing: of `missing_shards`. What is left of them goes first: only the manifest knows that it is damaged.
+        """
+        for shard in missing:
+            self._path(shard).unlink(missing_ok=True)
         (self.folder / _MANIFEST).unlink(missing_ok=True)
 
     def missing_shards(self) -> list[int]:
-        """The shards that are not there, or not whole."""
-        return [shard for shard in range(self.job.num_shards) if not self._is_whole(shard)]
+        """The shards that are not there, not whole, or not what the manifest says."""
+        digests = self._digests()
+        return [shard for shard in range(self.job.num_shards) if not self._is_whole(shard, digests)]
+
+    def _digests(self) -> dict[str, str]:
+        """The digest of each shard's file; none of a folder that is not finished."""
+        if not self.is_finished:
+            return {}
+        shards = read_json(self.folder / _MANIFEST).get("shards")
+        known = isinstance(shards, list) and all(
+            isinstance(one, dict) and one.keys() >= _SHARD_FIELDS for one in shards
+        )
+        return {one["file"]: one["digest"] for one in shards} if known else {}
 
     def write_shard(
         self,
@@ -194,9 +212,13 @@ class EmbeddingWriter:
         }
         write_json(self.folder / _MANIFEST, manifest)
 
-    def _is_whole(self, shard: int) -> bool:
+    def _is_whole(self, shard: int, digests: Mapping[str, str]) -> bool:
+        path = self._path(shard)
         try:
-            return read_shard_header(self._path(shard)).about.get("job") == self.job.digest
+            header = read_shard_header(path)
+            if header.about.get("job") != self.job.digest or not set(header.items()) <= set(self.job.items_of(shard)):
+                return False
+            return path.name not in digests or digest_of_file(path) == digests[path.name]
         except (StoreError, OSError):
             return False
 
@@ -390,7 +412,11 @@ class EmbeddingStore:
 
 
 def require_same_encoder(first: EmbeddingStore, second: EmbeddingStore) -> None:
-    """Raises `StoreError` for embeddings that cannot be compared."""
+    """Raises `StoreError` for embeddings that cannot be compared, and for a folder without any."""
+    for store in (first, second):
+        if not len(store):
+            problem = f"none of its {store.manifest['num_items']} {store.manifest['kind']} could be read"
+            raise StoreError(f"{store.folder}: {problem}; mend them, and embed them into another folder")
     if first.encoder["digest"] != second.encoder["digest"] or first.width != second.width:
         described: Sequence[str] = [
             f"{store.folder} by {store.encoder['name']} (revision {store.encoder['revision']}, width {store.width})"

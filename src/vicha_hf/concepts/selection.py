@@ -186,7 +186,7 @@ class _ApproximateSearch:
                 "the approximate search needs FAISS: pip install 'vicha_hf[faiss]', or choose the exact search"
             ) from error
         self._k = k
-        self._embeds = torch.nn.functional.normalize(torch.from_numpy(embeds).float(), dim=1).numpy()
+        self._embeds = _unit(embeds)
         # FAISS's training wants about 40 rows per list.
         lists = max(1, min(len(embeds) // 40, int(4 * len(embeds) ** 0.5)))
         self._index = faiss.IndexIVFFlat(
@@ -202,6 +202,7 @@ class _ApproximateSearch:
         if not np.isfinite(rows).all():
             bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
             raise ValueError(f"image embeddings that are not finite, rows {', '.join(map(str, bad[:5]))}")
+        rows = _unit(rows)
         scores, indices = self._index.search(rows, self._k)
         # Too few concepts in the lists that were looked through: the exact search fills in.
         short = np.flatnonzero((indices < 0).any(axis=1))
@@ -209,3 +210,7 @@ class _ApproximateSearch:
             indices[short], scores[short] = select_concepts(rows[short], self._embeds, self._k)
         order = np.lexsort((indices, -scores), axis=1)
         return np.take_along_axis(indices, order, 1), np.take_along_axis(scores, order, 1)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return torch.nn.functional.normalize(torch.from_numpy(rows).float(), dim=1).numpy()

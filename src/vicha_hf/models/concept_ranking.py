@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 
-# Rows whose length differs from 1 by no more than the rounding of float16 are unit vectors already.
-_UNIT_TOLERANCE = 1e-3
-# Above the length of such a row, and of one that bfloat16 has rounded.
+# Squares of the entries of rows whose lengths lie between these neither overflow nor vanish.
+_SHORTEST, _LONGEST = 1e-12, 1e12
+# Above the length of a unit row that bfloat16 has rounded.
 _LONGEST_ROW = 1 + 2.0**-7
 # Sums of D float32 products of unit rows are off by at most D times this, whatever their order.
 _ROUNDING = 2.0**-24
@@ -217,7 +217,6 @@ def _unit_rows(rows, what: str, first_row: int, device) -> torch.Tensor:
     if not isinstance(rows, torch.Tensor):
         rows = torch.from_numpy(np.array(rows))
     rows = rows.to(device=device, dtype=torch.float64 if rows.dtype == torch.float64 else torch.float32)
-    # The largest entry is divided out first: squares of large numbers overflow.
     length = rows.norm(dim=1)
     if not bool(length.isfinite().all()):
         bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
@@ -228,13 +227,16 @@ def _unit_rows(rows, what: str, first_row: int, device) -> torch.Tensor:
                 f"{what} embeddings that are not finite, rows {named}{more}: embed these again (a NaN would win or lose "
                 "every comparison)"
             )
-    is_unit = (length - 1).abs() <= _UNIT_TOLERANCE
-    if not bool(is_unit.all()):
+    # Unit rows in float16 too: rounding has made some of them longer than others, and these would win.
+    unit = rows / length[:, None]
+    is_plain = (length > _SHORTEST) & (length < _LONGEST)
+    if not bool(is_plain.all()):
+        # The largest entry is divided out first.
         largest = rows.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
         scaled = rows / largest
         scaled = scaled / scaled.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
-        rows = torch.where(is_unit[:, None], rows, scaled)
-    return rows.float().contiguous()
+        unit = torch.where(is_plain[:, None], unit, scaled)
+    return unit.float().contiguous()
 
 
 def _pair_scores(

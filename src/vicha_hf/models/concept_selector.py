@@ -27,6 +27,7 @@ OWN_ENCODER = "."
 _FORMAT = "vicha_hf concept index 1"
 _DESCRIPTION, _VOCABULARY, _EMBEDDINGS = "concept_index.json", "vocabulary.json", "embeddings.safetensors"
 _FILES = (_DESCRIPTION, _VOCABULARY, _EMBEDDINGS)
+_REMEDY = "make it anew with `vicha-hf concepts index MODEL --vocabulary FILE`"
 _HUB_OPTIONS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download", "proxies")
 # Trained on texts padded to full length, and other texts give other embeddings.
 _PADDED_TEXTS = ("siglip", "siglip2")
@@ -205,8 +206,8 @@ class ConceptIndex:
     def __post_init__(self):
         if len(self.concepts) != len(self.embeds):
             raise ValueError(f"a concept index of {len(self.concepts)} words has {len(self.embeds)} embeddings")
-        if self.k < 1:
-            raise ValueError(f"a concept index with k={self.k}: it must be at least 1")
+        if not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"a concept index with k={self.k!r}: it must be a whole number, at least 1")
 
     @classmethod
     def build(
@@ -280,6 +281,11 @@ class ConceptIndex:
                 f"{folder} holds no {CONCEPT_INDEX_FOLDER}/: make one with `vicha-hf concepts build` and train with it, or "
                 "`vicha-hf concepts index` for a model that is its own encoder"
             )
+        missing = [name for name, path in paths.items() if not path.is_file()]
+        if missing:
+            raise ValueError(
+                f"{paths[_DESCRIPTION].parent} is no whole concept index: {', '.join(missing)} is missing; {_REMEDY}"
+            )
         try:
             description = json.loads(paths[_DESCRIPTION].read_text(encoding="utf-8"))
             concepts = json.loads(paths[_VOCABULARY].read_text(encoding="utf-8"))
@@ -298,7 +304,7 @@ class ConceptIndex:
                 description["k"],
             )
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise ValueError(f"{paths[_DESCRIPTION].parent} is no whole concept index: {error}") from error
+            raise ValueError(f"{paths[_DESCRIPTION].parent} is no whole concept index: {error}; {_REMEDY}") from error
 
 
 class ConceptSelector:

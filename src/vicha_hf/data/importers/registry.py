@@ -149,7 +149,7 @@ def import_annotations(
     require_new(output, overwrite)
     account = Account()
     prefix, root = _prefix(folder, output), DeclaredRoot(output)
-    image_of_id: dict[str, str] = {}
+    image_of_id: dict[str, object] = {}
 
     def lines():
         for record in tqdm(importer.read(paths, options, account), unit=" records", delay=1, disable=not progress):
@@ -157,10 +157,10 @@ def import_annotations(
                 account.leave_out("a text with half a character or a NUL character")
                 continue
             account.taken += 1
+            image, image_id = record.get("image"), record.get("image_id")
             # Files of different corpora number their images alike; the path tells them apart.
-            if record.get("image_id") is not None and isinstance(record.get("image"), str):
-                if image_of_id.setdefault(str(record["image_id"]), record["image"]) != record["image"]:
-                    record["image_id"] = record["image"]
+            if image_id is not None and image_of_id.setdefault(str(image_id), image) != image:
+                record["image_id"] = image
             for field in ("image", "images"):
                 if field in record:
                     record[field] = _with_prefix(prefix, record[field])

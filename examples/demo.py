@@ -69,7 +69,7 @@ from vicha_hf.training.model_card import loss_curve
 from vicha_hf.training.pretraining import DEFAULT_FAMILY, PretrainingArguments
 from vicha_hf.training.run_log import read_log
 from vicha_hf.visual_tokens.fitting import fit_patch_tokenizer
-from vicha_hf.whole_files import require_writable, write_whole_file
+from vicha_hf.whole_files import OutputFolderError, require_writable, write_whole_file
 from vicha_hf.yaml_files import read_yaml_mapping
 
 
@@ -79,6 +79,8 @@ QUERIES_SHOWN, CANDIDATES_SHOWN, CAPTIONS_ATTENDED = 6, 5, 3
 VISUAL_CODES = 256
 # The folder of the run that finds the concepts, and its usual length.
 BOOTSTRAP, BOOTSTRAP_STEPS = "bootstrap", 200
+# The folder of the run whose model is the demo's.
+PRETRAINING = "pretraining"
 GALLERIES = {"test": "Held-out images", "test_compositional": "Unseen compositions"}
 # What the model reads besides the image, and how the metrics call it.
 CONDITIONS = {
@@ -93,6 +95,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> None:
     arguments = parse_arguments(argv, prog)
     output = arguments.output_dir
     require_writable(output)
+    require_own(output)
     # A recipe that is not there is told before the corpus is built.
     read_yaml_mapping(arguments.config)
     print("== 1. Demo corpus", flush=True)
@@ -251,7 +254,7 @@ def bootstrap_concepts(arguments: argparse.Namespace, corpus: DemoCorpus, steps:
 
 
 def pretrain(
-    arguments: argparse.Namespace, corpus: DemoCorpus, annotations: Mapping[str, Path], name: str = "pretraining"
+    arguments: argparse.Namespace, corpus: DemoCorpus, annotations: Mapping[str, Path], name: str = PRETRAINING
 ) -> Path:
     """Runs `accelerate launch examples/pretrain.py` to its end, its progress on this terminal; returns its folder."""
     run = arguments.output_dir / name
@@ -387,6 +390,15 @@ def model_sections(folder: Path, processor: VisionTextProcessor, gallery: Galler
         [gallery.concepts(row) for row in rows] if gallery.use_concepts else None,
     )
     return [*sections, attention_section_html(strips)]
+
+
+def require_own(output: Path) -> None:
+    """Raises an `OutputFolderError` for results that the demo, which would replace them, has not made."""
+    others = [name for name in ("model", "metrics.json", "report.html") if (output / name).exists()]
+    if others and not (output / PRETRAINING).is_dir():
+        raise OutputFolderError(
+            f"{output}/{others[0]} is there already and not the demo's: name another --output_dir."
+        )
 
 
 def write_model(

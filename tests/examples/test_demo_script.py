@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoProcessor
 from vicha_hf.concepts import ConceptSelector
 from vicha_hf.demo_corpus.found_concepts import nouns_shown
 from vicha_hf.reporting.run_card import CURVE_FILE
+from vicha_hf.whole_files import OutputFolderError
 
 
 ROOT = Path(__file__).parents[2]
@@ -222,3 +223,13 @@ def test_the_batch_of_the_recipe_is_that_of_all_processes(tmp_path):
     assert options[-2:] == ["--seed", "7"]
     with pytest.raises(ValueError, match="cannot be shared by 5 processes"):
         options_for(5)
+
+
+def test_a_model_of_another_run_is_left_alone(tmp_path):
+    (tmp_path / "mine/model").mkdir(parents=True)
+    (tmp_path / "mine/model/config.json").write_text("work of mine")
+    with pytest.raises(
+        OutputFolderError, match=r"model is there already and not the demo's: name another --output_dir"
+    ):
+        load_script("examples/demo.py").main(["--output_dir", str(tmp_path / "mine"), "--corpus_dir", str(tmp_path)])
+    assert (tmp_path / "mine/model/config.json").read_text() == "work of mine"

@@ -109,7 +109,7 @@ def parse_arguments(
     positionals: Sequence[str] = (),
     usage: str | None = None,
 ) -> tuple[T, str]:
-    """Read `--config FILE.yaml` and overrides such as `--learning_rate 1e-4 --data.hflip false`.
+    """Read `--config FILE.yaml` and overrides such as `--learning_rate 1e-4 --data.hflip false`, in any order.
 
     The spelling is that of [`~transformers.HfArgumentParser`]: `--batch-size` is `--batch_size`, a boolean option alone
     is true, `--no_NAME` is false, and an option that takes a list takes several values.
@@ -227,7 +227,8 @@ def _spelled_out(
         if rest:
             parser.error(f"--{name} takes one value, not {' '.join(values)}")
         spelled.append(f"--{name}" + (f"={values[0]}" if values else ""))
-    return spelled
+    # The parser lets the later one win, and an option means what it says wherever it stands.
+    return sorted(spelled, key=lambda word: not word.startswith("--config="))
 
 
 def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:

@@ -147,6 +147,18 @@ def test_a_wrong_option_is_explained(override, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_an_option_overrides_the_yaml_wherever_it_stands(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("max_steps: 480\nper_device_batch_size: 8\nseed: 3\n")
+    second.write_text("seed: 4\n")
+    required = ["--output_dir=run", "--data.train=a.json", "--data.tokenizer=t"]
+    words = ["--max_steps", "20", *required, "--config", str(first), "--seed=5", "--config", str(second)]
+    arguments, _ = parse_arguments(PretrainingArguments, words)
+    assert (arguments.max_steps, arguments.per_device_batch_size, arguments.seed) == (20, 8, 5)
+    arguments, _ = parse_arguments(PretrainingArguments, [word for word in words if word != "--seed=5"])
+    assert arguments.seed == 4
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

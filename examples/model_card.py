@@ -32,7 +32,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.output.exists() and heading not in arguments.output.read_text(encoding="utf-8", errors="replace"):
         raise OutputFolderError(f"{arguments.output} is there already and no card of the model: name another file.")
 
-    model = read_yaml_mapping(arguments.config)["model"]
+    model = read_yaml_mapping(arguments.config).get("model") or {}
+    if start := model.get("from_pretrained"):
+        raise ValueError(
+            f"{arguments.config} starts from {start}, which decides the model: give a recipe of pretraining, such as "
+            "examples/configs/vicha/base.yaml."
+        )
     head = head_class(model.get("family", "vicha"), "pretraining")
     config = head.config_class(
         vision_config=model.get("vision_config"), text_config=model.get("text_config"), **model.get("config", {})

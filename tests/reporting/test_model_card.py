@@ -83,6 +83,15 @@ def test_the_base_card_is_what_its_script_writes(tmp_path):
     with pytest.raises(OSError, match="there already and no card of the model"):
         load_script("examples/model_card.py").main([*command, "--output", str(other)])
     assert other.read_text() == "# my notes\n"
+    finetuning = [
+        "--config",
+        str(ROOT / "examples/configs/vicha/vqa_v2.yaml"),
+        *command[2:],
+        "--output",
+        str(tmp_path / "new.md"),
+    ]
+    with pytest.raises(ValueError, match="starts from outputs/base/model, which decides the model"):
+        load_script("examples/model_card.py").main(finetuning)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,20 @@ def test_bad_tables_are_named(image_folder):
     path.write_text("image,caption\nimages/0.png,a dog\nimages/1.png\n")
     with pytest.raises(AnnotationError, match=r"a.csv, record 1 \(line 3\): not readable as a row \(1 cells for 2"):
         read_image_text_records(path)
+    path.write_text('image,caption\nimages/0.png,a "dog"\nimages/1.png,"a dog\nimages/2.png,a cat\n')
+    with pytest.raises(
+        AnnotationError, match=r"a.csv, record 1 \(line 3\): .*not closed before the file ends, at line 4"
+    ):
+        read_image_text_records(path)
+    path.write_text('image,caption\nimages/0.png,"a "black" dog"\nimages/1.png,a "black" dog\n')
+    left = read_image_text_records(path, on_bad_record="skip")
+    assert [one.captions for one in left] == [('a "black" dog',)] and left.report.num_skipped == 1
+    path.write_text("image,caption,caption\nimages/0.png,a dog,a cat\n")
+    with pytest.raises(AnnotationError, match="names the column 'caption' twice; give each its own name"):
+        read_image_text_records(path)
+    path.write_text("image,caption\nimages\\0.png,a dog\n")
+    with pytest.raises(AnnotationError, match=r"file not found .*; write / between folders, not \\"):
+        read_image_text_records(path)
     path.write_text("one,two\n1,2\n")
     with pytest.raises(AnnotationError, match="the first line must name the columns"):
         read_image_text_records(path)

@@ -208,6 +208,8 @@ class ImageFinder:
                 self._known_files[path] = os.path.isfile(path)
             if not self._known_files[path]:
                 remedy = "add the file, or set image_root to the folder that paths start from"
+                if "\\" in path and os.sep == "/":
+                    remedy = f"write / between folders, not \\; {remedy}"
                 raise RecordProblem(name, "file not found", remedy, path)
         return path
 

@@ -113,7 +113,8 @@ def iterate_table(path: Path, delimiter: str) -> Iterator[tuple[int, dict | None
     # In TSV a quotation mark is a character like any other.
     quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     csv.field_size_limit(_LONGEST_CELL)
-    rows = csv.reader(lines, delimiter=delimiter, quoting=quoting)
+    # Strict: a quotation mark that is not closed would swallow the rows behind it without a word.
+    rows = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     names = _column_names(next(rows), path)
     while True:
         first_line = rows.line_num + 1
@@ -122,7 +123,10 @@ def iterate_table(path: Path, delimiter: str) -> Iterator[tuple[int, dict | None
         except StopIteration:
             return
         except csv.Error as error:
-            yield first_line, None, RecordProblem("", "not readable as a row", "correct the row", str(error))
+            detail, remedy = str(error), "correct the row; inside quotation marks one is written twice"
+            if rows.line_num == len(lines) and "unexpected end" in detail:
+                detail = f"a quotation mark that is not closed before the file ends, at line {rows.line_num}"
+            yield first_line, None, RecordProblem("", "not readable as a row", remedy, detail)
             continue
         if not any(cell.strip() for cell in cells):
             continue
@@ -139,6 +143,11 @@ def _column_names(first_row: Sequence[str], path: Path) -> list[str]:
     for field_name, aliases in _COLUMN_ALIASES.items():
         if field_name not in names and (alias := next((alias for alias in aliases if alias in names), None)):
             names[names.index(alias)] = field_name
+    if again := next((name for name in names if name and names.count(name) > 1), None):
+        raise AnnotationError(
+            f"{path}: the first line names the column {again!r} twice; give each its own name. Several captions of an image "
+            'stand in one cell as a list, such as ["a dog", "a black dog"]'
+        )
     if not {"image", "images"} & set(names):
         raise AnnotationError(
             f"{path}: the first line must name the columns, one of them 'image', got {names[:8]}; add such a line, or "

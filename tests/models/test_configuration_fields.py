@@ -6,9 +6,9 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from simla_models import simla_config
 from tiny_models import tiny_config
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, BertConfig
 
-from vicha_hf import SimlaConfig, ViChaConfig, ViChaForRetrieval, ViChaModel, ViChaTextConfig
+from vicha_hf import SimlaConfig, SimlaForRetrieval, ViChaConfig, ViChaForRetrieval, ViChaModel, ViChaTextConfig
 
 
 FAMILIES = {"vicha": tiny_config, "simla": simla_config}
@@ -88,3 +88,14 @@ def test_numbers_that_are_not_finite_are_refused(value, given):
 def test_a_part_is_checked_alone_too():
     with pytest.raises(ValueError, match=r"did you mean text_config.vocab_size"):
         ViChaTextConfig(vocabsize=3)
+
+
+@pytest.mark.parametrize("other", ["vicha", "simla", "bert"])
+def test_a_folder_of_another_family_is_named_as_that(tmp_path, other):
+    model_class = ViChaForRetrieval if other != "vicha" else SimlaForRetrieval
+    config = FAMILIES[other]() if other in FAMILIES else BertConfig()
+    config.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"`?model_type='{other}'`? is not possible: .* load the folder with an Auto class"
+    ):
+        model_class.from_pretrained(tmp_path)

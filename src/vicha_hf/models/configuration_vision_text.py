@@ -327,8 +327,15 @@ class VisionTextConfig(CheckedConfig):
     def from_dict(cls, config_dict, **kwargs):
         """
         Makes a configuration as [`~transformers.PreTrainedConfig.from_dict`] does; fields that `kwargs` override are
-        validated too.
+        validated too. A `ValueError` names a model of another family.
         """
+        family = config_dict.get("model_type", cls.model_type)
+        require(
+            family == cls.model_type,
+            "model_type",
+            family,
+            f"{cls.__name__} is for {cls.model_type!r}; load the folder with an Auto class, or a class of its own family.",
+        )
         if not __name__.startswith("transformers_modules."):
             # The package registers the pipelines itself; transformers would ask to trust those of the folder.
             config_dict = {name: value for name, value in config_dict.items() if name != "custom_pipelines"}

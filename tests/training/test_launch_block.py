@@ -20,6 +20,7 @@ def block(**changes):
 
 
 def test_what_is_right_gives_no_warning():
+    assert block(device="cuda", num_local_processes=4, num_cores=2).warnings() == []
     assert block(queue_size=256, queue_start=50).warnings() == []
     text = "\n".join(block(queue_size=256, queue_start=50, max_steps=100).lines())
     for fact in ("640 an epoch", "100 (5.0 epochs of 20; max_steps decides)", "counts from step 50", "10 steps"):
@@ -32,6 +33,7 @@ def test_what_is_right_gives_no_warning():
         ({"warmup_steps": 100}, "the warm-up takes 100 steps, and the run has 100"),
         ({"queue_size": 64, "queue_start": 100}, "queue_warmup_batches"),
         ({"queue_size": 641}, "queue of 641"),
+        ({"num_local_processes": 4, "num_cores": 2}, "4 processes train on the CPU and share 2 of its cores"),
         ({"steps_per_epoch": 9}, "few for this recipe: 9 steps an epoch, 11 epochs. Lower per_device_batch_size"),
         ({"total_steps": 20 * 201}, "few for this recipe: 20 steps an epoch, 201 epochs. Lower num_epochs"),
         ({"corpus": CorpusSummary(10, 10, 0, 10, 100, 0, 51)}, "vicha-hf tokenizer"),

@@ -1,6 +1,7 @@
 """The block of facts that a run prints at its launch, with warnings of what cannot be right."""
 
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,9 @@ class LaunchBlock:
         corpus: the texts in numbers, where they are known.
         queue_size: features in the queue; 0 without.
         queue_start: optimiser step from which the queue counts.
+        device: kind that every process trains on, such as "cuda".
+        num_local_processes: on this machine.
+        num_cores: that this process may use, which the machine's processes share.
     """
 
     num_samples: int | None
@@ -46,6 +50,9 @@ class LaunchBlock:
     corpus: CorpusSummary | None = None
     queue_size: int = 0
     queue_start: int = 0
+    device: str = "cpu"
+    num_local_processes: int = 1
+    num_cores: int = 1
 
     @classmethod
     def of_run(
@@ -89,6 +96,9 @@ class LaunchBlock:
             if queue is None
             else arguments.teacher_start_step
             + math.ceil(model.config.queue_warmup_batches / arguments.gradient_accumulation_steps),
+            device=next(model.parameters()).device.type,
+            num_local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", order.num_processes)),
+            num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         )
 
     @property
@@ -110,6 +120,7 @@ class LaunchBlock:
         facts = {
             "samples": "a stream" if self.num_samples is None else f"{self.num_samples:,} an epoch",
             "corpus": str(self.corpus) if self.corpus else None,
+            "device": self.device,
             "batch": f"{self.samples_per_step} ({parts})",
             "steps": f"{self.total_steps:,} ({passes}{self.length_field} decides)",
             "warm-up": f"{arguments.warmup_steps:,} steps",
@@ -123,6 +134,11 @@ class LaunchBlock:
     def warnings(self) -> list[str]:
         """Settings that cannot be right, each with its remedy."""
         found = []
+        if self.device == "cpu" and self.num_local_processes > self.num_cores:
+            found.append(
+                f"{self.num_local_processes} processes train on the CPU and share {self.num_cores} of its cores: there is no "
+                "GPU for them. examples/accelerate_configs/cpu.yaml starts a single process."
+            )
         if self.arguments.warmup_steps >= self.total_steps:
             found.append(
                 f"the warm-up takes {self.arguments.warmup_steps:,} steps, and the run has {self.total_steps:,}: the "

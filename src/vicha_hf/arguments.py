@@ -95,6 +95,9 @@ class OptionParser(jsonargparse.ArgumentParser):
         if unknown := re.search(r"Option '([^']+)' is not accepted", message):
             where = f"{', '.join(self.config_files)}: " if self.config_files else ""
             message = f"{where}unknown option {unknown[1]}{did_you_mean(unknown[1], known)}"
+        if own := re.search(r"^\s+- ([\w.]+=.* is not possible: .*)$", message, re.MULTILINE):
+            # Of a dataclass that may be null: what the parser says around our own message tells a user nothing.
+            message = own[1]
         message = re.sub(
             r'Parser key "([\w.]+)":\s(.*(?:Got|Given) value: (.*))', _impossible_value, message, flags=re.DOTALL
         )
@@ -160,6 +163,8 @@ def _impossible_value(found: re.Match) -> str:
         for choice in re.findall(r"'([^']*)'", listed)
     ]
     kinds = [_KINDS.get(kind, kind) for kind in re.findall(r"Expected a <class '(\w+)'>", told)]
+    if length := re.search(r"Expected a tuple with (\d+) elements", told):
+        kinds.insert(0, f"a list of {length[1]} values")
     if not choices + kinds:
         return found[0]
     wanted = [*([f"one of {', '.join(choices)}"] if choices else []), *dict.fromkeys(kinds)]

@@ -301,7 +301,7 @@ def test_splits_on_disk(hub_dataset, image_folder):
         read_image_text_records(CorpusSource(path, split="validation", columns=columns))
     with pytest.raises(AnnotationError, match=r"this one has \['train', 'test'\]; of a DatasetDict choose one split"):
         read_image_text_records(splits)
-    with pytest.raises(AnnotationError, match=r"this one has \['path', 'column'\]"):
+    with pytest.raises(AnnotationError, match=r"this one has \['path', 'column'\]; did you mean columns\?"):
         read_image_text_records({"path": path, "column": {}})
     with pytest.raises(TypeError, match="not streamed"):
         read_image_text_records(hub_dataset.to_iterable_dataset())

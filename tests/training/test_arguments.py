@@ -136,6 +136,8 @@ def test_the_command_line_overrides_the_yaml():
         ("--learning_rate=-1", "learning_rate=-1.0 is not possible"),
         ("--model.config.vision_config={}", "model.vision_config"),
         ("--data.on_bad_record=ignore", "on_bad_record"),
+        ("--model.lora.r=0", "model.lora.r=0 is not possible: it must be at least 1. (all options"),
+        ("--data.crop_scale=0.5", "data.crop_scale='[0.5]' is not possible: give a list of 2 values or null"),
         ("--model.lora.r=x", "model.lora.r='x' is not possible: give a whole number"),
         ("--model={lora: {dropout: x}}", "model.lora.dropout='x' is not possible: give a number"),
         ("--model={lora: {rr: 4}}", "unknown option model.lora.rr; did you mean model.lora.r?"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from glob import glob, has_magic
 from pathlib import Path
 
+from ..arguments import did_you_mean
 from .annotations_refcoco import RefCocoSource
 from .declared_roots import declared_root
 from .json_reading import require_regular_file
@@ -65,9 +66,10 @@ class CorpusSource:
         known = [source_field.name for source_field in fields(cls)]
         unknown = [key for key in mapping if key not in known]
         if unknown or "path" not in mapping:
+            hint = did_you_mean(str(unknown[0]), known) if "path" in mapping else ""
             raise AnnotationError(
                 f"an annotation source as a mapping has 'path' and perhaps others of {known}, but this one has "
-                f"{list(mapping)}; of a DatasetDict choose one split"
+                f"{list(mapping)}{hint}; of a DatasetDict choose one split"
             )
         return cls(**{**mapping, "columns": mapping.get("columns") or {}})
 

@@ -69,7 +69,7 @@ def test_a_map_without_heat_leaves_the_image_as_it_is():
     [
         (["ask", "{root}/retrieval", "{root}/0.png", "is it?"], 1, "not fine-tuned for vqa"),
         (
-            ["evaluate", "{root}/vqa", "{root}/annotations.json"],
+            ["evaluate", "{root}/vqa", "{root}/annotations.json", "--task", "retrieval"],
             1,
             "a model for vqa, which `vicha-hf evaluate --task vqa` evaluates.",
         ),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from . import __version__
 from .command_parser import CommandParser
 from .concepts import commands as concept_commands
+from .console_log import hide_progress_bars
 from .conversion import commands as conversion_commands
 from .data import commands as data_commands
 from .demo_corpus import commands as demo_commands
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run(words: list[str]) -> int | None:
         arguments = parser.parse_args(words)
+        if getattr(arguments, "no_progress", False):
+            hide_progress_bars()
         return arguments.run(arguments)
 
     return run_command(parser.name_of(argv), run, argv)

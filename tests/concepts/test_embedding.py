@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,23 @@ def test_captions(clip, corpus, tmp_path):
 def test_no_encoder_of_images_and_texts(tmp_path):
     with pytest.raises(ValueError, match="has no get_image_features and no get_text_features"):
         DualEncoder(torch.nn.Linear(2, 2), None, "linear")
+
+
+def test_a_processor_that_does_not_fit_its_model(clip_folder, corpus, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "clip")
+    encoder = DualEncoder.from_pretrained(str(folder), device="cpu")
+    encoder.processor.image_processor.size = {"shortest_edge": 224}
+    encoder.processor.image_processor.crop_size = {"height": 224, "width": 224}
+    with pytest.raises(ValueError, match=r"/clip: what its processor makes of an image does not fit its model \("):
+        embed_images(corpus, encoder, tmp_path / "images")
+
+
+def test_no_progress_means_no_bar_at_all(clip_folder, corpus_file, tmp_path):
+    command = ["concepts", "embed", "--encoder", clip_folder, "--corpus", corpus_file, "--output", tmp_path / "images"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "vicha_hf.cli", *map(str, command), "--no-progress"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0 and "%|" not in ran.stderr
 
 
 def test_shards_are_small_and_the_rest_is_done_once(clip, corpus, tmp_path, monkeypatch):

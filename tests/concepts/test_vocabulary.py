@@ -168,6 +168,12 @@ def test_stop_words_are_lines(tmp_path):
         read_stop_words(tmp_path / "stop.txt")
 
 
+def test_a_vocabulary_is_a_list_of_stop_words(tmp_path):
+    for name in ("v.json", "v.parquet"):
+        write_vocabulary(tmp_path / name, {"photo": 3, "fire hydrant": 1})
+        assert read_stop_words(tmp_path / name) == ("photo", "fire hydrant")
+
+
 def test_a_null_leaves_the_published_concepts(tmp_path):
     (tmp_path / "v.json").write_text('[{"concepts": null, "kwords": ["dog", "cat", "dog"]}, {"kwords": ["dog"]}]')
     assert read_vocabulary(tmp_path / "v.json") == {"dog": 2, "cat": 1}

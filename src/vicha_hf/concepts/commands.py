@@ -99,7 +99,7 @@ def _add_vocabulary_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", nargs="+", metavar="CORPUS", help="annotations with captions")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="*.json or *.parquet")
     _add_noun_arguments(parser)
-    parser.add_argument("--stop-words", type=Path, metavar="FILE", help="words to leave out, one a line")
+    parser.add_argument("--stop-words", type=Path, metavar="FILE", help="words to leave out, one a line or as JSON")
     _add_bad_record_argument(parser)
     _add_common_arguments(parser)
 

@@ -16,6 +16,7 @@ from .plurals import IRREGULAR_SINGULARS, singular_of
 
 # Of a visual concept: what is longer is a sentence, or a broken file.
 LONGEST_CONCEPT = 100
+_JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 # Control characters, and the ends of lines and paragraphs that Unicode knows.
 _NO_TEXT = ("Cc", "Zl", "Zp")
 
@@ -101,7 +102,7 @@ def read_vocabulary(path: str | os.PathLike) -> dict[str, int]:
     path = Path(path)
     if path.suffix == ".parquet":
         return _read_parquet(path)
-    if path.suffix in (".json", ".jsonl", ".ndjson"):
+    if path.suffix in _JSON_SUFFIXES:
         return _read_json(path)
     if path.suffix in (".csv", ".tsv"):
         raise ValueError(
@@ -112,13 +113,16 @@ def read_vocabulary(path: str | os.PathLike) -> dict[str, int]:
 
 def read_stop_words(path: str | os.PathLike) -> tuple[str, ...]:
     """
-    The words of a text file, one a line; blank lines are left out.
+    The words of a text file, one a line, without blank lines; or those of a vocabulary in JSON or Parquet.
 
     Raises:
-        ValueError: the file is not in UTF-8.
+        ValueError: the file is not in UTF-8, or no vocabulary.
         OSError: no such file.
     """
-    return tuple(line.strip() for line in _lines(Path(path)) if line.strip())
+    path = Path(path)
+    if path.suffix in _JSON_SUFFIXES or path.suffix == ".parquet":
+        return tuple(read_vocabulary(path))
+    return tuple(line.strip() for line in _lines(path) if line.strip())
 
 
 def _lines(path: Path) -> list[str]:

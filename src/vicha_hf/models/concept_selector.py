@@ -107,7 +107,14 @@ class DualEncoder:
     def encode_prepared(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """The unit embeddings [n, E], float32, of what [`prepare_images`] returned."""
         moved = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-        return _unit(self.model.get_image_features(**moved))
+        try:
+            features = self.model.get_image_features(**moved)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.name}: what its processor makes of an image does not fit its model ({error}); mend the size in its "
+                "processor_config.json or preprocessor_config.json"
+            ) from error
+        return _unit(features)
 
     def encode_images(self, images: Sequence) -> torch.Tensor:
         """The unit embeddings [n, E], float32, of images as [`prepare_images`] takes them."""

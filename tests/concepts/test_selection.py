@@ -25,9 +25,11 @@ from vicha_hf.concepts import (
     select_for_corpus,
 )
 from vicha_hf.concepts.manifests import digest_of_file
-from vicha_hf.data.annotations import read_image_text_records
+from vicha_hf.data.annotation_fields import ImageFinder
+from vicha_hf.data.annotations import ImageTextParser, read_image_text_records
 from vicha_hf.data.image_files import open_image
 from vicha_hf.data.raw_records import AnnotationError
+from vicha_hf.data.stream_shards import stream_shards
 
 
 WORDS = ["dog", "cat", "zebra", "ball", "tree", "car", "grass", "boy"]
@@ -162,6 +164,17 @@ def test_parquet_of_files_and_shards(clip, corpus_file, tmp_path):
     ]
     assert [record.captions for record in after] == [record.captions for record in before]
     assert len({record.image_id for record in after}) == len({record.image_id for record in before})
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_concepts_are_streamed_from_beside_their_images(stores, corpus, tmp_path, suffix):
+    output = tmp_path / "elsewhere" / f"train.{suffix}"
+    select_for_corpus(*stores, corpus, output, k=3)
+    (shard,) = stream_shards(str(output))
+    parse = ImageTextParser(ImageFinder())
+    streamed = [parse(raw.value, raw) for raw in shard.records()]
+    read = read_image_text_records(str(output))
+    assert [(one.image, one.concepts) for one in streamed] == [(one.image, one.concepts) for one in read]
 
 
 def test_nothing_is_looked_for_in_vain(stores, corpus, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from .annotation_sources import CorpusSource, as_corpus_source, expand_pattern, is_remote, list_sources
+from .declared_roots import declared_root
 from .json_reading import decode_json
 from .raw_records import AnnotationError, RawRecord, RecordProblem, unreadable_shard
 from .source_datasets import BINARY_IMAGE_COLUMNS, require_columns
@@ -78,6 +79,7 @@ class _FileShard(StreamShard):
         self.columns = source.columns
         root = source.image_root if source.image_root is not None else image_root
         self.image_root = None if root is None else Path(os.path.expanduser(root))
+        self.declared_root = None if is_remote(path) else declared_root(Path(path))
 
     def __str__(self) -> str:
         return self.path
@@ -117,7 +119,7 @@ class _FileShard(StreamShard):
         if value is not None and self.columns:
             value, problem = renamed_fields(value, self.columns)
         folder = Path() if is_remote(self.path) else Path(self.path).parent
-        return RawRecord(value, self.path, index, folder, line, problem, self.image_root)
+        return RawRecord(value, self.path, index, folder, line, problem, self.image_root, self.declared_root)
 
 
 class TarShard(_FileShard):

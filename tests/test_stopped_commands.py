@@ -75,6 +75,16 @@ def test_pools_leave_ctrl_c_to_the_command():
         assert pool.submit(signal.getsignal, signal.SIGINT).result() is signal.SIG_IGN
 
 
+def test_ctrl_c_does_not_wait_for_what_a_pool_is_at():
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), process_pool(2) as pool:
+        pool.submit(os.getpid).result()
+        for _ in range(4):
+            pool.submit(time.sleep, 600)
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 120
+
+
 def test_a_process_that_was_killed_is_one_line(capsys):
     def run(words):
         with process_pool(1) as pool, pytest.raises(BrokenExecutor):

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from threading import Thread
 
 
@@ -31,16 +31,22 @@ def _end_with(parent: int) -> None:
 @contextmanager
 def process_pool(num_processes: int, start_method: str | None = None) -> Iterator[ProcessPoolExecutor]:
     """
-    A pool that ends with its context: what waits is dropped, and Ctrl-C, which a terminal sends to every process, is left to
-    the caller.
+    A pool that ends with its context: what waits is dropped, after an error also what is at hand. Ctrl-C, which a terminal
+    sends to every process, is left to the caller.
 
     Args:
         num_processes: in the pool.
         start_method: of `multiprocessing`; None takes the machine's own.
     """
+    others = set(active_children())
     pool = ProcessPoolExecutor(num_processes, mp_context=get_context(start_method), initializer=_ignore_ctrl_c)
     try:
         yield pool
+    except BaseException:
+        # Nobody wants what they are at any more, and it may take them long.
+        for process in set(active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 

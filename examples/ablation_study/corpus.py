@@ -3,12 +3,14 @@
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from vicha_hf.concepts import ConceptCorpus
-from vicha_hf.concepts.annotation_writer import AnnotationWriter
+from vicha_hf.concepts.annotation_writer import AnnotationRow, write_annotations
+from vicha_hf.concepts.corpus import CorpusRecord
 
 
 def write_random_records(train: str, output: Path, percent: float, seed: int) -> Path:
@@ -25,10 +27,7 @@ def write_random_records(train: str, output: Path, percent: float, seed: int) ->
         return output
     records = ConceptCorpus(train).records
     chosen = _random_part(len(records), percent, seed)
-    with AnnotationWriter(output) as writer:
-        for place in chosen:
-            record = records[place]
-            writer.write(record.fields, record.image, record.where)
+    write_annotations(output, lambda: (_row(records[place]) for place in chosen))
     return output
 
 
@@ -38,13 +37,16 @@ def write_random_pairs(train: str, output: Path, percent: float, seed: int) -> P
         return output
     records = ConceptCorpus(train).records
     chosen = set(_random_part(sum(len(record.captions) for record in records), percent, seed))
-    position = 0
-    with AnnotationWriter(output) as writer:
+
+    def rows() -> Iterator[AnnotationRow]:
+        position = 0
         for record in records:
             captions = [text for place, text in enumerate(record.captions, position) if place in chosen]
             position += len(record.captions)
             if captions:
-                writer.write(dict(record.fields) | {"caption": captions}, record.image, record.where)
+                yield _row(record, caption=captions)
+
+    write_annotations(output, rows)
     return output
 
 
@@ -79,10 +81,13 @@ def write_with_root(source: Path, output: Path, image_root: Path) -> Path:
         output: *.jsonl, written anew.
         image_root: folder that the image paths of `source` start from.
     """
-    with AnnotationWriter(output) as writer:
-        for record in ConceptCorpus(str(source), str(image_root)).records:
-            writer.write(record.fields, record.image, record.where)
+    records = ConceptCorpus(str(source), str(image_root)).records
+    write_annotations(output, lambda: map(_row, records))
     return output
+
+
+def _row(record: CorpusRecord, **changed: object) -> AnnotationRow:
+    return AnnotationRow({**record.fields, **changed}, record.image, record.where)
 
 
 def make_tokenizer(train: str, output: Path) -> Path:

@@ -22,7 +22,7 @@ from transformers import AutoProcessor
 
 from vicha_hf.command_parser import CommandParser, at_least
 from vicha_hf.concepts import ConceptCorpus
-from vicha_hf.concepts.annotation_writer import AnnotationWriter
+from vicha_hf.concepts.annotation_writer import AnnotationRow, write_annotations
 from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.demo_corpus.found_concepts import own_selector, write_found_concepts
 from vicha_hf.families import load_finetuned
@@ -99,10 +99,11 @@ def few_records(corpus_dir: Path, images: int, folder: Path) -> dict[str, Path]:
     for split in SPLITS:
         records = ConceptCorpus(str(corpus_dir / f"{split}.json")).records
         number = min(images, len(records)) if split == "train" else len(records)
-        with AnnotationWriter(folder / f"{split}.jsonl") as writer:
-            for row in range(number):
-                writer.write(records[row].fields, records[row].image, records[row].where)
         files[split] = folder / f"{split}.jsonl"
+        kept = [records[row] for row in range(number)]
+        write_annotations(
+            files[split], lambda kept=kept: (AnnotationRow(one.fields, one.image, one.where) for one in kept)
+        )
     return files
 
 

@@ -436,6 +436,23 @@ def test_build_and_step_by_step_give_the_same(corpus_file, clip_folder, tmp_path
     assert [score for _, score in found[0]] == pytest.approx(record["concept_scores"], abs=1e-3)
 
 
+def test_a_build_whose_captions_have_other_words_changes_nothing(corpus_file, clip_folder, tmp_path, capsys):
+    built = tmp_path / "built"
+    build = ["concepts", "build", str(corpus_file), "--encoder", str(clip_folder), "--output", str(built), "--k", "1"]
+    build += ["--num-workers", "0", "--no-progress", "--min-count", "1"]
+    assert main(build) == 0, capsys.readouterr().err
+    before = {path: path.read_bytes() for path in built.rglob("*") if path.is_file()}
+    records = json.loads(corpus_file.read_text())
+    records[0]["caption"] = "a zebra by a lighthouse"
+    corpus_file.write_text(json.dumps(records))
+    assert main(build) == 1
+    assert "embeddings of other words than the captions have now. Nothing was changed" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in built.rglob("*") if path.is_file()}
+    shutil.rmtree(built / "concepts")
+    assert main(build) == 0, capsys.readouterr().err
+    assert {"zebra", "lighthouse"} <= json.loads((built / "vocabulary.json").read_text()).keys()
+
+
 def test_the_commands_filter_and_show(stores, corpus_file, clip_folder, tmp_path, capsys):
     common = ["--corpus", str(corpus_file), "--no-progress"]
     embed = [

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from ..models.concept_selector import OWN_ENCODER, ConceptIndex, DualEncoder
 from .corpus import ConceptCorpus, iterate_captions
 from .embedding import DEFAULT_BATCH_SIZE, DEFAULT_PROMPTS, embed_concepts, embed_images, new_accelerator
-from .embedding_store import EmbeddingStore
+from .embedding_store import EmbeddingStore, require_words_of
 from .inspection import inspect_concepts
 from .manifests import OutputFile, digest_of_items
 from .selection import DEFAULT_K, SelectionResult, select_for_corpus
@@ -75,6 +75,7 @@ def make_vocabulary(
     language_model: str = "en_core_web_sm",
     compounds: bool = False,
     stop_words: Iterable[str] = (),
+    embedded: Path | None = None,
 ) -> tuple[dict[str, int], bool]:
     """
     Writes the vocabulary of a corpus's captions, unless it is there already.
@@ -85,12 +86,14 @@ def make_vocabulary(
         on_bad_record: whether a record without caption ends the reading or is left out.
         overwrite: replace a file that this step did not make.
         num_processes, progress, min_count, language_model, compounds, stop_words: as for `build_vocabulary`.
+        embedded: folder of the vocabulary's embeddings, if it has any; both change together or not at all.
 
     Returns:
         The vocabulary, and whether it was there already.
 
     Raises:
         FileExistsError: `output` is another file.
+        StoreError: `embedded` holds other words.
         AnnotationError, ValueError, ImportError: as `iterate_captions` and `build_vocabulary` raise them.
     """
     options = {
@@ -109,6 +112,8 @@ def make_vocabulary(
     vocabulary = build_vocabulary(
         iterate_captions(sources, on_bad_record), num_processes=num_processes, progress=progress, **options
     )
+    if embedded is not None:
+        require_words_of(embedded, vocabulary)
     write_vocabulary(output, vocabulary)
     file.finish(concepts=len(vocabulary))
     return vocabulary, False
@@ -178,6 +183,7 @@ def build_concepts(
                 min_count=min_count,
                 language_model=language_model,
                 compounds=compounds,
+                embedded=files.concepts,
             )
     accelerator.wait_for_everyone()
     words = read_vocabulary(vocabulary)

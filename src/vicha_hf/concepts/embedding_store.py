@@ -8,7 +8,7 @@ if it had never stopped.
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -409,6 +409,21 @@ class EmbeddingStore:
         """
         if self.manifest["items_digest"] != items_digest:
             raise StoreError(f"{self.folder} was not made from {what}, or that has changed since: {remedy}")
+
+
+def require_words_of(folder: Path, words: Iterable[str]) -> None:
+    """
+    What embeddings in a folder, finished or not, were made from must be these words. A folder without any is as good.
+
+    Raises:
+        StoreError: they were made from other words.
+    """
+    known = folder / _JOB
+    if known.is_file() and read_json(known).get("items_digest") != digest_of_items(words):
+        raise StoreError(
+            f"{folder} holds embeddings of other words than the captions have now. Nothing was changed: choose another "
+            "--output, or delete that folder"
+        )
 
 
 def require_same_encoder(first: EmbeddingStore, second: EmbeddingStore) -> None:

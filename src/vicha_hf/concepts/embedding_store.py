@@ -413,7 +413,7 @@ class EmbeddingStore:
 
 def require_words_of(folder: Path, words: Iterable[str]) -> None:
     """
-    What embeddings in a folder, finished or not, were made from must be these words. A folder without any is as good.
+    A check that embeddings in a folder, finished or not, are of these words. A folder without any passes.
 
     Raises:
         StoreError: they were made from other words.

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from tiny_dual_encoders import TEXT_LENGTH, write_tiny_clip, write_tiny_encoder, write_tiny_siglip
 from tiny_model_folder import write_model_folder
+from tqdm.auto import tqdm
 
 from vicha_hf.concepts import ConceptCorpus, DualEncoder, EmbeddingStore, embed_captions, embed_concepts, embed_images
 from vicha_hf.data.image_files import ImageReadError, open_image
@@ -177,6 +179,8 @@ def test_killed_ten_times_is_never_stopped(clip, corpus, tmp_path):
     for _ in range(10):
         child = os.fork()
         if child == 0:
+            # Processes share the lock of progress bars: one killed while it holds the lock would stop this one for ever.
+            tqdm.set_lock(threading.RLock())
             embed_images(corpus, clip, folder, batch_size=2)
             os._exit(0)
         time.sleep(rng.random() * seconds / 3)

@@ -12,6 +12,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from statistics import mean
 
 import torch
@@ -166,10 +167,7 @@ def product_size(operation: str, shapes: Sequence[Sequence[int]]) -> tuple[int, 
 
 
 def flops_of(size: Sequence[int]) -> int:
-    product = 2
-    for length in size:
-        product *= length
-    return product
+    return 2 * prod(size)
 
 
 def _share(spent: float, seconds: float, flops: int, rate: float) -> Share:

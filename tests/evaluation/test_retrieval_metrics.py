@@ -8,6 +8,7 @@ import torch
 
 from vicha_hf.evaluation.recall import best_ranks, chance_recall, recall_at_k
 from vicha_hf.evaluation.retrieval import (
+    SCALES,
     SIMILARITY_WEIGHTS,
     RetrievalScores,
     choose_similarity_weight,
@@ -156,19 +157,34 @@ def test_among_weights_that_a_small_gallery_cannot_tell_apart_the_likeliest_wins
     own = [[index] for index in range(number)]
     table = []
     for weight in SIMILARITY_WEIGHTS:
-        hits, likelihoods = [], []
-        for logits, cosine in ((match, similarity), (match.T, similarity.T)):
-            of_direction = []
-            for query in range(number):
-                row = (logits[query] + weight / 0.5 * cosine[query])[: number // 2]
-                hits.append(query < number // 2 and int(row.argmax()) == query)
-                if query < number // 2:
-                    of_direction.append(row.log_softmax(0)[query].item())
-            likelihoods.append(sum(of_direction) / len(of_direction))
-        table.append((sum(hits) / len(hits), sum(likelihoods), weight))
+        hits, likelihood_by_scale = [], []
+        for scale in SCALES:
+            likelihoods = []
+            for logits, cosine in ((match, similarity), (match.T, similarity.T)):
+                of_direction = []
+                for query in range(number):
+                    row = (logits[query] + weight / 0.5 * cosine[query])[: number // 2]
+                    hits.append(query < number // 2 and int(row.argmax()) == query)
+                    if query < number // 2:
+                        of_direction.append((scale * row).log_softmax(0)[query].item())
+                likelihoods.append(sum(of_direction) / len(of_direction))
+            likelihood_by_scale.append(sum(likelihoods))
+        table.append((sum(hits) / len(hits), max(likelihood_by_scale), weight))
     best = max(recall for recall, _, _ in table)
     error = (best * (1 - best) / (2 * number)) ** 0.5
     as_good = [row for row in table if row[0] >= best - error]
     expected = max(as_good, key=lambda row: row[1])
     assert 1 < len(as_good) < len(table) and expected[0] < best
     assert choose_similarity_weight(scores, own, range(number)).similarity_weight == expected[2]
+
+
+def test_where_matching_knows_nothing_the_similarity_decides():
+    number, generator = 60, torch.Generator().manual_seed(0)
+    own = [[index] for index in range(number)]
+    similarity = 0.1 * torch.eye(number) + 0.03 * torch.randn(number, number, generator=generator)
+    match = torch.randn(number, number, generator=generator)
+    scores = RetrievalScores(similarity, match, match.T, temperature=0.07)
+    chosen = choose_similarity_weight(scores, own, range(number)).metrics(own, range(number))
+    # A larger weight makes the wrong candidates surer as well, which must not speak against it.
+    assert chosen["rerank_similarity_weight"] >= 8.0
+    assert chosen["r1_i2t"] >= chosen["r1_i2t_itc_only"] - 2 > 50 > chosen["r1_i2t_match_only"]

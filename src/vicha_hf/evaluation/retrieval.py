@@ -128,7 +128,10 @@ class RetrievalScores:
 
 
 # Weights of the similarity that a validation gallery chooses among; 0 is the published score.
-SIMILARITY_WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0)
+# The largest leave little to a matching head that has learned little.
+SIMILARITY_WEIGHTS = (0.0, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+# Factors of the scores before their softmax: a larger weight makes larger scores, and larger scores alone rank no better.
+SCALES = tuple(2.0 ** (exponent / 2) for exponent in range(-14, 5))
 
 
 def choose_similarity_weight(
@@ -138,8 +141,8 @@ def choose_similarity_weight(
     The scores with the best weight of [`SIMILARITY_WEIGHTS`] on a gallery.
 
     Small galleries cannot tell weights apart by R@1, the mean of both directions. All weights within one standard error of
-    the highest are as good. Of these, the one wins that makes the right candidates most likely (softmax over the k best).
-    Among equal ones the smaller wins.
+    the highest are as good. Of these, the one wins that makes the right candidates most likely: by the softmax over the k
+    best, at the scale of the scores that suits each weight best. Among equal ones the smaller wins.
     """
     candidates = [scores.reweighted(weight) for weight in SIMILARITY_WEIGHTS]
     right_images = [[image] for image in image_of_caption]
@@ -152,7 +155,7 @@ def choose_similarity_weight(
 
     def likelihood(candidate: RetrievalScores) -> float:
         both = (candidate.rerank_i2t, captions_of_image), (candidate.rerank_t2i, right_images)
-        return sum(_log_likelihood(reranked, right) for reranked, right in both)
+        return max(sum(_log_likelihood(reranked, right, scale) for reranked, right in both) for scale in SCALES)
 
     as_good = [
         candidate for candidate, recall in zip(candidates, recalls, strict=True) if recall >= best - standard_error
@@ -160,18 +163,19 @@ def choose_similarity_weight(
     return max(as_good, key=likelihood)
 
 
-def _log_likelihood(scores: Tensor, right: Sequence[Sequence[int]]) -> float:
+def _log_likelihood(scores: Tensor, right: Sequence[Sequence[int]], scale: float) -> float:
     """
     Mean log-probability of the right candidates, over the queries that have one among their k best.
 
     Args:
         scores: `[queries, candidates]`, -100 for what was not re-ranked.
         right: the right candidates of each query.
+        scale: of the scores before their softmax.
     """
     is_right = torch.zeros(scores.shape, dtype=torch.bool)
     for row, columns in enumerate(right):
         is_right[row, list(columns)] = True
-    log_probabilities = scores.masked_fill(scores == UNSCORED, -torch.inf).log_softmax(dim=1)
+    log_probabilities = (scale * scores).masked_fill(scores == UNSCORED, -torch.inf).log_softmax(dim=1)
     found = log_probabilities.masked_fill(~is_right, -torch.inf).logsumexp(dim=1)
     found = found[found.isfinite()]
     return found.mean().item() if len(found) else 0.0

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..data.annotation_fields import read_concepts, require_unicode
-from ..data.json_reading import lines_of
+from ..data.json_names import RepeatedName
+from ..data.json_reading import decode_json, iterate_json_lines, lines_of
 from ..data.raw_records import RecordProblem, shorten
 from .nouns import NounCounts, count_nouns
 from .plurals import IRREGULAR_SINGULARS, singular_of
@@ -166,24 +167,20 @@ def _read_parquet(path: Path) -> dict[str, int]:
 
 
 def _read_json(path: Path) -> dict[str, int]:
-    repeated: list[str] = []
-
-    def as_dict(pairs: list[tuple]) -> dict:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        return content
-
-    try:
-        if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=as_dict)
-        else:
-            content = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    if path.suffix == ".json":
+        try:
+            content = decode_json(path.read_text(encoding="utf-8-sig"))
+        except RepeatedName as error:
+            raise ValueError(f"{path}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    else:
+        content = []
+        for line, value, problem in iterate_json_lines(path):
+            if problem is not None:
+                raise ValueError(f"{path}, line {line}: {problem.message}")
+            content.append(value)
     if isinstance(content, Mapping):
-        if repeated:
-            raise ValueError(f"{path}: the concept {shorten(repeated[0])} stands there twice; keep one")
         return _checked(path, ((f"entry {row}", word, count) for row, (word, count) in enumerate(content.items())))
     if not isinstance(content, list):
         raise ValueError(f"{path}: a vocabulary is a list of words or words with counts, got {shorten(content)}")

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import orjson
 
+from .json_names import NameCheck, RepeatedName, loads_strictly, may_repeat_names
 from .raw_records import AnnotationError, RecordProblem, printable, shorten
 
 
@@ -78,6 +79,8 @@ def read_json(path: str | os.PathLike, kind: type | tuple[type, ...], wanted: st
     text = read_text_file(path)
     try:
         content = decode_json(text)
+    except RepeatedName as error:
+        raise AnnotationError(f"{path}: {error}") from error
     except ValueError as error:
         raise AnnotationError(f"{path}: not readable as JSON ({error}); it must hold {wanted}") from error
     if not isinstance(content, kind):
@@ -86,9 +89,11 @@ def read_json(path: str | os.PathLike, kind: type | tuple[type, ...], wanted: st
 
 
 def decode_json(text: str) -> object:
-    """Raises `ValueError`, and nothing else, for whatever is no usable JSON."""
+    """Raises `ValueError`, and nothing else, for whatever is no usable JSON; `RepeatedName` where a name stands twice."""
     try:
-        return json.loads(text)
+        return loads_strictly(text)
+    except RepeatedName:
+        raise
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except json.JSONDecodeError as error:
@@ -96,6 +101,13 @@ def decode_json(text: str) -> object:
     # Python's own limit of digits.
     except ValueError as error:
         raise ValueError("a number of thousands of digits") from error
+
+
+def decoding_problem(error: ValueError, field_name: str, cause: str, remedy: str, detail: str = "") -> RecordProblem:
+    """The problem of a record whose JSON cannot be used: a name given twice, or, in the caller's words, no JSON."""
+    if isinstance(error, RepeatedName):
+        return error.problem
+    return RecordProblem(field_name, cause, remedy, f"{detail}{': ' if detail else ''}{error}")
 
 
 def _cause(error: json.JSONDecodeError) -> str:
@@ -111,9 +123,9 @@ def _cause(error: json.JSONDecodeError) -> str:
     return error.msg
 
 
-def iterate_json_list(path: Path) -> Iterator[object]:
+def iterate_json_list(path: Path) -> Iterator[tuple[object, RecordProblem | None]]:
     """
-    The elements of a JSON list, one after the other: memory holds one of them and a part of the text.
+    (element, problem) of a JSON list, one after the other: memory holds one of them and a part of the text.
 
     Raises:
         AnnotationError: no JSON list of records; the message says at which line and column.
@@ -129,7 +141,8 @@ def iterate_json_list(path: Path) -> Iterator[object]:
             window.position += 1
         else:
             while True:
-                yield from window.decode_values()
+                for value in window.decode_values():
+                    yield value, None
                 yield window.decode_value()
                 separator = window.skip_whitespace()
                 window.position += 1
@@ -166,8 +179,10 @@ def iterate_json_lines(path: Path) -> Iterator[tuple[int, object, RecordProblem 
             if not line.strip():
                 continue
             try:
-                yield number, orjson.loads(line), None
-                continue
+                value = orjson.loads(line)
+                if not may_repeat_names(line, value):
+                    yield number, value, None
+                    continue
             except orjson.JSONDecodeError:
                 # What it refuses is decoded again, for the message, and because Python's decoder takes more: NaN, half characters.
                 pass
@@ -177,7 +192,7 @@ def iterate_json_lines(path: Path) -> Iterator[tuple[int, object, RecordProblem 
                 cause, detail = "not encoded as UTF-8", f"byte {line[error.start]:#04x}"
                 value, problem = None, RecordProblem("", cause, "save the file as UTF-8", detail)
             except ValueError as error:
-                value, problem = None, RecordProblem("", "not readable as JSON", remedy, str(error))
+                value, problem = None, decoding_problem(error, "", "not readable as JSON", remedy)
             yield number, value, problem
 
 
@@ -234,6 +249,15 @@ def _refuse_top_level(path: Path, window: "_TextWindow") -> NoReturn:
     )
 
 
+def _repeats_names(text: str) -> bool:
+    try:
+        loads_strictly(text)
+    # Whatever else there is to say, decoding one by one says it.
+    except (ValueError, RecursionError):
+        return True
+    return False
+
+
 class _TextWindow:
     """A part of a text file that moves forward."""
 
@@ -244,7 +268,8 @@ class _TextWindow:
         self._file = file
         self._path = path
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._json = json.JSONDecoder()
+        self._names = NameCheck()
+        self._json = json.JSONDecoder(object_pairs_hook=self._names)
         self._ended = False
         # Where the window begins: lines before it, and characters of its first line before it.
         self._line, self._column = 1, 0
@@ -272,10 +297,13 @@ class _TextWindow:
             return []
         # Whatever lies in front of a comma is a row of whole values if it can be decoded as such.
         for cut, comma in islice(self._ends_of_objects(), _MOST_CUTS):
+            text = f"[{self.text[self.position : cut]}]"
             try:
-                values = orjson.loads(f"[{self.text[self.position : cut]}]")
+                values = orjson.loads(text)
             except orjson.JSONDecodeError:
                 continue
+            if may_repeat_names(text, values) and _repeats_names(text):
+                break
             self.position = comma + 1
             self.skip_whitespace()
             return values
@@ -291,16 +319,18 @@ class _TextWindow:
             if self.text.startswith(",", comma):
                 yield end + 1, comma
 
-    def decode_value(self) -> object:
-        """The value that begins at the position, which moves behind it."""
+    def decode_value(self) -> tuple[object, RecordProblem | None]:
+        """The value that begins at the position, which moves behind it, or why it cannot be used."""
         size = _CHUNK
         while True:
+            self._names.found = None
             try:
                 value, end = self._json.raw_decode(self.text, self.position)
                 # A number at the end of the window may go on behind it.
                 if end < len(self.text) or not self._read_more(_CHUNK):
                     self.position = end
-                    return value
+                    repeated = self._names.found
+                    return (value, None) if repeated is None else (None, repeated.problem)
             except json.JSONDecodeError as error:
                 too_long = len(self.text) - self.position > MAX_RECORD_LENGTH
                 if too_long or not self._read_more(size):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from .declared_roots import declared_root
-from .json_reading import decode_json, iterate_json_lines, iterate_json_list, read_text_file
+from .json_reading import decode_json, decoding_problem, iterate_json_lines, iterate_json_list, read_text_file
 from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource
 
 
@@ -71,7 +71,7 @@ class TextFileSource(RecordSource):
         elif suffix in TABLE_DELIMITERS:
             found = iterate_table(self.path, TABLE_DELIMITERS[suffix])
         else:
-            found = ((None, value, None) for value in iterate_json_list(self.path))
+            found = ((None, *found) for found in iterate_json_list(self.path))
         allowed = declared_root(self.path)
         for index, (line, value, problem) in enumerate(found):
             if self.columns and isinstance(value, Mapping):
@@ -162,7 +162,7 @@ def _row_fields(names: Sequence[str], cells: Sequence[str]) -> tuple[dict | None
         try:
             value = _cell_value(name, cell)
         except ValueError as error:
-            return None, RecordProblem(name, "not readable as a JSON list", "correct the cell", str(error))
+            return None, decoding_problem(error, name, "not readable as a JSON list", "correct the cell")
         if value is not None:
             fields[name] = value
     return fields, None

@@ -14,11 +14,13 @@ def load_parquet(paths: Sequence[Path]):
     The rows of Parquet files as one dataset, and the files that are damaged, `{path: error}`.
 
     Raises:
-        AnnotationError: files with other columns, or none that can be read.
+        AnnotationError: files with other columns, two columns of one name, or none that can be read.
     """
     import pyarrow.parquet
 
     schemas, damaged = _for_each(paths, pyarrow.parquet.read_schema)
+    for path, schema in schemas.items():
+        refuse_repeated_columns(schema, str(path))
     _require_one(schemas, damaged)
     try:
         return _one_table(schemas), damaged
@@ -30,6 +32,13 @@ def load_parquet(paths: Sequence[Path]):
     damaged |= damaged_behind
     _require_one(read, damaged)
     return _one_table({path: schemas[path] for path in read}), damaged
+
+
+def refuse_repeated_columns(schema, name: str) -> None:
+    """Raises `AnnotationError` for two columns of one name: a row as a dict holds the last."""
+    again = next((column for column in schema.names if schema.names.count(column) > 1), None)
+    if again is not None:
+        raise AnnotationError(f"{name}: the column {again!r} stands there twice; give each its own name")
 
 
 def _for_each(paths: Sequence[Path], read) -> tuple[dict[Path, object], dict[Path, Exception]]:

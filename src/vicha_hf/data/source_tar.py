@@ -5,7 +5,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from .json_reading import decode_json, require_regular_file
+from .json_reading import decode_json, decoding_problem, require_regular_file
 from .raw_records import RawRecord, RecordProblem, RecordSource, unreadable_shard
 from .source_files import file_fingerprint, renamed_fields
 from .source_folders import IMAGE_SUFFIXES
@@ -70,10 +70,10 @@ def record_of_members(texts: Mapping[str, bytes], image: object | None, key: str
         try:
             record = decode_json(texts[JSON_MEMBER].decode("utf-8-sig"))
         except ValueError as error:
-            remedy = "correct the member, or remove it"
-            raise RecordProblem(f"{key}{JSON_MEMBER}", "not readable as JSON", remedy, str(error)) from error
+            remedy, member = "correct the member, or remove it", f"{key}{JSON_MEMBER}"
+            raise decoding_problem(error, "", "a JSON member that is not readable", remedy, member) from error
         if not isinstance(record, dict):
-            raise RecordProblem(f"{key}{JSON_MEMBER}", "not an object", 'write {"caption": ...}')
+            raise RecordProblem("", "a JSON member that is no object", 'write {"caption": ...}', f"{key}{JSON_MEMBER}")
         if record.get(DOWNLOAD_FAILED) not in (None, "success"):
             raise RecordProblem("image", "its download had failed", "leave the record out", f"{key}")
     for suffix in TEXT_MEMBERS:

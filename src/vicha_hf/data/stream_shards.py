@@ -14,13 +14,13 @@ from typing import BinaryIO
 
 from .annotation_sources import CorpusSource, as_corpus_source, expand_pattern, is_remote, list_sources
 from .declared_roots import declared_root
-from .json_reading import decode_json
+from .json_reading import decode_json, decoding_problem
 from .raw_records import AnnotationError, RawRecord, RecordProblem, unreadable_shard
 from .source_datasets import BINARY_IMAGE_COLUMNS, require_columns
 from .source_files import JSONL_SUFFIXES, renamed_fields
 from .source_folders import IMAGE_SUFFIXES
 from .source_hub import load_hub_dataset
-from .source_parquet import PARQUET_SUFFIX
+from .source_parquet import PARQUET_SUFFIX, refuse_repeated_columns
 from .source_tar import StrictTarInfo, is_wanted, record_of_members, sample_key
 from .stored_images import EmbeddedImage, HeldImage
 
@@ -173,7 +173,7 @@ class JsonLinesShard(_FileShard):
                     value = decode_json(line.decode("utf-8-sig"))
                 except ValueError as error:
                     remedy = "write one JSON object per line"
-                    problem = RecordProblem("", "not readable as JSON", remedy, str(error))
+                    problem = decoding_problem(error, "", "not readable as JSON", remedy)
                 yield self._raw(value, index, problem)
 
 
@@ -185,6 +185,7 @@ class ParquetShard(_FileShard):
 
         with self._open() as file:
             table, index = pyarrow.parquet.ParquetFile(file), 0
+            refuse_repeated_columns(table.schema_arrow, self.path)
             # Group by group: a damaged one would take those before it along.
             for group in range(table.num_row_groups):
                 for batch in table.iter_batches(batch_size=_ROWS_AT_A_TIME, row_groups=[group]):

@@ -61,6 +61,24 @@ class VisionTextProcessor(ProcessorMixin):
         self.max_words = max_words
         self.text_cleaning = text_cleaning
 
+    @classmethod
+    def get_processor_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
+        """
+        Reads a folder's file as [`~transformers.ProcessorMixin.get_processor_dict`] does.
+
+        Raises:
+            ValueError: the processor of another family, whose options would be dropped without a word.
+        """
+        content, options = super().get_processor_dict(pretrained_model_name_or_path, **kwargs)
+        families = {family.__name__ for family in VisionTextProcessor.__subclasses__()}
+        saved = content.get("processor_class")
+        if saved in families - {own.__name__ for own in cls.__mro__}:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a {saved}, not a {cls.__name__}: load it with AutoProcessor, or "
+                f"with {saved}."
+            )
+        return content, options
+
     def __setattr__(self, name: str, value) -> None:
         super().__setattr__(name, value)
         if name in (*_READING, "tokenizer") and all(option in self.__dict__ for option in _READING):

@@ -16,6 +16,7 @@ from .random_draws import num_kept_patches
 # Grad-CAM of the matching head, or of the similarity.
 GROUNDING_METHODS = ("itm", "itc")
 TEXT_POOLINGS = ("first", "mean")
+STEMS = ("patchify", "convolutional")
 
 # What transformers writes into a configuration, or takes when it makes one, besides the fields of `PreTrainedConfig`.
 TRANSFORMERS_FIELDS = frozenset(
@@ -142,6 +143,8 @@ class VisionConfig(CheckedConfig):
     Args:
         image_size (`int`, defaults to 256): side of the square input, pixels. Pixels beyond the last whole patch are unused.
         patch_size (`int`, defaults to 16): side of a patch, pixels.
+        stem (`str`, defaults to `"patchify"`): how patches are embedded, by one linear map of each or, `"convolutional"`, by a
+            few small convolutions (arXiv 2106.14881), which learn far more from few images. Not of the papers.
         layer_norm_eps (`float`, defaults to 1e-6): of the blocks and of the final norm.
     """
 
@@ -154,6 +157,7 @@ class VisionConfig(CheckedConfig):
     num_channels: int = 3
     image_size: int = 256
     patch_size: int = 16
+    stem: str = "patchify"
     hidden_act: str = "gelu"
     qkv_bias: bool = True
     layer_norm_eps: float = 1e-6
@@ -184,6 +188,25 @@ class VisionConfig(CheckedConfig):
             "vision_config.image_size",
             self.image_size,
             f"it must hold at least one patch of vision_config.patch_size={self.patch_size} pixels.",
+        )
+        require(self.stem in STEMS, "vision_config.stem", self.stem, f"choose one of {STEMS}.")
+        if self.stem == "convolutional":
+            self._check_convolutions()
+
+    def _check_convolutions(self) -> None:
+        """Each convolution halves the patch and, but for the first, doubles the width."""
+        size, width = self.patch_size, self.hidden_size
+        require(
+            size > 1 and size & (size - 1) == 0,
+            "vision_config.patch_size",
+            size,
+            "a convolutional stem needs a power of two, 2 or more.",
+        )
+        require(
+            width % (size // 2) == 0,
+            "vision_config.hidden_size",
+            width,
+            f"a convolutional stem for patches of {size} pixels needs a multiple of {size // 2}.",
         )
 
 

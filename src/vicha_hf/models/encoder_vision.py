@@ -15,6 +15,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_vision_text import VisionConfig
 from .encoder_attention import attention_function, split_heads
+from .encoder_stem import ConvolutionalStem
 from .encoder_recomputation import keeps_all, recomputed_input
 
 
@@ -27,7 +28,11 @@ class VisionEmbeddings(nn.Module):
         width, patch = config.hidden_size, config.patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.position_embeddings = nn.Parameter(torch.zeros(1, config.num_patches + 1, width))
-        self.patch_embeddings = nn.Conv2d(config.num_channels, width, kernel_size=patch, stride=patch)
+        self.patch_embeddings = (
+            ConvolutionalStem(config.num_channels, width, patch, eps=config.layer_norm_eps)
+            if config.stem == "convolutional"
+            else nn.Conv2d(config.num_channels, width, kernel_size=patch, stride=patch)
+        )
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
@@ -54,7 +59,7 @@ class VisionEmbeddings(nn.Module):
                 f"`pixel_values` has {pixel_values.shape[1]} channels (shape {tuple(pixel_values.shape)}); "
                 f"the model expects [batch, {self.config.num_channels}, height, width]."
             )
-        patches = self.patch_embeddings(pixel_values.to(self.patch_embeddings.weight.dtype))
+        patches = self.patch_embeddings(pixel_values.to(self.cls_token.dtype))
         positions = interpolate_positions(self.position_embeddings, tuple(patches.shape[-2:]))
         patches = patches.flatten(2).transpose(1, 2)
         if bool_masked_pos is not None:

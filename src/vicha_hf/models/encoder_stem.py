@@ -1,0 +1,44 @@
+"""
+The convolutional stem: patch embeddings by a few small convolutions instead of one linear map.
+
+Reference:
+    [1] Xiao et al., Early Convolutions Help Transformers See Better, arXiv 2106.14881, section 4.
+"""
+
+import torch
+from torch import nn
+
+
+class ConvolutionalStem(nn.Sequential):
+    """
+    Convolutions of 3 x 3 with stride 2, as many as halve a patch to a point, each with twice the channels of the one
+    before; then one of 1 x 1. A patch's embedding also sees some pixels of its neighbours.
+
+    Each convolution is followed by a normalisation and GELU. It is a layer norm over the channels where [1] has batch
+    norm, so that an embedding depends on its own image alone: not on the batch, its parts, or the processes.
+
+    Args:
+        num_channels: of the image.
+        hidden_size: width of the embeddings, d_v.
+        patch_size: pixels, a power of two of 2 or more.
+        eps: of the layer norms.
+    """
+
+    def __init__(self, num_channels: int, hidden_size: int, patch_size: int, eps: float):
+        halvings = patch_size.bit_length() - 1
+        widths = [hidden_size // 2**step for step in reversed(range(halvings))]
+        layers: list[nn.Module] = []
+        for before, width in zip([num_channels, *widths], widths, strict=False):
+            layers += [
+                nn.Conv2d(before, width, kernel_size=3, stride=2, padding=1, bias=False),
+                ChannelNorm(width, eps=eps),
+                nn.GELU(),
+            ]
+        super().__init__(*layers, nn.Conv2d(hidden_size, hidden_size, kernel_size=1))
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of [B, C, H, W], at each place by itself."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden_states.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

@@ -276,6 +276,11 @@ def test_another_size_than_the_weights_have_is_one_line(encoders, part, name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_pretrained_vit_has_no_convolutional_stem(encoders):
+    with pytest.raises(ValueError, match=r"^vision_config\.stem='convolutional' is not possible: .*vision_config {}"):
+        start(encoders, vision_config={"stem": "convolutional"})
+
+
 def test_one_of_the_two_may_start_at_random(encoders):
     text = {**TEXT, "num_attention_heads": 3, "fusion_layer": 2}
     model = ViChaForPreTraining.from_vision_text_pretrained(

@@ -35,6 +35,12 @@ class ConvolutionalStem(nn.Sequential):
                 nn.GELU(),
             ]
         super().__init__(*layers, nn.Conv2d(hidden_size, hidden_size, kernel_size=1))
+        self.patch_size = patch_size
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """[B, C, H, W] -> [B, d_v, H // patch, W // patch]; pixels beyond the last whole patch are unused."""
+        height, width = (side - side % self.patch_size for side in pixel_values.shape[-2:])
+        return super().forward(pixel_values[..., :height, :width])
 
 
 class ChannelNorm(nn.LayerNorm):

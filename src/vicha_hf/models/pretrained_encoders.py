@@ -36,6 +36,12 @@ def vision_config_from(path: str, config_class: type[VisionConfig], **overrides)
     """
     source = _source_config(path, VISION_MODEL_TYPES, "vision")
     _require_same_size(path, source, overrides, "vision_config", ("patch_size",))
+    stem = overrides.get("stem", "patchify")
+    if stem != "patchify":
+        raise ValueError(
+            f"vision_config.stem={stem!r} is not possible: {path} embeds patches by one linear map. Leave the field out; "
+            "--model.vision_config {} leaves out all of a recipe's."
+        )
     return config_class(**_shared_fields(source, config_class()) | overrides)
 
 

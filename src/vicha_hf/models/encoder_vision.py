@@ -15,8 +15,8 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_vision_text import VisionConfig
 from .encoder_attention import attention_function, split_heads
-from .encoder_stem import ConvolutionalStem
 from .encoder_recomputation import keeps_all, recomputed_input
+from .encoder_stem import ConvolutionalStem
 
 
 class VisionEmbeddings(nn.Module):

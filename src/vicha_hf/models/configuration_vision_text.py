@@ -143,8 +143,8 @@ class VisionConfig(CheckedConfig):
     Args:
         image_size (`int`, defaults to 256): side of the square input, pixels. Pixels beyond the last whole patch are unused.
         patch_size (`int`, defaults to 16): side of a patch, pixels.
-        stem (`str`, defaults to `"patchify"`): how patches are embedded, by one linear map of each or, `"convolutional"`, by a
-            few small convolutions (arXiv 2106.14881), which learn far more from few images. Not of the papers.
+        stem (`str`, defaults to `"patchify"`): patches are embedded by one linear map. `"convolutional"` takes a few small
+            convolutions (arXiv 2106.14881), which learn far more from few images; not of the papers.
         layer_norm_eps (`float`, defaults to 1e-6): of the blocks and of the final norm.
     """
 

@@ -14,8 +14,8 @@ class ConvolutionalStem(nn.Sequential):
     Convolutions of 3 x 3 with stride 2, as many as halve a patch to a point, each with twice the channels of the one
     before; then one of 1 x 1. A patch's embedding also sees some pixels of its neighbours.
 
-    Each convolution is followed by a normalisation and GELU. It is a layer norm over the channels where [1] has batch
-    norm, so that an embedding depends on its own image alone: not on the batch, its parts, or the processes.
+    Each convolution is followed by a layer norm over the channels and GELU; [1] has batch norm and ReLU. With layer norm an
+    embedding depends on its own image alone, not on the rest of a batch or on other processes.
 
     Args:
         num_channels: of the image.

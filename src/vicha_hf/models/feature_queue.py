@@ -32,6 +32,17 @@ class PastFeatures:
         return past
 
 
+def _complete_empty(queue: "FeatureQueue", state_dict: dict, prefix: str, *_) -> None:
+    """
+    Gives a queue of size 0 its buffers: tensors without content count as one, of which accelerate's checkpoints keep the
+    first, and a run could not go on from them.
+    """
+    if queue.size == 0:
+        for name, buffer in queue.named_buffers(recurse=False):
+            if not buffer.numel():
+                state_dict.setdefault(f"{prefix}{name}", buffer)
+
+
 class FeatureQueue(nn.Module):
     """
     A ring buffer of the last `size` image and text features with the ids of their images. It starts empty: entries that
@@ -58,6 +69,7 @@ class FeatureQueue(nn.Module):
         self.register_buffer("num_filled", torch.zeros(1, dtype=torch.long))
         self.register_buffer("num_batches", torch.zeros(1, dtype=torch.long))
         self._remembered: list[weakref.ref] = []
+        self.register_load_state_dict_pre_hook(_complete_empty)
 
     def __getstate__(self):
         # A copy of the queue is asked for nothing of its past.

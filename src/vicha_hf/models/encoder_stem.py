@@ -11,8 +11,8 @@ from torch import nn
 
 class ConvolutionalStem(nn.Sequential):
     """
-    Convolutions of 3 x 3 with stride 2, as many as halve a patch to a point, each with twice the channels of the one
-    before; then one of 1 x 1. A patch's embedding also sees some pixels of its neighbours.
+    Convolutions of 3 x 3 with stride 2 halve a patch until it is a point, each with twice the channels of the one before.
+    One of 1 x 1 follows. A patch's embedding also sees some pixels of its neighbours.
 
     Each convolution is followed by a layer norm over the channels and GELU; [1] has batch norm and ReLU. With layer norm an
     embedding depends on its own image alone, not on the rest of a batch or on other processes.

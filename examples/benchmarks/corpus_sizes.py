@@ -70,7 +70,7 @@ def draw_curves(file: Path, rows: Sequence[dict[str, float]]) -> None:
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], minor=False)
     axes.set_xticks([], minor=True)
     axes.set(xlabel="training images", ylabel="R@1 in %", ylim=(0, 100))
-    axes.legend()
+    axes.legend(loc="center right")
     # The same figures draw the same file.
     with matplotlib.rc_context({"svg.hashsalt": "corpus sizes", "svg.fonttype": "none"}):
         figure.savefig(file, metadata={"Date": None, "Creator": MADE_BY})

@@ -19,11 +19,23 @@ def jobs(benchmark):
 
 
 def measured(benchmark, jobs, monkeypatch, path, *arguments):
-    """At toy size and in this process."""
+    """At toy size and in this process. Of 16 images the parts together reconstruct as many as the whole does."""
     monkeypatch.setattr(benchmark, "run_apart", jobs.run_job)
     threads = str(torch.get_num_threads())
     result = benchmark.main(
-        ["--size", "tiny", "--batch_size", "8", "--rounds", "1", "--threads", threads, "--json", str(path), *arguments]
+        [
+            "--size",
+            "tiny",
+            "--batch_size",
+            "16",
+            "--rounds",
+            "1",
+            "--threads",
+            threads,
+            "--json",
+            str(path),
+            *arguments,
+        ]
     )
     assert json.loads(path.read_text()) == {"benchmark": "training_options", **result} and result["unavailable"] == {}
     figures = result["families"]["vicha"]
@@ -43,9 +55,8 @@ def test_some_figures(benchmark, jobs, monkeypatch, tmp_path, capsys):
     figures = measured(benchmark, jobs, monkeypatch, tmp_path / "out.json", "--option", *options)
     assert list(figures) == ["none", *options]
     lora, caching = figures["lora"], figures["gradient_caching"]
-    # Nothing is encoded twice: the parts of a batch contrast with what the teacher encodes for them anyway. But each part
-    # reconstructs one image at least.
-    assert lora["flops_ratio"] < 1 and caching["flops_ratio"] == pytest.approx(1, abs=0.05)
+    # Nothing is encoded twice: the parts of a batch contrast with what the teacher encodes for them anyway.
+    assert lora["flops_ratio"] < 1 and caching["flops_ratio"] == pytest.approx(1, abs=0.02)
     assert figures["muon"]["flops_ratio"] > 1.2  # products of the optimiser
     assert lora["state_ratio"] < 0.9 and lora["trained_parameters"] < lora["trained_parameters_without"] / 2
     assert caching["activation_ratio"] < 0.9 and caching["state_ratio"] == pytest.approx(1)
@@ -65,7 +76,7 @@ def test_all_figures(benchmark, jobs, monkeypatch, tmp_path):
     assert flops["patch_dropout_three_quarters"] < flops["patch_dropout_half"] < 1 == flops["adamw_8bit"]
     assert flops["frozen_encoders"] < flops["frozen_images"] < 1
     assert flops["accumulation"] == pytest.approx(1, abs=0.05)
-    assert flops["gradient_caching"] == pytest.approx(1, abs=0.05)
+    assert flops["gradient_caching"] == pytest.approx(1, abs=0.02)
     assert figures["patch_dropout_half"]["activation_ratio"] < 1
     assert all(figures[name]["state_ratio"] < 0.9 for name in ("frozen_encoders", "lora", "adamw_8bit", "muon"))
     assert trained["frozen_encoders"] < trained["lora"] < trained["frozen_images"] < trained["adamw_8bit"]

@@ -37,11 +37,13 @@ class GroundingDataArguments(FinetuningDataArguments):
         train_splits: Splits of the training source that are trained on; null takes all.
         validation_splits: Splits of the validation source that are evaluated; null takes all.
         method: Grad-CAM that chooses the best model and that the saved model uses: of the matching head ("itm") or of the similarity ("itc"). Null takes the better one of each evaluation.
+        every_layer: Whether each evaluation tries every layer of the methods, and the saved model uses the best. Otherwise it is the configuration's.
     """
 
     train_splits: list[str] | None = None
     validation_splits: list[str] | None = None
     method: Literal["itm", "itc"] | None = None
+    every_layer: bool = True
 
 
 @dataclass(kw_only=True)
@@ -86,10 +88,21 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
 
         def evaluate(model) -> TaskResult:
             result = evaluate_grounding(
-                model, run.processor, expressions, with_concepts=run.use_concepts, **run.evaluation_options
+                model,
+                run.processor,
+                expressions,
+                every_layer=data.every_layer,
+                with_concepts=run.use_concepts,
+                **run.evaluation_options,
             )
-            model.config.grounding_method = data.method or choose_grounding_method(result.metrics)
-            chosen = result.metrics[f"accuracy_{model.config.grounding_method}"]
+            method = data.method or choose_grounding_method(result.metrics)
+            if data.every_layer:
+                model.config.grounding_layer = result.metrics[f"layer_{method}"]
+            elif method != model.config.grounding_method:
+                # The layer was chosen for the other method.
+                model.config.grounding_layer = None
+            model.config.grounding_method = method
+            chosen = result.metrics[f"accuracy_{method}"]
             return TaskResult({"accuracy": chosen, **result.metrics}, result.predictions)
 
     return run.train(train, collator, evaluate, primary_metric="accuracy")

@@ -44,6 +44,9 @@ def checkout(tmp_path_factory) -> Path:
     for number in range(2):
         noise(corpus / f"images/test/{number:05d}.png", number)
     write_gallery(corpus).rename(corpus / "test.json")
+    boxes = {"bbox": [4, 4, 20, 20], "boxes": [[5, 5, 20, 20], [0, 0, 8, 8]]}
+    expressions = [{"image": "images/test/00000.png", "ref_id": 0, "text": "a dog", "split": "val"} | boxes]
+    (corpus / "grounding_validation.json").write_text(json.dumps(expressions), encoding="utf-8")
     write_gallery(root).rename(root / "validation.json")
     (root / "tokenizer").mkdir()
     tiny_processor(root / "tokenizer").tokenizer.save_pretrained(root / "tokenizer")

@@ -117,12 +117,21 @@ def test_a_card_shows_chance_and_other_stages_beside_a_metric():
     assert table.endswith("Evaluated: 9 questions. Chance is the accuracy of the most frequent answer.")
     grounding = {"accuracy_itm_testA": 61.0, "pointing_itm_testA": 70.0, "accuracy_random_proposal_testA": 18.5}
     table = metric_table(grounding | {"pointing_random_pixel_testA": 9.0, "accuracy_best_proposal_testA": 100.0})
+    grounding = {"accuracy_itm_layer_3_testA": 61.0, "accuracy_random_proposal_testA": 18.5, "layer_itm": 3}
+    assert "| accuracy itm layer 3 testA | 61.00 | 18.50 |" in metric_table(grounding)
+    assert metric_table(grounding).endswith("Evaluated: layer itm 3.")
     assert "| accuracy itm testA | 61.00 | 18.50 |" in table and "| pointing itm testA | 70.00 | 9.00 |" in table
     assert table.count("|\n") == 4 and table.endswith("Evaluated: best proposal testA 100.00.")
 
 
 def test_metadata_hold_what_a_model_reaches_alone():
     grounding = {"accuracy_itm": 61.0, "accuracy_random_proposal": 18.5, "accuracy_best_proposal": 100.0}
+    grounding |= {
+        "layer_itm": 3,
+        "accuracy_itm_layer_3": 61.0,
+        "accuracy_itm_layer_4": 8.0,
+        "accuracy_itm_layer_4_val": 8.0,
+    }
     assert [one.metric_name for one in evaluation_results("grounding", "test.json", grounding)] == ["accuracy_itm"]
     retrieval = {"r1_i2t": 12.0, "chance_r1": 0.5, "rerank_similarity_weight": 0.5, "num_images": 7}
     assert [one.metric_name for one in evaluation_results("retrieval", "test.json", retrieval)] == ["r1_i2t"]

@@ -149,6 +149,29 @@ def test_grounding_by_both_methods_beside_chance(options, script, tmp_path):
     assert "accuracy_itm" not in metrics and metrics["num_expressions"] == len(predictions) == NUM_IMAGES // 2
 
 
+def test_every_layer_is_tried_and_the_best_of_each_method_counts(options, script, tmp_path, capsys):
+    script("evaluate")(options("grounding", "--every_layer=true"))
+    metrics, predictions = written(tmp_path / "out")
+    for method, layers in (("itm", (2, 3)), ("itc", (0, 1, 2))):
+        reached = {
+            layer: (metrics[f"accuracy_{method}_layer_{layer}"], metrics[f"pointing_{method}_layer_{layer}"])
+            for layer in layers
+        }
+        assert f"accuracy_{method}_layer_{max(layers) + 1}" not in metrics
+        best = metrics[f"layer_{method}"]
+        assert reached[best] == max(reached.values()) == (metrics[f"accuracy_{method}"], metrics[f"pointing_{method}"])
+        assert metrics[f"accuracy_{method}_val"] == metrics[f"accuracy_{method}_layer_{best}_val"]
+        hits = sum(entry[method]["iou"] >= 0.5 for entry in predictions)
+        assert metrics[f"accuracy_{method}"] == pytest.approx(100 * hits / NUM_IMAGES)
+        for layer in layers:
+            script("evaluate")(options("grounding", f"--methods=[{method}]", f"--layer_{method}={layer}"))
+            alone, _ = written(tmp_path / "out")
+            assert (alone[f"accuracy_{method}"], alone[f"pointing_{method}"]) == reached[layer]
+    with pytest.raises(SystemExit):
+        script("evaluate")(options("grounding", "--every_layer=true", "--layer_itc=1"))
+    assert "layer_itc=1 is not possible: every_layer=true tries all of them" in capsys.readouterr().err
+
+
 def test_the_text_only_figure_stands_beside_and_sees_no_image(options, models, task_files, script, tmp_path):
     script("evaluate")(options("entailment", f"--text_only_model={models / 'entailment'}"))
     beside, seeing = written(tmp_path / "out")

@@ -125,7 +125,18 @@ def test_the_better_heat_map_of_the_validation_is_saved_with_the_model(
     result = main(options(task_files, "finetune_grounding", tmp_path, "--max_steps=1"))
     assert result.metrics["accuracy"] == result.metrics[f"accuracy_{method}"]
     for folder in ("model", "best_model"):
-        assert json.loads((tmp_path / folder / "config.json").read_text())["grounding_method"] == method
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        assert (config["grounding_method"], config["grounding_layer"]) == (method, result.metrics[f"layer_{method}"])
+
+
+def test_a_layer_chosen_for_the_other_method_is_forgotten(task_files, script, tmp_path):
+    main = script("finetune_grounding")
+    chosen = ("--model.config.grounding_method=itc", "--model.config.grounding_layer=0")
+    for method, layer in (("itc", 0), ("itm", None)):
+        arguments = (f"--data.method={method}", "--data.every_layer=false", "--max_steps=1")
+        main(options(task_files, "finetune_grounding", tmp_path / method, *arguments, *chosen))
+        config = json.loads((tmp_path / method / "model/config.json").read_text())
+        assert (config["grounding_method"], config["grounding_layer"]) == (method, layer)
 
 
 # Learning rate, its end, epochs, batch per GPU and image size of ViCHA, then of SIMLA: the recipes of the papers.

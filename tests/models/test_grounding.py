@@ -3,6 +3,7 @@
 import pytest
 import torch
 from head_checks import inference_inputs, step_inputs, tiny_head
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from tiny_models import CLS, SEP
 from torch.nn import functional
 
@@ -71,6 +72,24 @@ def test_similarity_heatmaps_against_single_samples(attn_implementation, layer):
         _close(output.heatmaps[row], _similarity_heatmap(eager, inputs, row, 2 if layer is None else layer))
 
 
+@pytest.mark.parametrize(("method", "layers"), [("itm", [2, 3]), ("itc", [0, 1, 2])])
+def test_maps_of_every_layer_are_those_of_each_alone(method, layers):
+    model, inputs = tiny_head("grounding"), inference_inputs("grounding")
+    together = model.layer_heatmaps(**inputs, method=method)
+    assert list(together) == layers
+    for layer, heatmaps in together.items():
+        torch.testing.assert_close(heatmaps, model(**inputs, method=method, layer=layer).heatmaps)
+    assert not torch.equal(together[layers[0]], together[layers[1]])
+
+
+def test_the_layer_of_the_configuration_is_that_of_its_method_alone():
+    model, inputs = tiny_head("grounding", grounding_method="itc", grounding_layer=1), inference_inputs("grounding")
+    assert torch.equal(model(**inputs).heatmaps, model(**inputs, method="itc", layer=1).heatmaps)
+    assert torch.equal(model(**inputs, method="itm").heatmaps, model(**inputs, method="itm", layer=2).heatmaps)
+    with pytest.raises(StrictDataclassClassValidationError, match=r"grounding_layer=1.*layers 2 to 3"):
+        tiny_head("grounding", grounding_method="itm", grounding_layer=1)
+
+
 def test_quirk_averages_over_all_positions():
     inputs = inference_inputs("grounding")
     length = inputs["input_ids"].shape[1]
@@ -99,6 +118,8 @@ def test_one_backward_pass_for_the_batch(monkeypatch):
     monkeypatch.setattr(torch.autograd, "grad", lambda *args, **kwargs: passes.append(1) or grad(*args, **kwargs))
     tiny_head("grounding")(**inference_inputs("grounding"))
     assert len(passes) == 1
+    tiny_head("grounding").layer_heatmaps(**inference_inputs("grounding"), method="itc")
+    assert len(passes) == 2
 
 
 def test_images_that_are_not_square_and_expressions_without_words():

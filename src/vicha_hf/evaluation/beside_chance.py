@@ -12,15 +12,18 @@ _FIRST = ("r1_i2t", "r1_t2i", "accuracy", "accuracy_itm", "accuracy_itc")
 _CHANCE = (
     (re.compile(r"(r\d+_(?:i2t|t2i))"), r"chance_\1"),
     (re.compile(r"accuracy"), "majority_accuracy"),
-    (re.compile(r"accuracy_(?:itm|itc)(_.+)?"), r"accuracy_random_proposal\1"),
-    (re.compile(r"pointing_(?:itm|itc)(_.+)?"), r"pointing_random_pixel\1"),
+    (re.compile(r"accuracy_(?:itm|itc)(?:_layer_\d+)?(_.+)?"), r"accuracy_random_proposal\1"),
+    (re.compile(r"pointing_(?:itm|itc)(?:_layer_\d+)?(_.+)?"), r"pointing_random_pixel\1"),
 )
 # Means of recalls, of one direction or of both; chance is the mean of the same.
 _MEANS = {"r_mean": tuple(DIRECTIONS)} | {f"r_mean_{way}": (way,) for way in DIRECTIONS}
 # Figures that depend on the data alone and so never change in a run.
 CONSTANT = ("chance_", "num_", "majority_", "accuracy_random_", "accuracy_best_", "pointing_random_")
 # How it was evaluated, which is neither reached nor known by the data.
-SETTINGS = ("vqa_rules", "rerank_similarity_weight")
+SETTINGS = ("vqa_rules", "rerank_similarity_weight", "layer_itm", "layer_itc")
+
+# What one layer's heat map reaches, where every layer was tried; the best layer's has a name without it.
+OF_ONE_LAYER = re.compile(r".+_layer_\d+(_.+)?")
 
 
 def chance_of(metrics: Mapping[str, object], name: str) -> float | None:
@@ -59,7 +62,9 @@ def changing(metrics: Mapping[str, object]) -> dict[str, float]:
     return {
         name: value
         for name, value in metrics.items()
-        if isinstance(value, int | float) and not name.startswith((*CONSTANT, *SETTINGS))
+        if isinstance(value, int | float)
+        and not name.startswith((*CONSTANT, *SETTINGS))
+        and not OF_ONE_LAYER.fullmatch(name)
     }
 
 

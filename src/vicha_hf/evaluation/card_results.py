@@ -16,7 +16,7 @@ from ..arguments import one_line
 from ..families import find_model_folder
 from ..hub_upload import upload_folder
 from ..whole_files import require_writable_file, write_whole_files
-from .beside_chance import CONSTANT, SETTINGS
+from .beside_chance import CONSTANT, OF_ONE_LAYER, SETTINGS
 from .metric_table import TEXTS_ALONE, metric_table
 
 
@@ -68,7 +68,7 @@ def evaluation_results(
             metric_value=round(value, 2),
         )
         for key, value in metrics.items()
-        if isinstance(value, float) and not key.startswith(_NO_RESULT)
+        if isinstance(value, float) and not key.startswith(_NO_RESULT) and not OF_ONE_LAYER.fullmatch(key)
     ]
 
 

@@ -91,7 +91,7 @@ def grounding_metrics(predictions: Sequence[Mapping], methods: Sequence[str] = G
 
     Args:
         predictions: of [`evaluate_grounding`].
-        methods: those that the predictions hold.
+        methods: heat maps that the predictions hold, by name.
 
     Returns:
         For each method `accuracy_METHOD` (overlap of at least 0.5) and `pointing_METHOD` (the hottest pixel lies in the
@@ -126,7 +126,7 @@ def _metrics_of_one_split(predictions: Sequence[Mapping], methods: Sequence[str]
 
 
 def choose_grounding_method(metrics: Mapping[str, float], methods: Sequence[str] = GROUNDING_METHODS) -> str:
-    """The method with the higher `accuracy_METHOD`; among equal ones the higher `pointing_METHOD` decides, then the order."""
+    """The method with the highest `accuracy_METHOD`; among equal ones the higher `pointing_METHOD` decides, then the order."""
     return max(methods, key=lambda method: (metrics[f"accuracy_{method}"], metrics[f"pointing_{method}"]))
 
 
@@ -137,6 +137,7 @@ def evaluate_grounding(
     *,
     methods: Sequence[str] = GROUNDING_METHODS,
     layers: Mapping[str, int | None] | None = None,
+    every_layer: bool = False,
     batch_size: int = 32,
     with_concepts: bool = True,
     num_workers: int = 0,
@@ -150,7 +151,9 @@ def evaluate_grounding(
         processor: the model's.
         dataset: a [`GroundingDataset`] of records with proposals, reference box and image size.
         methods: "itm" (cross-attention of the matching head), "itc" (vision attention of the similarity), or both.
-        layers: method -> layer; the published ones by default.
+        layers: method -> layer; by default those of the model's configuration.
+        every_layer: try all layers instead. A method's metrics and predictions are then those of its best layer,
+            `layer_METHOD`, and each layer has `accuracy_METHOD_layer_N` and `pointing_METHOD_layer_N`.
         batch_size, num_workers, progress: see [`predict_all`].
         with_concepts: False leaves the visual concepts out.
 
@@ -160,23 +163,35 @@ def evaluate_grounding(
     """
     records = list(dataset.annotations)
     layers = layers or {}
+    # Names of the heat maps by method: its own name alone, or one for each layer.
+    names = {
+        method: [f"{method}_layer_{layer}" for layer in model.config.heatmap_layers(method)]
+        if every_layer
+        else [method]
+        for method in methods
+    }
+
+    def heatmaps(batch, method: str) -> list[Tensor]:
+        if every_layer:
+            return list(model.layer_heatmaps(**batch, method=method).values())
+        return [model(**batch, method=method, layer=layers.get(method), return_loss=False).heatmaps]
 
     def predict(batch, indices):
         members = [records[index] for index in indices]
         sizes = [record.image_size for record in members]
         answers: list[dict] = [{} for _ in members]
         for method in methods:
-            heatmaps = model(**batch, method=method, layer=layers.get(method), return_loss=False).heatmaps
-            chosen = model.rank_boxes(heatmaps, [record.boxes for record in members], sizes).best_indices.tolist()
-            points = hottest_points(heatmaps, sizes)
-            for answer, record, best, point in zip(answers, members, chosen, points, strict=True):
-                box = list(record.boxes[best]) if best >= 0 else None
-                answer[method] = {
-                    "box": box,
-                    "iou": 0.0 if box is None else intersection_over_union(box, record.box),
-                    "point": None if point is None else list(point),
-                    "pointing": points_into(point, record.box),
-                }
+            for name, maps in zip(names[method], heatmaps(batch, method), strict=True):
+                chosen = model.rank_boxes(maps, [record.boxes for record in members], sizes).best_indices.tolist()
+                points = hottest_points(maps, sizes)
+                for answer, record, best, point in zip(answers, members, chosen, points, strict=True):
+                    box = list(record.boxes[best]) if best >= 0 else None
+                    answer[name] = {
+                        "box": box,
+                        "iou": 0.0 if box is None else intersection_over_union(box, record.box),
+                        "point": None if point is None else list(point),
+                        "pointing": points_into(point, record.box),
+                    }
         return answers
 
     answers = predict_all(
@@ -195,7 +210,31 @@ def evaluate_grounding(
         | answer
         for record, answer in zip(records, answers, strict=True)
     ]
-    return TaskResult(grounding_metrics(predictions, methods), predictions)
+    metrics = grounding_metrics(predictions, [name for method in methods for name in names[method]])
+    return (
+        TaskResult(*_of_best_layers(metrics, predictions, names)) if every_layer else TaskResult(metrics, predictions)
+    )
+
+
+def _of_best_layers(
+    metrics: Mapping[str, float], predictions: Sequence[Mapping], names: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, float], list[dict]]:
+    """Metrics, with those of each method's best layer first, and predictions with that layer's alone."""
+    best = {method: choose_grounding_method(metrics, of_layers) for method, of_layers in names.items()}
+    of_best = {}
+    for method, name in best.items():
+        for metric, value in metrics.items():
+            kind, separator, split = metric.partition(name)
+            if separator and split[:1] in ("", "_"):
+                of_best[f"{kind}{method}{split}"] = value
+        of_best[f"layer_{method}"] = int(name.rpartition("_")[2])
+    tried = {name for of_layers in names.values() for name in of_layers}
+    kept = [
+        {key: value for key, value in entry.items() if key not in tried}
+        | {method: entry[name] for method, name in best.items()}
+        for entry in predictions
+    ]
+    return {**of_best, **metrics}, kept
 
 
 def _chances(record) -> dict[str, float]:

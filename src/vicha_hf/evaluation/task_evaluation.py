@@ -40,7 +40,7 @@ from .vqa import DEFAULT_RULES
 # Options that change what a model reaches, and say so beside its results.
 _OF_RESULTS = (
     *("use_concepts", "concepts", "text_only", "splits", "k", "exact", "generate", "vqa_rules"),
-    *("methods", "layer_itm", "layer_itc"),
+    *("methods", "layer_itm", "layer_itc", "every_layer"),
 )
 # Tasks where a text alone can be answered; in the others chance says what an image is worth.
 TASKS_WITH_TEXT_ONLY = ("vqa", "entailment", "reasoning")
@@ -72,8 +72,9 @@ class EvaluationArguments(ReadingArguments):
         generate: Have the model write its answers instead of choosing from the list.
         vqa_rules: Year of the official tool that answers are counted by, "2021" or "2017".
         methods: Grad-CAM of the matching head ("itm"), of the similarity ("itc"), or both.
-        layer_itm: Layer whose cross-attention grounds; null takes the published one (8 of 12).
-        layer_itc: Layer of the vision encoder whose attention grounds; null takes the published one (8 of 12).
+        layer_itm: Layer whose cross-attention grounds; null takes the model's, by default the published one (8 of 12).
+        layer_itc: Layer of the vision encoder whose attention grounds; null takes the model's, by default the published one (8 of 12).
+        every_layer: Whether grounding tries every layer, and shows each and the best of each method.
         splits: Splits to evaluate, as the records' field `split` names them; null takes all.
         text_only: Replace every image by the mean image and leave its concepts out.
         text_only_model: Folder of a model fine-tuned with `data.text_only`; its metrics without images are written beside the others as `text_only_...`.
@@ -99,6 +100,7 @@ class EvaluationArguments(ReadingArguments):
     methods: list[Literal["itm", "itc"]] = GROUNDING_METHODS
     layer_itm: int | None = None
     layer_itc: int | None = None
+    every_layer: bool = False
     splits: list[str] | None = None
     text_only: bool = False
     text_only_model: str | None = None
@@ -124,6 +126,13 @@ class EvaluationArguments(ReadingArguments):
             "use_concepts=false leaves them out; choose one of the two.",
         )
         require(self.num_workers >= 0, "num_workers", self.num_workers, "it must not be negative.")
+        for name in ("layer_itm", "layer_itc"):
+            require(
+                not self.every_layer or getattr(self, name) is None,
+                name,
+                getattr(self, name),
+                "every_layer=true tries all of them; choose one of the two.",
+            )
         require(bool(self.methods), "methods", self.methods, f"choose among {GROUNDING_METHODS}.")
         require(
             self.task in (None, *TASKS_WITH_TEXT_ONLY) or not (self.text_only or self.text_only_model),
@@ -354,6 +363,7 @@ def _grounding(setup: _Setup) -> TaskResult:
         GroundingDataset(annotations, setup.transform, use_concepts=setup.with_concepts),
         methods=arguments.methods,
         layers={"itm": arguments.layer_itm, "itc": arguments.layer_itc},
+        every_layer=arguments.every_layer,
         with_concepts=setup.with_concepts,
         **setup.running,
     )

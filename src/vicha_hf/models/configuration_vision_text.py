@@ -307,6 +307,8 @@ class VisionTextConfig(CheckedConfig):
             retrieval re-ranks; 0 is the published score. Fine-tuning for retrieval chooses it on the validation data.
         grounding_method (`str`, defaults to `"itm"`): Grad-CAM that grounding uses, of the matching head (`"itm"`) or of
             the similarity (`"itc"`). Fine-tuning for grounding chooses it on the validation data.
+        grounding_layer (`int`, *optional*): layer of that Grad-CAM, 0-based. By default two thirds up, the published layer 8
+            of 12. Fine-tuning for grounding chooses it on the validation data.
         reference_quirks (`list[str]`, defaults to none): departures of the published code to reproduce, by name.
     """
 
@@ -339,6 +341,7 @@ class VisionTextConfig(CheckedConfig):
     tie_word_embeddings: bool = True
     rerank_similarity_weight: float | int = 0.0
     grounding_method: str = "itm"
+    grounding_layer: int | None = None
     reference_quirks: list[str] | tuple[str, ...] = ()
 
     def __post_init__(self, **kwargs):
@@ -375,6 +378,19 @@ class VisionTextConfig(CheckedConfig):
     def quirks(self) -> ReferenceQuirks:
         """`reference_quirks` as an object that answers by name."""
         return ReferenceQuirks.named(self.reference_quirks)
+
+    def heatmap_layers(self, method: str) -> range:
+        """Layers, 0-based, whose attention grounds: of the text encoder with the image (`"itm"`) or of the ViT (`"itc"`)."""
+        if method == "itm":
+            return range(self.text_config.first_cross_attention_layer, self.text_config.num_hidden_layers)
+        return range(self.vision_config.num_hidden_layers)
+
+    def heatmap_layer(self, method: str) -> int:
+        """The layer that grounds: `grounding_layer` where it was chosen for this method, or two thirds up."""
+        if self.grounding_layer is not None and method == self.grounding_method:
+            return self.grounding_layer
+        layers = self.heatmap_layers(method)
+        return max(layers.start, layers.stop * 2 // 3)
 
     def validate_architecture(self):
         """Part of `@strict`-powered validation. An impossible combination names the field, its value and the remedy."""
@@ -413,6 +429,13 @@ class VisionTextConfig(CheckedConfig):
             "grounding_method",
             self.grounding_method,
             f"choose one of {GROUNDING_METHODS}.",
+        )
+        layers = self.heatmap_layers(self.grounding_method)
+        require(
+            self.grounding_layer is None or self.grounding_layer in layers,
+            "grounding_layer",
+            self.grounding_layer,
+            f"with grounding_method={self.grounding_method!r} this model has layers {layers.start} to {layers.stop - 1}.",
         )
         require(self.queue_size >= 0, "queue_size", self.queue_size, "use 0 for no queue.")
         require(self.queue_warmup_batches >= 0, "queue_warmup_batches", self.queue_warmup_batches, "use 0 for none.")

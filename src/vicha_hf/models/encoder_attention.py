@@ -46,11 +46,11 @@ def attention_probabilities(
 
 class AttentionRecord:
     """
-    Plain attention that keeps its `probabilities` [B, H, Q, K]. Whatever led to them is not differentiated.
+    Plain attention that keeps its `probabilities` [B, H, Q, K], detached.
 
     Args:
-        added: joins the probabilities. The gradient with respect to zeros of their shape is theirs, and costs one backward
-            pass through what follows.
+        added: [B, H, q, K], joins the probabilities of the first q queries. The gradient with respect to zeros is that of
+            these probabilities, and costs one backward pass through what follows.
     """
 
     probabilities: torch.Tensor | None = None
@@ -60,9 +60,11 @@ class AttentionRecord:
 
     def __call__(self, module, query, key, value, attention_mask, scaling=None, **kwargs):
         mask = _additive_mask(attention_mask, query.dtype)
-        self.probabilities = probabilities = attention_probabilities(query, key, mask, scaling).detach()
+        probabilities = attention_probabilities(query, key, mask, scaling)
+        self.probabilities = probabilities.detach()
         if self.added is not None:
-            probabilities = probabilities + self.added.to(probabilities.dtype)
+            first, others = probabilities.tensor_split([self.added.shape[2]], dim=2)
+            probabilities = torch.cat([first + self.added.to(first.dtype), others], dim=2)
         return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), self.probabilities
 
 

@@ -7,7 +7,7 @@ References:
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Unpack
 
 import torch
@@ -15,7 +15,7 @@ from torch import nn
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_vision_text import GROUNDING_METHODS
-from .encoder_attention import recorded_attention
+from .encoder_attention import AttentionRecord, recorded_attention
 from .input_checks import check_arguments
 from .inputs import Pairs, Texts
 from .modeling_outputs import BoxRankingOutput, GroundingOutput, Recorded, RetrievalTrainingOutput
@@ -107,8 +107,9 @@ class GroundingTask:
                 for the losses, as in the retrieval class.
             method: `"itm"`: the match logit's gradient in a fusion layer's cross-attention. `"itc"`: the similarity's
                 gradient in a vision layer's [CLS] attention. By default the configuration's `grounding_method`.
-            layer: 0-based, of the text encoder (`"itm"`) or the vision encoder (`"itc"`). By default two thirds up,
-                which is the published layer 8 of 12, or the first fusion layer if that is higher.
+            layer: 0-based, of the text encoder (`"itm"`) or the vision encoder (`"itc"`). By default the configuration's
+                `grounding_layer`, where `method` is its `grounding_method`. Otherwise two thirds up, which is the
+                published layer 8 of 12, or the first fusion layer if that is higher.
             return_loss: the retrieval losses instead of heat maps; by default in training mode.
 
         Returns:
@@ -134,11 +135,13 @@ class GroundingTask:
                 return_loss=True,
                 **record,
             )
-        if self.training:
-            raise ValueError("Heat maps need a model without dropout: call `model.eval()` first.")
-        method = self.config.grounding_method if method is None else method
-        if method not in GROUNDING_METHODS:
-            raise ValueError(f"`method={method!r}` is not known; choose one of {GROUNDING_METHODS}.")
+        method, layers = self._method_and_layers(method)
+        if layer is None:
+            layer = self.config.heatmap_layer(method)
+        elif layer not in layers:
+            raise ValueError(
+                f"`layer={layer}`: with `method={method!r}` this model has layers {layers.start} to {layers.stop - 1}."
+            )
         pairs = Pairs.given(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -146,76 +149,123 @@ class GroundingTask:
             concept_input_ids=concept_input_ids,
             concept_attention_mask=concept_attention_mask,
         )
-        with _gradients_enabled():
-            pairs = pairs.map(_usable)
-            if method == "itm":
-                return self._match_heatmaps(pairs, layer, **record)
-            return self._similarity_heatmaps(pairs, layer, **record)
+        return self._heatmaps(pairs, method, [layer], **record)[0]
 
-    def _match_heatmaps(self, pairs: Pairs, layer: int | None, **wanted: Recorded) -> GroundingOutput:
+    def layer_heatmaps(
+        self,
+        pixel_values: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        concept_input_ids: torch.Tensor | None = None,
+        concept_attention_mask: torch.Tensor | None = None,
+        *,
+        method: str | None = None,
+    ) -> dict[int, torch.Tensor]:
+        """
+        The heat maps [B, h, w] of every layer that can ground, from one forward and one backward pass. Each equals that
+        of `forward` with this `layer`. Arguments are those of `forward`.
+
+        Attention of every layer is computed plainly and kept for the backward pass: B x heads x S^2 numbers a layer.
+        """
+        method, layers = self._method_and_layers(method)
+        pairs = Pairs.given(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            concept_input_ids=concept_input_ids,
+            concept_attention_mask=concept_attention_mask,
+        )
+        outputs = self._heatmaps(pairs, method, layers)
+        return {layer: output.heatmaps for layer, output in zip(layers, outputs, strict=True)}
+
+    def _method_and_layers(self, method: str | None) -> tuple[str, range]:
+        if self.training:
+            raise ValueError("Heat maps need a model without dropout: call `model.eval()` first.")
+        method = self.config.grounding_method if method is None else method
+        if method not in GROUNDING_METHODS:
+            raise ValueError(f"`method={method!r}` is not known; choose one of {GROUNDING_METHODS}.")
+        return method, self.config.heatmap_layers(method)
+
+    def _heatmaps(self, pairs: Pairs, method: str, layers: Sequence[int], **wanted: Recorded) -> list[GroundingOutput]:
+        compute = self._match_heatmaps if method == "itm" else self._similarity_heatmaps
+        with _gradients_enabled():
+            return compute(pairs.map(_usable), layers, **wanted)
+
+    def _match_heatmaps(self, pairs: Pairs, layers: Sequence[int], **wanted: Recorded) -> list[GroundingOutput]:
         base = self.base_model
-        config = base.text_model.config
-        first, end = config.first_cross_attention_layer, config.num_hidden_layers
-        layer = _resolve_layer(layer, max(first, end * 2 // 3), first, end, "itm")
         with torch.no_grad():
             images, _ = base.embed_images(pairs.pixel_values, pairs.concepts)
+        attentions = [base.text_model.encoder.layer[layer].crossattention.self for layer in layers]
         recorded: list[ModelOutput] = []
 
-        def match(added: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-            with recorded_attention(base.text_model.encoder.layer[layer].crossattention.self, added) as record:
+        def match(added: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, tuple[torch.Tensor, list[torch.Tensor]]]:
+            with _recorded_attentions(attentions, added) as records:
                 fused = base.fuse_tokens(images, pairs.texts, **wanted)
             if wanted:
                 recorded.append(fused)
             logits = self.itm_head(fused.last_hidden_state[:, 0])
-            return logits[:, MATCH].sum(), (logits, record.probabilities)
+            return logits[:, MATCH].sum(), (logits, [record.probabilities for record in records])
 
         tokens = images.hidden_states
-        shape = (len(pairs), config.num_attention_heads, pairs.texts.input_ids.shape[1], tokens.shape[1])
-        gradient, (logits, probabilities) = _gradient_at_zero(match, tokens.new_zeros(shape))
+        heads = base.text_model.config.num_attention_heads
+        shape = (len(pairs), heads, pairs.texts.input_ids.shape[1], tokens.shape[1])
+        zeros = tuple(tokens.new_zeros(shape) for _ in layers)
+        gradients, (logits, probabilities) = _gradients_at_zero(match, zeros)
         grid = self._grid(pairs.pixel_values)
         counted, number = self._counted_positions(pairs.texts)
         counted = counted[:, None, :, None, None]
-        attention = _on_grid(probabilities, grid) * counted
-        gradient = _on_grid(gradient, grid).clamp(min=0) * counted
-        word_heatmaps = (attention * gradient).mean(dim=1)
-        return GroundingOutput(
-            heatmaps=word_heatmaps.sum(dim=1) / number[:, None, None],
-            word_heatmaps=word_heatmaps,
-            match_logits=logits.detach(),
-            attention=attention,
-            attention_gradient=gradient,
-            **_recorded(recorded),
-        )
+        outputs = []
+        for attention, gradient in zip(probabilities, gradients, strict=True):
+            attention = _on_grid(attention, grid) * counted
+            gradient = _on_grid(gradient, grid).clamp(min=0) * counted
+            word_heatmaps = (attention * gradient).mean(dim=1)
+            outputs.append(
+                GroundingOutput(
+                    heatmaps=word_heatmaps.sum(dim=1) / number[:, None, None],
+                    word_heatmaps=word_heatmaps,
+                    match_logits=logits.detach(),
+                    attention=attention,
+                    attention_gradient=gradient,
+                    **_recorded(recorded),
+                )
+            )
+        return outputs
 
-    def _similarity_heatmaps(self, pairs: Pairs, layer: int | None, **wanted: Recorded) -> GroundingOutput:
+    def _similarity_heatmaps(self, pairs: Pairs, layers: Sequence[int], **wanted: Recorded) -> list[GroundingOutput]:
         base = self.base_model
-        depth = len(base.vision_model.layers)
-        layer = _resolve_layer(layer, depth * 2 // 3, 0, depth, "itc")
         with torch.no_grad():
             texts, _ = base.embed_texts(pairs.texts)
+        attentions = [base.vision_model.layers[layer].attention for layer in layers]
         recorded: list[ModelOutput] = []
 
-        def compare(added: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
-            with recorded_attention(base.vision_model.layers[layer].attention, added) as record:
+        def compare(added: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, tuple[torch.Tensor, list[torch.Tensor]]]:
+            with _recorded_attentions(attentions, added) as records:
                 images, output = base.embed_images(pairs.pixel_values, pairs.concepts, **wanted)
             if wanted:
                 recorded.append(output)
             similarity = images.embeds @ texts.embeds.T / base.temperature
-            return similarity.diagonal().sum(), (similarity, record.probabilities)
+            return similarity.diagonal().sum(), (similarity, [record.probabilities for record in records])
 
         grid = self._grid(pairs.pixel_values)
         num_tokens = 1 + grid[0] * grid[1] + (0 if pairs.concepts is None else pairs.concepts.input_ids.shape[1])
-        shape = (len(pairs), self.config.vision_config.num_attention_heads, num_tokens, num_tokens)
-        gradient, (similarity, probabilities) = _gradient_at_zero(compare, texts.embeds.new_zeros(shape))
-        attention = _on_grid(probabilities[:, :, 0], grid)
-        gradient = _on_grid(gradient[:, :, 0], grid).clamp(min=0)
-        return GroundingOutput(
-            heatmaps=(attention * gradient).mean(dim=1),
-            similarity=similarity.detach(),
-            attention=attention,
-            attention_gradient=gradient,
-            **_recorded(recorded),
-        )
+        # The map needs the attention of [CLS] alone, the first query.
+        shape = (len(pairs), self.config.vision_config.num_attention_heads, 1, num_tokens)
+        zeros = tuple(texts.embeds.new_zeros(shape) for _ in layers)
+        gradients, (similarity, probabilities) = _gradients_at_zero(compare, zeros)
+        outputs = []
+        for attention, gradient in zip(probabilities, gradients, strict=True):
+            attention = _on_grid(attention[:, :, 0], grid)
+            gradient = _on_grid(gradient[:, :, 0], grid).clamp(min=0)
+            outputs.append(
+                GroundingOutput(
+                    heatmaps=(attention * gradient).mean(dim=1),
+                    similarity=similarity.detach(),
+                    attention=attention,
+                    attention_gradient=gradient,
+                    **_recorded(recorded),
+                )
+            )
+        return outputs
 
     def _grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         patch = self.config.vision_config.patch_size
@@ -256,23 +306,28 @@ def _usable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone() if not torch.compiler.is_compiling() and tensor.is_inference() else tensor
 
 
-def _gradient_at_zero(
-    function: Callable[[torch.Tensor], tuple[torch.Tensor, Any]], zeros: torch.Tensor
-) -> tuple[torch.Tensor, Any]:
-    """The gradient of a function's first result with respect to `zeros`, and its second result."""
+@contextmanager
+def _recorded_attentions(
+    modules: Sequence[nn.Module], added: Sequence[torch.Tensor]
+) -> Iterator[list[AttentionRecord]]:
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(recorded_attention(module, tensor))
+            for module, tensor in zip(modules, added, strict=True)
+        ]
+
+
+def _gradients_at_zero(
+    function: Callable[[tuple[torch.Tensor, ...]], tuple[torch.Tensor, Any]], zeros: tuple[torch.Tensor, ...]
+) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """The gradient of a function's first result with respect to each of `zeros`, and its second result."""
     if torch.compiler.is_compiling():
         # A compiler follows this one; it does not go with hooks for saved tensors, which are there otherwise.
         return torch.func.grad(function, has_aux=True)(zeros)
-    value, others = function(zeros.requires_grad_())
-    (gradient,) = torch.autograd.grad(value, zeros)
-    return gradient, others
-
-
-def _resolve_layer(layer: int | None, default: int, first: int, end: int, method: str) -> int:
-    layer = default if layer is None else layer
-    if not first <= layer < end:
-        raise ValueError(f"`layer={layer}`: with `method={method!r}` this model has layers {first} to {end - 1}.")
-    return layer
+    for tensor in zeros:
+        tensor.requires_grad_()
+    value, others = function(zeros)
+    return torch.autograd.grad(value, zeros), others
 
 
 def _on_grid(over_keys: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

@@ -58,6 +58,9 @@ def test_every_command_explains_itself(command, capfd):
         (["evaluate", "m", "d", "--task", "retreival"], "did you mean retrieval?"),
         (["evaluate", "m", "d", "--batch_size", "x"], "batch_size='x' is not possible: give a whole number"),
         (["evaluate", "m", "d", "--layer_itm", "1.5"], "layer_itm='1.5' is not possible: give a whole number or null"),
+        (["evaluate", "m", "{path: a, path: b}"], "--data={path: a, path: b} gives path twice; leave one out"),
+        (["evaluate", "m", "--data", "[{path: a, path: b}]"], "gives path twice; leave one out"),
+        (["evaluate", "m", "--data+", "{path: a, path: b}"], "{path: a, path: b} gives path twice; leave one out"),
         (["evaluate", "m", "d", "--splits"], "--splits takes one value or several; [] is none"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type
 import jsonargparse
 import yaml
 
-from .yaml_files import read_yaml_text
+from .yaml_files import read_yaml_text, repeated_name
 
 
 T = TypeVar("T")
@@ -232,6 +232,10 @@ def _spelled_out(
         if rest:
             parser.error(f"--{name} takes one value, not {' '.join(values)}")
         spelled.append(f"--{name}" + (f"={values[0]}" if values else ""))
+    for word in spelled:
+        value = word.partition("=")[2] if word.startswith("--") else word
+        if not word.startswith("--config=") and (twice := repeated_name(value)) is not None:
+            parser.error(f"{word} gives {twice} twice; leave one out")
     # The parser lets the later one win, and an option means what it says wherever it stands.
     return sorted(spelled, key=lambda word: not word.startswith("--config="))
 

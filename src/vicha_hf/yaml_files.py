@@ -52,12 +52,23 @@ def read_yaml_mapping(path: str | Path) -> dict:
     return yaml.safe_load(read_yaml_text(path))
 
 
+def repeated_name(text: str) -> str | None:
+    """The first name that a value in YAML, as the command line has it, gives twice; None where none does, or it is no YAML."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        found = _repeated_names(node, set())
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return found and found[0]
+
+
 def _problem(root: Node | None) -> str | None:
     if not isinstance(root, MappingNode):
         return "holds no mapping of names to values."
     if _num_values(root, {}) > MAX_VALUES:
         return f"stands for more than {MAX_VALUES:,} values through its aliases (&, *)."
-    return _repeated_name(root, set())
+    repeated = _repeated_names(root, set())
+    return repeated and "gives {} twice, on lines {} and {}.".format(*repeated)
 
 
 def _num_values(node: Node, known: dict[int, int]) -> int:
@@ -73,8 +84,11 @@ def _children(node: Node) -> list[Node]:
     return node.value if isinstance(node, SequenceNode) else []
 
 
-def _repeated_name(node: Node, seen: set[int]) -> str | None:
-    """YAML lets the last of equal names win, and the value of the first is lost without a word."""
+def _repeated_names(node: Node | None, seen: set[int]) -> tuple[str, int, int] | None:
+    """
+    The first name that a mapping gives twice, and the lines of both. YAML lets the last of equal names win, and the value
+    of the first is lost without a word.
+    """
     if id(node) in seen:
         return None
     seen.add(id(node))
@@ -83,6 +97,6 @@ def _repeated_name(node: Node, seen: set[int]) -> str | None:
         if isinstance(key, ScalarNode) and key.value != "<<":
             line = key.start_mark.line + 1
             if key.value in names:
-                return f"gives {key.value} twice, on lines {names[key.value]} and {line}."
+                return key.value, names[key.value], line
             names[key.value] = line
-    return next((found for child in _children(node) if (found := _repeated_name(child, seen))), None)
+    return next((found for child in _children(node) if (found := _repeated_names(child, seen))), None)

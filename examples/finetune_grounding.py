@@ -85,22 +85,23 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
     evaluate = None
     if validation:
         expressions = GroundingDataset(validation, run.evaluation_transform, use_concepts=run.use_concepts)
+        # Of the start: an evaluation changes the model's configuration, and a resumed run must not depend on that.
+        given_method, given_layer = run.model.config.grounding_method, run.model.config.grounding_layer
 
         def evaluate(model) -> TaskResult:
             result = evaluate_grounding(
                 model,
                 run.processor,
                 expressions,
+                layers={given_method: given_layer},
                 every_layer=data.every_layer,
                 with_concepts=run.use_concepts,
                 **run.evaluation_options,
             )
             method = data.method or choose_grounding_method(result.metrics)
-            if data.every_layer:
-                model.config.grounding_layer = result.metrics[f"layer_{method}"]
-            elif method != model.config.grounding_method:
-                # The layer was chosen for the other method.
-                model.config.grounding_layer = None
+            # Without a choice, a layer that was given for the other method is none for this one.
+            kept = given_layer if method == given_method else None
+            model.config.grounding_layer = result.metrics[f"layer_{method}"] if data.every_layer else kept
             model.config.grounding_method = method
             chosen = result.metrics[f"accuracy_{method}"]
             return TaskResult({"accuracy": chosen, **result.metrics}, result.predictions)

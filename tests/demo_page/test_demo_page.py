@@ -16,7 +16,9 @@ from playwright.sync_api import expect, sync_playwright
 from tiny_model_folder import tiny_processor, write_gallery, write_model_folder
 
 from vicha_hf.cli import main
+from vicha_hf.demo_page.interface import build_page
 from vicha_hf.demo_page.models import PageModels
+from vicha_hf.search.index_files import Manifest
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -160,6 +162,17 @@ def test_an_exported_folder_is_whole(exported):
     assert (exported / "README.md").read_text().startswith("---\ntitle:")
     assert len(list((exported / "images").glob("*.png"))) == 5
     assert not list(exported.rglob("__pycache__"))
+
+
+def test_a_page_goes_on_with_an_index_as_it_was_made(root, tmp_path):
+    (tmp_path / "images").mkdir()
+    for image in root.glob("*.png"):
+        shutil.copy(image, tmp_path / "images")
+    index, images, model = tmp_path / "index", str(tmp_path / "images"), str(root / "retrieval")
+    assert main(["index", images, model, "--concepts", "auto", "--output", str(index)]) == 0
+    shards = sorted(path.name for path in index.glob("shard-*"))
+    assert build_page(PageModels.find([model]), images, str(index)) is not None
+    assert sorted(path.name for path in index.glob("shard-*")) == shards and Manifest.read(index).concepts == "auto"
 
 
 def test_models_are_found_by_what_they_were_trained_for(root):

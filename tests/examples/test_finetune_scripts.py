@@ -139,6 +139,24 @@ def test_a_layer_chosen_for_the_other_method_is_forgotten(task_files, script, tm
         assert (config["grounding_method"], config["grounding_layer"]) == (method, layer)
 
 
+def test_every_evaluation_tries_the_layer_that_was_given(task_files, script, tmp_path, monkeypatch):
+    """What one evaluation chooses changes nothing for the next, so that a resumed run sees what the whole one saw."""
+    main, tried = script("finetune_grounding"), []
+    evaluate, chosen = main.__globals__["evaluate_grounding"], iter(["itc", "itm"])
+
+    def remember(*args, **kwargs):
+        tried.append(kwargs["layers"])
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setitem(main.__globals__, "evaluate_grounding", remember)
+    monkeypatch.setitem(main.__globals__, "choose_grounding_method", lambda metrics: next(chosen))
+    given = ("--model.config.grounding_method=itm", "--model.config.grounding_layer=3", "--data.every_layer=false")
+    main(options(task_files, "finetune_grounding", tmp_path, *given, "--max_steps=2", "--evaluation_steps=1"))
+    assert tried == [{"itm": 3}, {"itm": 3}]
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert (config["grounding_method"], config["grounding_layer"]) == ("itm", 3)
+
+
 # Learning rate, its end, epochs, batch per GPU and image size of ViCHA, then of SIMLA: the recipes of the papers.
 RECIPES = {
     "retrieval_flickr30k": (1e-5, 1e-6, 10, (16, 380), (32, 384)),

@@ -57,10 +57,15 @@ def test_the_page_of_a_run_has_its_curves_and_its_own_data(task_files, tmp_path)
     ]
     (run / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
     (run / "metrics.json").write_text(json.dumps({"primary_metric": "r_mean", "step": 2, "train_seconds": 61.0}))
+    # Outside the root, as the run was allowed to read them.
+    (tmp_path / "elsewhere").mkdir()
     validation = json.loads((task_files / "retrieval.json").read_text())
+    for record in validation:
+        record["image"] = str((task_files / record["image"]).resolve())
     broken = {"image": "nowhere.png", "caption": "a <dog>"}
     (run / "validation.json").write_text(json.dumps([*validation, broken]))
-    data = {"validation": str(run / "validation.json"), "image_root": str(task_files), "on_bad_record": "skip"}
+    data = {"validation": str(run / "validation.json"), "image_root": str(tmp_path / "elsewhere")}
+    data |= {"on_bad_record": "skip", "allow_outside_root": True}
     (run / "config.yaml").write_text(json.dumps({"seed": 7, "num_epochs": 11, "max_steps": 2, "data": data}))
     rejected = {"record": "train.json, record 3", "cause": "'caption' is empty", "message": "write <one>"}
     # The same record again, from another epoch.
@@ -81,6 +86,8 @@ def test_the_page_of_a_run_has_its_curves_and_its_own_data(task_files, tmp_path)
         "max_steps",
     ):
         assert words in page
+    # None of those that lie outside.
+    assert "outside the image root" not in page
     # The setting that did not decide.
     assert "num_epochs" not in page
 
@@ -139,3 +146,21 @@ def test_words_alone_share_ties():
     assert recall["words_r1_t2i"] == pytest.approx(100 * (1 / 2 + 1 + 1 / 3) / 3)
     # The first image shares most with its own caption; the second one with both captions of dogs; the third with none.
     assert recall["words_r1_i2t"] == pytest.approx(100 * (1 + 1 / 2 + 1 / 3) / 3)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("metrics.json", "{", "metrics.json is no JSON"),
+        ("metrics.json", "[1]", "metrics.json holds no metrics by name"),
+        ("log.jsonl", '{"step": 1}\n{"step\n{"step": 2}\n', "log.jsonl, line 2, is no JSON"),
+        ("log.jsonl", "null\n", "log.jsonl, line 1, is no record of a run"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(file, content, message, tmp_path, capsys):
+    write_model_folder(tmp_path / "model")
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / file).write_text(content)
+    assert vicha_hf_command(["report", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()[-1:]
+    assert message in line

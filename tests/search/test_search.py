@@ -16,6 +16,7 @@ from tiny_model_folder import write_gallery, write_model_folder, write_simla_fol
 from transformers import AutoProcessor
 
 from vicha_hf.cli import main
+from vicha_hf.data.image_files import ImageReadError
 from vicha_hf.families import load_finetuned
 from vicha_hf.search import ImageIndex, build_index, building
 from vicha_hf.search.approximate import EXACT_BELOW, ApproximateSearch
@@ -255,14 +256,24 @@ def test_an_index_knows_its_model(root, index_folder, tmp_path):
         build_index(root / "images", root / "vicha", root / "images", progress=False)
 
 
-def test_an_image_that_is_gone_is_left_out_with_a_warning(root, tmp_path, caplog):
+@pytest.mark.parametrize("lost", ["gone", "empty"])
+def test_an_image_that_is_gone_or_damaged_is_left_out_with_a_warning(root, tmp_path, caplog, lost):
     shutil.copytree(root / "images", tmp_path / "images")
     build_index(tmp_path / "images", root / "vicha", tmp_path / "index", progress=False)
-    (tmp_path / "images/0.png").unlink()
+    image = tmp_path / "images/0.png"
+    image.unlink() if lost == "gone" else image.write_bytes(b"")
     index = ImageIndex(tmp_path / "index")
     hits = index.search(QUERY)
     assert sorted(names(hits)) == ["1.png", "2.png", "3.png", "4.png"] and all(hit.score is not None for hit in hits)
-    assert "images gone since they were indexed: 1, such as" in caplog.text and "0.png" in caplog.text
+    assert "gone or cannot be read since they were indexed: 1, such as" in caplog.text and "0.png" in caplog.text
+    assert f"run `vicha-hf index {tmp_path / 'images'}` again" in caplog.text
+    # The one that is left out is the only one that would be re-ranked.
+    first = index.search(QUERY, rerank=0)[0].image
+    if first.endswith("0.png"):
+        assert len(index.search(QUERY, rerank=1)) == 4
+    if lost == "empty":
+        with pytest.raises(ImageReadError, match=r"the query.*0\.png"):
+            index.search(str(image))
     shutil.rmtree(tmp_path / "images")
     with pytest.raises(FileNotFoundError, match="since they were indexed: 5"):
         index.search(QUERY)

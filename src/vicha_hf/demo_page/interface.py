@@ -9,6 +9,7 @@ from PIL import Image
 from ..search.building import build_index
 from ..search.grounded_image import draw_grounding
 from ..search.image_index import Hit, ImageIndex
+from ..search.index_files import MANIFEST_FILE, Manifest
 from .models import PageModels
 
 
@@ -48,7 +49,9 @@ def build_page(models: PageModels, images: str | None = None, index: str | None 
         if "retrieval" not in models:
             raise ValueError("searching images needs a pretrained or retrieval model among the models.")
         index = tempfile.mkdtemp(prefix="vicha-hf-page-") if index is None else index
-        build_index(images, models.folders["retrieval"], index, device=models.device)
+        # An index that is there goes on as it was begun.
+        begun = Manifest.read(Path(index)).concepts if (Path(index) / MANIFEST_FILE).is_file() else "given"
+        build_index(images, models.folders["retrieval"], index, device=models.device, concepts=begun)
         searched = ImageIndex(index, models.folders["retrieval"], models.device)
     with gradio.Blocks(title="vicha_hf", analytics_enabled=False) as page:
         gradio.Markdown("# Try a model")

@@ -151,7 +151,7 @@ def evaluate_grounding(
         processor: the model's.
         dataset: a [`GroundingDataset`] of records with proposals, reference box and image size.
         methods: "itm" (cross-attention of the matching head), "itc" (vision attention of the similarity), or both.
-        layers: method -> layer; by default those of the model's configuration.
+        layers: method -> layer; by default those of the model's configuration. Without one for a method it is two thirds up.
         every_layer: try all layers instead. A method's metrics and predictions are then those of its best layer,
             `layer_METHOD`, and each layer has `accuracy_METHOD_layer_N` and `pointing_METHOD_layer_N`.
         batch_size, num_workers, progress: see [`predict_all`].

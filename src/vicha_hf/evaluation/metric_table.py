@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from .beside_chance import CONSTANT, SETTINGS, chance_of
+from .beside_chance import CONSTANT, OF_ONE_LAYER, SETTINGS, chance_of
 from .recall import DIRECTIONS
 
 
@@ -23,7 +23,11 @@ def metric_table(metrics: Mapping[str, object]) -> str:
     """
     rows: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
-        if isinstance(value, float) and not name.startswith((*CONSTANT, *SETTINGS)):
+        if (
+            isinstance(value, float)
+            and not name.startswith((*CONSTANT, *SETTINGS))
+            and not OF_ONE_LAYER.fullmatch(name)
+        ):
             row, column = _place(name)
             if not row.startswith(CONSTANT):
                 rows.setdefault(row, {})[column] = value

@@ -138,9 +138,9 @@ class GroundingTask:
         method, layers = self._method_and_layers(method)
         if layer is None:
             layer = self.config.heatmap_layer(method)
-        elif layer not in layers:
+        if type(layer) is not int or layer not in layers:
             raise ValueError(
-                f"`layer={layer}`: with `method={method!r}` this model has layers {layers.start} to {layers.stop - 1}."
+                f"`layer={layer!r}`: with `method={method!r}` this model has layers {layers.start} to {layers.stop - 1}."
             )
         pairs = Pairs.given(
             pixel_values=pixel_values,

@@ -22,6 +22,16 @@ def register(commands: Commands) -> None:
     )
     parser.add_argument("--data", metavar="FILE", help="annotations of the task (default: the run's validation data)")
     parser.add_argument("--image-root", metavar="DIR", help="folder of the images (default: the annotation file's)")
+    parser.add_argument(
+        "--allow-outside-root",
+        action="store_true",
+        help="image paths may lead out of the image root (default: as the run)",
+    )
+    parser.add_argument(
+        "--on-bad-record",
+        choices=("raise", "skip"),
+        help="refuse bad records, or leave them out (default: as the run)",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.html", help="default: report.html in the run's folder")
     parser.add_argument("--k", type=int, default=128, help="candidates that retrieval re-ranks (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
@@ -34,7 +44,12 @@ def _report(arguments: argparse.Namespace) -> None:
     run = read_run(arguments.folder)
     output = arguments.output or run.folder / "report.html"
     require_result_file(output, inputs=(arguments.data,))
-    options = {} if arguments.image_root is None else {"image_root": arguments.image_root}
+    given = {
+        "image_root": arguments.image_root,
+        "allow_outside_root": arguments.allow_outside_root or None,
+        "on_bad_record": arguments.on_bad_record,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
     page = build_run_page(
         run, arguments.data, k=arguments.k, top=arguments.k, batch_size=arguments.batch_size, **options
     )

@@ -14,5 +14,15 @@ def read_log(output_dir: str | Path) -> list[dict]:
     path = Path(output_dir) / LOG_FILE
     if not path.is_file():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}, is no JSON ({error}): take the line out.") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}, line {number}, is no record of a run: take the line out.")
+        records.append(record)
+    return records

@@ -116,9 +116,19 @@ def read_run(folder: str | Path) -> Run:
         model,
         _task_of(model),
         read_yaml_mapping(settings) if settings.is_file() else {},
-        json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {},
+        _read_metrics(metrics) if metrics.is_file() else {},
         read_log(folder),
     )
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}): move it away, and the report is made without it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no metrics by name: move it away, and the report is made without it.")
+    return content
 
 
 def build_run_page(run: Run, data: str | None = None, **options: Any) -> RunReport:
@@ -177,7 +187,8 @@ def _evaluation_arguments(run: Run, source: Any, given: bool, **options: Any) ->
     """Options of the evaluation, as the run evaluated itself where its own data are meant."""
     own = {}
     if not given:
-        own = {name: run.data[name] for name in ("image_root", "on_bad_record") if run.data.get(name) is not None}
+        names = ("image_root", "on_bad_record", "allow_outside_root")
+        own = {name: run.data[name] for name in names if run.data.get(name) is not None}
         own["splits"] = run.data.get("validation_splits")
     return EvaluationArguments(**{"model": run.model, "data": source, "task": run.task, **own, **options})
 

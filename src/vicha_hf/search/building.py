@@ -199,12 +199,13 @@ def _manifest(folder: Path, embedder: Embedder, concepts: Concepts) -> Manifest:
         manifest.write(folder)
         return manifest
     manifest = Manifest.read(folder)
-    manifest.require_same_model(fingerprint, embedder.name, folder)
+    # First: with found concepts the same model has another fingerprint.
     if manifest.concepts != concepts:
         raise SearchIndexError(
             f"{folder} was made with concepts={manifest.concepts!r}, not {concepts!r}: go on in the same way, or choose a "
             "new folder."
         )
+    manifest.require_same_model(fingerprint, embedder.name, folder)
     return manifest
 
 

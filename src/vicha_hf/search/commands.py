@@ -185,7 +185,7 @@ def _add_ground(commands: Commands) -> None:
     parser.add_argument("phrase", metavar="PHRASE")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.png", help="where the image goes")
     parser.add_argument("--method", choices=("itm", "itc"), help="Grad-CAM (default: the model's own)")
-    parser.add_argument("--layer", type=int, help="layer that grounds (default: two thirds up)")
+    parser.add_argument("--layer", type=int, help="layer that grounds (default: the model's)")
     _add_concepts(parser)
     _add_json(parser)
     _add_device(parser)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..data.image_files import open_image
+from ..data.image_files import ImageReadError, open_image
 from ..data.source_folders import IMAGE_SUFFIXES
 from .approximate import ApproximateSearch
 from .embedder import Embedder
@@ -159,15 +159,16 @@ class ImageIndex:
         crosses = is_image == (target == "texts")
         reranked = rerank if crosses and embedder.reranks else 0
         indices, similarities = self.nearest(encoded.embeds[0].float().cpu(), max(top, reranked), target)
+        opened = []
         if target == "images" and reranked:
-            indices, similarities = self._still_there(indices, similarities, reranked)
+            indices, similarities, opened = self._opened_again(indices, similarities, reranked)
         scores: list[float | None] = [None] * len(indices)
-        if reranked:
-            candidates = indices[:reranked]
+        candidates = indices[: len(opened)] if target == "images" else indices[:reranked]
+        if candidates and reranked:
             if is_image:
                 found = embedder.rerank(encoded, embedder.encode_texts([self.texts[index] for index in candidates]))[0]
             else:
-                found = embedder.rerank(self._encode_again(candidates), encoded)[:, 0]
+                found = embedder.rerank(self._encode_again(candidates, opened), encoded)[:, 0]
             scores[: len(candidates)] = found.tolist()
         order = sorted(
             range(len(indices)),
@@ -208,26 +209,37 @@ class ImageIndex:
 
         return of
 
-    def _still_there(
+    def _opened_again(
         self, indices: list[int], similarities: list[float], number: int
-    ) -> tuple[list[int], list[float]]:
-        """Without the images that are gone, of the first so many: those are opened."""
-        gone = {place for place, index in enumerate(indices[:number]) if not Path(self.images[index].path).is_file()}
-        if not gone:
-            return indices, similarities
-        example = self.images[indices[min(gone)]].path
-        message = f"images gone since they were indexed: {len(gone)}, such as {example}; run `vicha-hf index` again."
-        if len(gone) == len(indices):
-            raise FileNotFoundError(message)
-        logger.warning(message)
-        kept = [place for place in range(len(indices)) if place not in gone]
-        return [indices[place] for place in kept], [similarities[place] for place in kept]
+    ) -> tuple[list[int], list[float], list[Image.Image]]:
+        """
+        Opens the first so many images, which are re-ranked. Those that are gone, or can no longer be read, are left out and
+        told: the rows and similarities of the others, and the opened images.
+        """
+        opened: dict[int, Image.Image] = {}
+        lost: dict[int, str] = {}
+        for place, index in enumerate(indices[:number]):
+            image = self.images[index]
+            try:
+                opened[place] = open_image(image.path, image.source)
+            except ImageReadError:
+                lost[place] = image.path
+        if lost:
+            path = next(iter(lost.values()))
+            source = self.images[indices[next(iter(lost))]].source
+            message = (
+                f"images that are gone or cannot be read since they were indexed: {len(lost)}, such as {path}; run `vicha-hf "
+                f"index {source}` again, or make a new index where that is no longer there."
+            )
+            if len(lost) == len(indices):
+                raise FileNotFoundError(message)
+            logger.warning(message)
+        kept = [place for place in range(len(indices)) if place not in lost]
+        return [indices[place] for place in kept], [similarities[place] for place in kept], list(opened.values())
 
-    def _encode_again(self, rows: Sequence[int]):
-        """Encodings of indexed images: only their embeddings are kept on the disk."""
-        images = [self.images[row] for row in rows]
-        opened = [open_image(image.path, image.source) for image in images]
-        concepts = [image.concepts for image in images] if self.embedder.reads_concepts else None
+    def _encode_again(self, rows: Sequence[int], opened: Sequence[Image.Image]):
+        """Encodings of indexed images, opened: only their embeddings are kept on the disk."""
+        concepts = [self.images[row].concepts for row in rows] if self.embedder.reads_concepts else None
         return self.embedder.encode_images(self.embedder.prepare_images(opened, concepts))
 
     def _hit(self, rank: int, index: int, target: Target, score: float | None, similarity: float) -> Hit:
@@ -267,4 +279,7 @@ def looks_like_image(query: str | Path | Image.Image) -> bool:
 
 
 def _opened(query: str | Path | Image.Image):
-    return str(Path(query).expanduser()) if isinstance(query, Path) else query
+    """A file as an image, with an error that names it; URLs are left to the processor."""
+    if isinstance(query, Image.Image) or str(query).startswith(("http://", "https://")):
+        return query
+    return open_image(str(Path(query).expanduser()), "the query")

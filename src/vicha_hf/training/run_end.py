@@ -88,10 +88,17 @@ def closing_lines(
     task = task_of(model)
     if task not in EVALUATED_TASKS:
         return lines
-    source = getattr(getattr(arguments, "data", None), "validation", None)
+    settings = getattr(arguments, "data", None)
+    source = getattr(settings, "validation", None)
     data = source if isinstance(source, str) else "ANNOTATIONS"
+    # The data are read as the run read them.
+    reading = ["--image_root", settings.image_root] if isinstance(getattr(settings, "image_root", None), str) else []
+    if getattr(settings, "allow_outside_root", False):
+        reading += ["--allow_outside_root", "true"]
+    if getattr(settings, "on_bad_record", "raise") == "skip":
+        reading += ["--on_bad_record", "skip"]
     folder = BEST_MODEL_FOLDER if progress.best_step is not None else MODEL_FOLDER
-    evaluate = ["vicha-hf", "evaluate", str(output_dir / folder), data, "--task", task]
+    evaluate = ["vicha-hf", "evaluate", str(output_dir / folder), data, "--task", task, *reading]
     report = ["vicha-hf", "report", str(output_dir / folder)]
     return [
         *lines,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -46,7 +47,7 @@ def attention_probabilities(
 
 class AttentionRecord:
     """
-    Plain attention that keeps its `probabilities` [B, H, Q, K], detached.
+    Attention that keeps its `probabilities`, detached, of all queries [B, H, Q, K], or of those that `added` is for.
 
     Args:
         added: [B, H, q, K], joins the probabilities of the first q queries. The gradient with respect to zeros is that of
@@ -58,19 +59,24 @@ class AttentionRecord:
     def __init__(self, added: torch.Tensor | None = None):
         self.added = added
 
-    def __call__(self, module, query, key, value, attention_mask, scaling=None, **kwargs):
+    def __call__(self, backend: Callable, module, query, key, value, attention_mask, scaling=None, **kwargs):
+        number = query.shape[2] if self.added is None else self.added.shape[2]
         mask = _additive_mask(attention_mask, query.dtype)
-        probabilities = attention_probabilities(query, key, mask, scaling)
-        self.probabilities = probabilities.detach()
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask[:, :, :number]
+        with torch.no_grad():
+            self.probabilities = attention_probabilities(query[:, :, :number], key, mask, scaling)
+        context, probabilities = backend(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         if self.added is not None:
-            first, others = probabilities.tensor_split([self.added.shape[2]], dim=2)
-            probabilities = torch.cat([first + self.added.to(first.dtype), others], dim=2)
-        return torch.matmul(probabilities, value).transpose(1, 2).contiguous(), self.probabilities
+            # Attention is linear in its probabilities, so the backend need not give them out.
+            first = torch.matmul(self.added.to(value.dtype), value).transpose(1, 2)
+            context = torch.cat([context[:, :number] + first, context[:, number:]], dim=1)
+        return context, probabilities
 
 
 @contextmanager
 def recorded_attention(module: nn.Module, added: torch.Tensor | None = None) -> Iterator[AttentionRecord]:
-    """One attention module runs as [`AttentionRecord`] inside the block, whatever implementation is configured."""
+    """One attention module is heard by an [`AttentionRecord`] inside the block, whatever implementation is configured."""
     module.attention_record = AttentionRecord(added)
     try:
         yield module.attention_record
@@ -80,12 +86,15 @@ def recorded_attention(module: nn.Module, added: torch.Tensor | None = None) -> 
 
 def attention_function(module: nn.Module, implementation: str, output_attentions: bool | None = None) -> Callable:
     """
-    The function that the configuration's `attn_implementation` names, or the record that listens to the module. Where the
-    probabilities are asked for, attention is computed plainly: no other backend has them.
+    The function that the configuration's `attn_implementation` names, with the record that listens to the module. Where
+    the probabilities are asked for, attention is computed plainly: no other backend has them.
     """
+    backend = _backend(module, implementation, output_attentions)
     record = getattr(module, "attention_record", None)
-    if record is not None:
-        return record
+    return backend if record is None else partial(record, backend)
+
+
+def _backend(module: nn.Module, implementation: str, output_attentions: bool | None) -> Callable:
     if output_attentions is None:
         output_attentions = getattr(module.config, "output_attentions", False)
     if output_attentions and implementation != "eager":

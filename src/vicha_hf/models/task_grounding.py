@@ -164,8 +164,6 @@ class GroundingTask:
         """
         The heat maps [B, h, w] of every layer that can ground, from one forward and one backward pass. Each equals that
         of `forward` with this `layer`. Arguments are those of `forward`.
-
-        Attention of every layer is computed plainly and kept for the backward pass: B x heads x S^2 numbers a layer.
         """
         method, layers = self._method_and_layers(method)
         pairs = Pairs.given(

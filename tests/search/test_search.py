@@ -112,6 +112,21 @@ def test_an_image_finds_images_and_captions(index_folder, scored, root, tmp_path
     assert similar[0].text == "a man" and similar[0].score is None
 
 
+def test_captions_beside_the_images_of_a_folder_are_indexed(root, tmp_path):
+    shutil.copytree(root / "images", tmp_path / "images", ignore=shutil.ignore_patterns("*.json"))
+    folder, output = tmp_path / "images", tmp_path / "index"
+    assert build_index(folder, root / "vicha", output, progress=False).texts == 0
+    (folder / "0.txt").write_text("a red bird\nthe bird sits\n")
+    report = build_index(folder, root / "vicha", output, progress=False)
+    # The other four have no captions, which is no mistake.
+    assert (report.embedded, report.kept, report.texts, report.left_out) == (1, 4, 2, [])
+    hits = ImageIndex(output).search("the bird sits", target="texts", top=1)
+    assert hits[0].text == "the bird sits" and hits[0].image.endswith("0.png")
+    assert len(ImageIndex(output)) == 5
+    report = build_index(folder, root / "vicha", output, progress=False)
+    assert (report.embedded, report.kept) == (0, 5)
+
+
 def test_links_are_followed_once_and_one_that_leads_nowhere_is_listed(root, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -126,7 +141,8 @@ def test_links_are_followed_once_and_one_that_leads_nowhere_is_listed(root, tmp_
 
 
 def test_both_families_and_folders_without_captions(root, tmp_path):
-    report = build_index(root / "images", root / "simla", tmp_path / "index", progress=False, num_workers=1)
+    shutil.copytree(root / "images", tmp_path / "images", ignore=shutil.ignore_patterns("*.json"))
+    report = build_index(tmp_path / "images", root / "simla", tmp_path / "index", progress=False, num_workers=1)
     assert report.embedded == 5 and report.texts == 0
     index = ImageIndex(tmp_path / "index")
     assert len(index.search(QUERY)) == 5
@@ -161,9 +177,10 @@ def test_concepts_are_found_where_they_are_asked_for(root, tmp_path):
 
 
 def test_images_without_concepts_for_a_model_that_reads_them_are_told(root, tmp_path, caplog):
+    shutil.copytree(root / "images", tmp_path / "images", ignore=shutil.ignore_patterns("*.json"))
     for concepts in ("none", "given"):
         assert "reads visual concepts" not in caplog.text
-        build_index(root / "images", root / "vicha", tmp_path / concepts, concepts=concepts, progress=False)
+        build_index(tmp_path / "images", root / "vicha", tmp_path / concepts, concepts=concepts, progress=False)
     assert f"{root / 'vicha'} reads visual concepts, and none of the 5 images has any" in caplog.text
     caplog.clear()
     records = [{"image": f"images/{number}.png", "caption": "a", "concepts": ["dog"]} for number in range(2)]

@@ -23,7 +23,7 @@ def test_what_is_right_gives_no_warning():
     assert block(device="cuda", num_local_processes=4, num_cores=2).warnings() == []
     assert block(queue_size=256, queue_start=50).warnings() == []
     text = "\n".join(block(queue_size=256, queue_start=50, max_steps=100).lines())
-    for fact in ("640 an epoch", "100 (5.0 epochs of 20; max_steps decides)", "counts from step 50", "10 steps"):
+    for fact in ("640 an epoch", "100 (5.0 epochs of 20 steps; max_steps decides)", "counts from step 50", "10 steps"):
         assert fact in text
 
 
@@ -34,9 +34,17 @@ def test_what_is_right_gives_no_warning():
         ({"queue_size": 64, "queue_start": 100}, "queue_warmup_batches"),
         ({"queue_size": 641}, "queue of 641"),
         ({"num_local_processes": 4, "num_cores": 2}, "4 processes train on the CPU and share 2 of its cores"),
-        ({"steps_per_epoch": 9}, "few for this recipe: 9 steps an epoch, 11 epochs. Lower per_device_batch_size"),
-        ({"total_steps": 20 * 201}, "few for this recipe: 20 steps an epoch, 201 epochs. Lower num_epochs"),
+        (
+            {"steps_per_epoch": 9},
+            "few for this recipe: an epoch has 9 steps, and the run 11.1 epochs. Lower per_device_batch_size",
+        ),
+        ({"steps_per_epoch": 1}, "an epoch has 1 step, and the run 100.0 epochs. Lower per_device_batch_size"),
+        (
+            {"total_steps": 20 * 201},
+            "few for this recipe: an epoch has 20 steps, and the run 201.0 epochs. Lower num_epochs",
+        ),
         ({"corpus": CorpusSummary(10, 10, 0, 10, 100, 0, 51)}, "vicha-hf tokenizer"),
+        ({"corpus": CorpusSummary(10, 10, 0, 10, 100, 0, 0), "reads_concepts": True}, "and no record has any"),
     ],
 )
 def test_what_cannot_be_right_is_told(changes, message):

@@ -33,11 +33,12 @@ def register(commands: Commands) -> None:
         help="refuse bad records, or leave them out (default: as the run)",
     )
     parser.add_argument("--output", type=Path, metavar="FILE.html", help="default: report.html in the run's folder")
-    parser.add_argument("--k", type=int, default=128, help="candidates that retrieval re-ranks (default: %(default)s)")
+    parser.add_argument("--k", type=int, help="candidates that retrieval re-ranks (default: as the run, or 128)")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from ..evaluation.task_evaluation import EvaluationArguments
     from ..whole_files import require_result_file
     from .run_page import build_run_page, read_run
 
@@ -50,7 +51,8 @@ def _report(arguments: argparse.Namespace) -> None:
         "on_bad_record": arguments.on_bad_record,
     }
     options = {name: value for name, value in given.items() if value is not None}
+    candidates = arguments.k or run.data.get("rerank_k") or EvaluationArguments.k
     page = build_run_page(
-        run, arguments.data, k=arguments.k, top=arguments.k, batch_size=arguments.batch_size, **options
+        run, arguments.data, k=candidates, top=candidates, batch_size=arguments.batch_size, **options
     )
     print(f"Written to {page.write(output)}")

@@ -3,7 +3,7 @@
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..data.annotations import read_image_text_records
 from ..data.image_files import ImageReadError, open_image
 from ..data.loader_processes import ignore_sigterm
-from ..data.source_folders import IMAGE_SUFFIXES, list_image_files
+from ..data.source_folders import IMAGE_SUFFIXES, find_caption_file, list_image_files
 from ..whole_files import require_writable
 from .embedder import Embedder
 from .index_files import (
@@ -78,8 +78,8 @@ def build_index(
     are gone are taken out.
 
     Args:
-        images: a folder of images, searched with all that is in it; or an annotation file, whose captions and concepts
-            are indexed too.
+        images: a folder of images, searched with all that is in it, with their captions where they lie beside them; or an
+            annotation file, whose captions and concepts are indexed too.
         model: folder or Hub id of a model that was pretrained, or fine-tuned for retrieval.
         output: folder of the index; one of the same model is continued.
         image_root: folder that the paths of an annotation file start from.
@@ -142,9 +142,14 @@ def build_index(
 def _not_indexed(wanted: Sequence[IndexedImage], indexed: Sequence[IndexedImage]) -> list[IndexedImage]:
     """The images that an index lacks, or has otherwise than they are now."""
     if Path(wanted[0].source).is_dir():
-        # A folder says nothing about captions: what an annotation file said of an image stays.
+        # An image without captions says nothing about them: what an annotation file said of it stays.
         files = {(image.path, image.size, image.modified) for image in indexed}
-        return [image for image in wanted if (image.path, image.size, image.modified) not in files]
+        identities = {image.identity for image in indexed}
+        return [
+            image
+            for image in wanted
+            if (image.identity not in identities if image.captions else image.identity[:3] not in files)
+        ]
     identities = {image.identity for image in indexed}
     return [image for image in wanted if image.identity not in identities]
 
@@ -166,9 +171,25 @@ def list_images(
             raise ValueError(
                 f"{images} holds no image (looked for {', '.join(IMAGE_SUFFIXES)}, in folders inside too)."
             )
-        return [_indexed(path, source) for path in found]
+        told = _captions_and_concepts(images, list(found), image_root)
+        return [_indexed(path, source, *told.get(path, ())) for path in found]
+    return _by_path(read_image_text_records(str(images), image_root, on_bad_record=on_bad_record), source)
+
+
+def _captions_and_concepts(
+    folder: Path, paths: Sequence[str], image_root: str | None
+) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """What a folder of images says of them, by path, where it is a corpus; images without captions are no mistake here."""
+    if find_caption_file(folder) is None and not any(Path(path).with_suffix(".txt").is_file() for path in paths):
+        return {}
+    records = read_image_text_records(str(folder), image_root, on_bad_record="skip", check_images=False)
+    return {image.path: (image.captions, image.concepts) for image in _by_path(records, str(folder))}
+
+
+def _by_path(records: Iterable, source: str) -> list[IndexedImage]:
+    """One entry for each image, with the captions and concepts of all its records."""
     by_path: dict[str, IndexedImage] = {}
-    for record in read_image_text_records(str(images), image_root, on_bad_record=on_bad_record):
+    for record in records:
         if not isinstance(record.image, str):
             raise ValueError(f"{record.where}: only images with a path can be indexed, not those inside a dataset.")
         path = str(Path(record.image).resolve())

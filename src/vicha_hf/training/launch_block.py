@@ -39,6 +39,7 @@ class LaunchBlock:
         device: kind that every process trains on, such as "cuda".
         num_local_processes: on this machine.
         num_cores: that this process may use, which the machine's processes share.
+        reads_concepts: whether the model takes visual concepts, and the run gives them to it.
     """
 
     num_samples: int | None
@@ -53,6 +54,7 @@ class LaunchBlock:
     device: str = "cpu"
     num_local_processes: int = 1
     num_cores: int = 1
+    reads_concepts: bool = False
 
     @classmethod
     def of_run(
@@ -98,6 +100,8 @@ class LaunchBlock:
             + math.ceil(model.config.queue_warmup_batches / arguments.gradient_accumulation_steps),
             device=next(model.parameters()).device.type,
             num_local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", order.num_processes)),
+            reads_concepts=getattr(model.config, "use_concepts", False)
+            and getattr(getattr(arguments, "data", None), "use_concepts", True),
             num_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         )
 
@@ -116,7 +120,9 @@ class LaunchBlock:
         arguments = self.arguments
         parts = f"{arguments.per_device_batch_size} samples"
         parts += f" x {arguments.gradient_accumulation_steps} forward passes x {self.num_processes} processes"
-        passes = f"{self.epochs:.1f} epochs of {self.steps_per_epoch:,}; " if self.num_samples is not None else ""
+        passes = (
+            f"{self.epochs:.1f} epochs of {self.steps_per_epoch:,} steps; " if self.num_samples is not None else ""
+        )
         facts = {
             "samples": "a stream" if self.num_samples is None else f"{self.num_samples:,} an epoch",
             "corpus": str(self.corpus) if self.corpus else None,
@@ -159,8 +165,13 @@ class LaunchBlock:
         if self.steps_per_epoch < FEW_STEPS_PER_EPOCH or self.epochs > MANY_EPOCHS:
             remedy = self.length_field if self.epochs > MANY_EPOCHS else "per_device_batch_size"
             found.append(
-                f"{self.num_samples:,} samples are few for this recipe: {self.steps_per_epoch} steps an epoch, "
-                f"{self.epochs:.0f} epochs. Lower {remedy}; docs/your_own_pictures.md has recipes for few images."
+                f"{self.num_samples:,} samples are few for this recipe: an epoch has {self.steps_per_epoch} step"
+                f"{'' if self.steps_per_epoch == 1 else 's'}, and the run {self.epochs:.1f} epochs. Lower {remedy}; docs/your_own_pictures.md has recipes for few images."
+            )
+        if self.reads_concepts and self.corpus is not None and not self.corpus.num_with_concepts:
+            found.append(
+                "the model reads visual concepts, and no record has any: `vicha-hf concepts build CORPUS` finds some, and "
+                "model.config.use_concepts false trains without."
             )
         if self.corpus is not None and self.corpus.splits_most_words:
             found.append(

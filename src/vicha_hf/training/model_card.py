@@ -17,6 +17,7 @@ from ..reporting.model_card import method_name
 from ..reporting.run_card import CURVE_FILE, RunCard, task_name
 from ..reporting.run_files import read_log
 from .arguments import TrainingArguments
+from .evaluation_words import evaluation_words
 
 
 _SVG_OPENING = '<svg xmlns="http://www.w3.org/2000/svg" '
@@ -75,8 +76,8 @@ def card_of_run(
     if evaluated is not None and validation:
         # A reader of the Hub has neither this machine's folders nor a use for their names.
         named = _name_of if hub_id else _path_of
-        words = ["vicha-hf", "evaluate", hub_id or str(folder), *map(named, validation)]
-        command = shlex.join([*words, "--task", evaluated])
+        sources = [named(source) for source in validation]
+        command = shlex.join(evaluation_words(hub_id or str(folder), sources, evaluated, data, own_folders=not hub_id))
     return RunCard(
         model=model,
         model_id=hub_id or str(folder),

@@ -14,6 +14,7 @@ from ..families import BEST_MODEL_FOLDER, EVALUATED_TASKS, MODEL_FOLDER, task_of
 from ..whole_files import write_whole_file
 from .arguments import TrainingArguments
 from .checkpoints import Progress
+from .evaluation_words import evaluation_words
 from .progress_display import duration
 
 
@@ -88,17 +89,11 @@ def closing_lines(
     task = task_of(model)
     if task not in EVALUATED_TASKS:
         return lines
-    settings = getattr(arguments, "data", None)
-    source = getattr(settings, "validation", None)
-    data = source if isinstance(source, str) else "ANNOTATIONS"
-    # The data are read as the run read them.
-    reading = ["--image_root", settings.image_root] if isinstance(getattr(settings, "image_root", None), str) else []
-    if getattr(settings, "allow_outside_root", False):
-        reading += ["--allow_outside_root", "true"]
-    if getattr(settings, "on_bad_record", "raise") == "skip":
-        reading += ["--on_bad_record", "skip"]
+    data = getattr(arguments, "data", None)
+    source = getattr(data, "validation", None)
     folder = BEST_MODEL_FOLDER if progress.best_step is not None else MODEL_FOLDER
-    evaluate = ["vicha-hf", "evaluate", str(output_dir / folder), data, "--task", task, *reading]
+    sources = [source if isinstance(source, str) else "ANNOTATIONS"]
+    evaluate = evaluation_words(str(output_dir / folder), sources, task, data)
     report = ["vicha-hf", "report", str(output_dir / folder)]
     return [
         *lines,

@@ -78,8 +78,8 @@ def build_index(
     are gone are taken out.
 
     Args:
-        images: a folder of images, searched with all that is in it, with their captions where they lie beside them; or an
-            annotation file, whose captions and concepts are indexed too.
+        images: a folder of images, searched with all that is in it, or an annotation file. Captions and concepts of the
+            file, or of a folder that is a corpus, are indexed too.
         model: folder or Hub id of a model that was pretrained, or fine-tuned for retrieval.
         output: folder of the index; one of the same model is continued.
         image_root: folder that the paths of an annotation file start from.
@@ -179,7 +179,7 @@ def list_images(
 def _captions_and_concepts(
     folder: Path, paths: Sequence[str], image_root: str | None
 ) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """What a folder of images says of them, by path, where it is a corpus; images without captions are no mistake here."""
+    """Captions and concepts by path, where a folder is a corpus; images without any are no mistake here."""
     if find_caption_file(folder) is None and not any(Path(path).with_suffix(".txt").is_file() for path in paths):
         return {}
     records = read_image_text_records(str(folder), image_root, on_bad_record="skip", check_images=False)

@@ -30,4 +30,4 @@ def use_plain_attention(model: nn.Module) -> None:
     """Makes every attention of a model compute as [`PlainAttention`], for good."""
     for module in model.modules():
         if isinstance(module, VisionAttention | SelfAttention | CrossAttention):
-            module.attention_record = PlainAttention()
+            module.replaced_attention = PlainAttention()

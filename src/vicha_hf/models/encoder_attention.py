@@ -95,6 +95,10 @@ def attention_function(module: nn.Module, implementation: str, output_attentions
 
 
 def _backend(module: nn.Module, implementation: str, output_attentions: bool | None) -> Callable:
+    # An export has its own.
+    replaced = getattr(module, "replaced_attention", None)
+    if replaced is not None:
+        return replaced
     if output_attentions is None:
         output_attentions = getattr(module.config, "output_attentions", False)
     if output_attentions and implementation != "eager":

@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> TrainingResult:
         answers = build_answer_list(records, min_count=data.min_answer_count, max_size=data.max_answers)
     run.files[ANSWER_LIST_FILE] = answers
     if not run.streams:
-        check_answer_list(answers, records, data.answer_list or "the answers of the training questions")
+        check_answer_list(answers, records, data.answer_list or "the training answers on the training questions")
     evaluate = None
     if validation:
         references = vqa_references(validation)

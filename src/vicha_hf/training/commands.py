@@ -20,7 +20,13 @@ def register(commands: Commands) -> None:
     )
     parser.set_defaults(run=_tokenizer)
     parser.add_argument("data", nargs="+", metavar="CORPUS", help="annotations of any task")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a new folder, or that of a tokenizer alone, which is replaced",
+    )
     parser.add_argument("--vocab-size", type=int, metavar="N", help="number of tokens (default: from the corpus)")
 
 

@@ -92,13 +92,16 @@ def test_simla_reconstructs_stored_visual_tokens(files, tmp_path):
     assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"]
 
 
-def whole_and_interrupted(files, folder, family, task, **arguments):
-    """The model of four steps, and that of two and two more in a new Trainer, from a new model."""
+def whole_and_interrupted(files, folder, family, task, tokenizer_folder=None, **arguments):
+    """
+    The model of four steps, and that of two and two more in a new Trainer, from a new model. Processes that train together
+    each need a `tokenizer_folder` of their own: it is written anew.
+    """
     models = []
     for name, steps in (("whole", (4,)), ("cut", (2, 4))):
         for number, count in enumerate(steps):
             model = build(family, task, config_of(family, task))
-            dataset, collator = data_of(files, family, task, folder)
+            dataset, collator = data_of(files, family, task, tokenizer_folder or folder)
             trainer = trainer_of(
                 model,
                 dataset,

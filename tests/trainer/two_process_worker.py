@@ -1,6 +1,7 @@
 """Run by a launcher in two processes: two_process_worker.py FILES FOLDER."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from test_trainer import whole_and_interrupted
 
 
 def main(files: Path, folder: Path) -> None:
-    whole, cut = whole_and_interrupted(files, folder, "vicha", "retrieval", ddp_backend="gloo")
+    tokenizer = folder / f"tokenizer_{os.environ['RANK']}"
+    tokenizer.mkdir()
+    whole, cut = whole_and_interrupted(files, folder, "vicha", "retrieval", tokenizer, ddp_backend="gloo")
     expected, observed = whole.state_dict(), cut.state_dict()
     report = {
         "processes": dist.get_world_size(),

@@ -56,6 +56,8 @@ _KNOWN_FIELDS = frozenset(
         "concept_scores",
     ]
 )
+# Fields without a near name that a message lists.
+SHOWN_FIELDS = 10
 _RecordType = TypeVar("_RecordType")
 
 
@@ -371,9 +373,15 @@ def _weights(opened: Sequence[OpenedSource], report: AnnotationReport) -> tuple[
 
 
 def _suggest_fields(report: AnnotationReport) -> None:
-    for name, count in report.unknown_fields.items():
+    others = []
+    for name, count in sorted(report.unknown_fields.items(), key=lambda item: str(item[0])):
         if close := get_close_matches(str(name), _KNOWN_FIELDS, n=1, cutoff=0.8):
             logger.warning("%d records have a field %r, which nothing reads; is it %r?", count, name, close[0])
+        else:
+            others.append(repr(name))
+    if others:
+        more = f" and {len(others) - SHOWN_FIELDS} more" if len(others) > SHOWN_FIELDS else ""
+        logger.info("Fields that nothing reads: %s%s", ", ".join(others[:SHOWN_FIELDS]), more)
 
 
 def fields_of(raw: RawRecord) -> Mapping:

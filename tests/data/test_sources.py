@@ -14,9 +14,11 @@ from vicha_hf.data.annotations import read_image_text_records
 from vicha_hf.data.annotations_entailment import read_entailment_records
 from vicha_hf.data.annotations_reasoning import read_reasoning_records
 from vicha_hf.data.annotations_vqa import read_question_records
+from vicha_hf.data.corpus_check import check_corpus
 from vicha_hf.data.datasets_pretraining import PretrainingDataset
 from vicha_hf.data.mixture import WeightedMixture
 from vicha_hf.data.raw_records import AnnotationError
+from vicha_hf.data.read_report import shown_fields
 from vicha_hf.data.transforms import EvaluationTransform
 
 
@@ -407,3 +409,15 @@ def test_unknown_fields_are_named_with_the_nearest(write_json, image_records, ca
     # One without a near name is told too, and is no warning.
     told = {(record.levelname, record.getMessage()) for record in caplog.records}
     assert ("INFO", "Fields that nothing reads: 'url'") in told
+
+
+def test_fields_that_nothing_reads_are_shown_up_to_ten():
+    assert shown_fields(["a", "b"]) == "'a', 'b'"
+    assert shown_fields([str(number) for number in range(12)]).endswith("'8', '9' and 2 more")
+
+
+def test_a_check_lists_the_fields_that_nothing_reads(write_json, image_records):
+    plain = check_corpus(write_json(image_records)).facts()
+    assert "nothing reads" not in plain
+    told = check_corpus(write_json([record | {"url": "x", "concept": ["dog"]} for record in image_records])).facts()
+    assert told == plain + "\nfields that nothing reads: 'concept', 'url'"

@@ -16,7 +16,7 @@ from .annotation_sources import OpenedSource, list_sources, open_sources
 from .image_check import find_unreadable, images_of
 from .image_record import ImageRecord
 from .raw_records import AnnotationError, RawRecord, RecordProblem, shorten
-from .read_report import AnnotationReport
+from .read_report import AnnotationReport, shown_fields
 from .record_cache import cached_records
 from .record_storage import RecordWriter, StoredRecords
 from .splits import SplitFilter
@@ -56,8 +56,6 @@ _KNOWN_FIELDS = frozenset(
         "concept_scores",
     ]
 )
-# Fields without a near name that a message lists.
-SHOWN_FIELDS = 10
 _RecordType = TypeVar("_RecordType")
 
 
@@ -378,10 +376,9 @@ def _suggest_fields(report: AnnotationReport) -> None:
         if close := get_close_matches(str(name), _KNOWN_FIELDS, n=1, cutoff=0.8):
             logger.warning("%d records have a field %r, which nothing reads; is it %r?", count, name, close[0])
         else:
-            others.append(repr(name))
+            others.append(str(name))
     if others:
-        more = f" and {len(others) - SHOWN_FIELDS} more" if len(others) > SHOWN_FIELDS else ""
-        logger.info("Fields that nothing reads: %s%s", ", ".join(others[:SHOWN_FIELDS]), more)
+        logger.info("Fields that nothing reads: %s", shown_fields(others))
 
 
 def fields_of(raw: RawRecord) -> Mapping:

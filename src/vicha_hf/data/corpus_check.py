@@ -27,7 +27,7 @@ from .loader_processes import process_pool
 from .merged_ids import MergedImageIds
 from .near_duplicates import NearDuplicate, difference_hash, find_near_duplicates
 from .raw_records import AnnotationError, RawRecord, RecordProblem, RecordSource
-from .read_report import AnnotationReport
+from .read_report import AnnotationReport, shown_fields
 from .source_license import carry_license
 from .stored_images import EmbeddedImage
 
@@ -74,10 +74,11 @@ class CorpusCheck:
     def facts(self) -> str:
         """Numbers of the usable records, for the terminal."""
         num_words = sum(words * texts for words, texts in self.words.items())
+        unread = sorted(map(str, self.report.unknown_fields))
         return (
             f"{self.num_images:,} images; {self.concepts.total() - self.concepts[0]:,} records with concepts, "
             f"{self.concepts[0]:,} without; {self.words.total():,} texts of {num_words:,} words"
-        )
+        ) + (f"\nfields that nothing reads: {shown_fields(unread)}" if unread else "")
 
     def as_json(self) -> dict:
         """Everything in plain values; `records`, `usable` and `problems` first."""

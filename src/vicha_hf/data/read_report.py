@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,16 @@ class RejectedRecord:
     record: str
     cause: str
     message: str
+
+
+# Names that a message lists of the fields that nothing reads.
+_SHOWN_FIELDS = 10
+
+
+def shown_fields(names: Sequence[str]) -> str:
+    """The first names of a list for a message, and how many more there are."""
+    more = f" and {len(names) - _SHOWN_FIELDS} more" if len(names) > _SHOWN_FIELDS else ""
+    return ", ".join(map(repr, names[:_SHOWN_FIELDS])) + more
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import re
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,8 +202,13 @@ def evaluation_command(model: str, data: list[str], task: str, settings: Mapping
     """The command that evaluates again. On the Hub, a file has its name alone: the folders are this machine's."""
     if not Path(model).is_dir():
         data = [Path(source).name if Path(source).exists() else source for source in data]
+    return shlex.join(evaluation_words(model, data, task, settings))
+
+
+def evaluation_words(model: str, data: Sequence[str], task: str, settings: Mapping[str, Any]) -> list[str]:
+    """The words of `vicha-hf evaluate` with some options."""
     options = [word for name, value in settings.items() for word in (f"--{name}", *_words(value))]
-    return shlex.join(["vicha-hf", "evaluate", model, *data, "--task", task, *options])
+    return ["vicha-hf", "evaluate", model, *data, "--task", task, *options]
 
 
 def _told(settings: Mapping[str, Any]) -> str:

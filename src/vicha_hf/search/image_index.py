@@ -164,7 +164,7 @@ class ImageIndex:
             indices, similarities, opened = self._opened_again(indices, similarities, reranked)
         scores: list[float | None] = [None] * len(indices)
         candidates = indices[: len(opened)] if target == "images" else indices[:reranked]
-        if candidates and reranked:
+        if candidates:
             if is_image:
                 found = embedder.rerank(encoded, embedder.encode_texts([self.texts[index] for index in candidates]))[0]
             else:

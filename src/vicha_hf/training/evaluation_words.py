@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ..evaluation.card_results import evaluation_words
 from ..evaluation.task_evaluation import EvaluationArguments
 
 
-def evaluation_words(model: str, sources: Sequence[str], task: str, data: Any, own_folders: bool = True) -> list[str]:
+def evaluation_words_of_run(
+    model: str, sources: Sequence[str], task: str, data: Any, own_folders: bool = True
+) -> list[str]:
     """
     Words of `vicha-hf evaluate` whose figures are those of the run's evaluation.
 
@@ -25,9 +28,9 @@ def evaluation_words(model: str, sources: Sequence[str], task: str, data: Any, o
         "splits": getattr(data, "validation_splits", None),
         "k": getattr(data, "rerank_k", EvaluationArguments.k),
     }
-    words = ["vicha-hf", "evaluate", model, *sources, "--task", task]
-    for name, value in given.items():
-        if value is not None and value != getattr(EvaluationArguments, name):
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{name}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
-    return words
+    unusual = {
+        name: value
+        for name, value in given.items()
+        if value is not None and value != getattr(EvaluationArguments, name)
+    }
+    return evaluation_words(model, sources, task, unusual)

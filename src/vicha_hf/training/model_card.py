@@ -17,7 +17,7 @@ from ..reporting.model_card import method_name
 from ..reporting.run_card import CURVE_FILE, RunCard, task_name
 from ..reporting.run_files import read_log
 from .arguments import TrainingArguments
-from .evaluation_words import evaluation_words
+from .evaluation_words import evaluation_words_of_run
 
 
 _SVG_OPENING = '<svg xmlns="http://www.w3.org/2000/svg" '
@@ -77,7 +77,9 @@ def card_of_run(
         # A reader of the Hub has neither this machine's folders nor a use for their names.
         named = _name_of if hub_id else _path_of
         sources = [named(source) for source in validation]
-        command = shlex.join(evaluation_words(hub_id or str(folder), sources, evaluated, data, own_folders=not hub_id))
+        command = shlex.join(
+            evaluation_words_of_run(hub_id or str(folder), sources, evaluated, data, own_folders=not hub_id)
+        )
     return RunCard(
         model=model,
         model_id=hub_id or str(folder),

@@ -14,7 +14,7 @@ from ..families import BEST_MODEL_FOLDER, EVALUATED_TASKS, MODEL_FOLDER, task_of
 from ..whole_files import write_whole_file
 from .arguments import TrainingArguments
 from .checkpoints import Progress
-from .evaluation_words import evaluation_words
+from .evaluation_words import evaluation_words_of_run
 from .progress_display import duration
 
 
@@ -93,7 +93,7 @@ def closing_lines(
     source = getattr(data, "validation", None)
     folder = BEST_MODEL_FOLDER if progress.best_step is not None else MODEL_FOLDER
     sources = [source if isinstance(source, str) else "ANNOTATIONS"]
-    evaluate = evaluation_words(str(output_dir / folder), sources, task, data)
+    evaluate = evaluation_words_of_run(str(output_dir / folder), sources, task, data)
     report = ["vicha-hf", "report", str(output_dir / folder)]
     return [
         *lines,

@@ -157,6 +157,15 @@ def test_every_evaluation_tries_the_layer_that_was_given(task_files, script, tmp
     assert (config["grounding_method"], config["grounding_layer"]) == ("itm", 3)
 
 
+def test_a_tied_head_that_the_folder_has_is_not_called_new(task_files, script, tmp_path, caplog, monkeypatch):
+    logger = logging.getLogger("vicha_hf.training.finetuning")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    caplog.set_level(logging.INFO, logger.name)
+    script("finetune_vqa")(options(task_files, "finetune_vqa", tmp_path, "--max_steps=1"))
+    (told,) = {message for message in caplog.messages if "starts them" in message}
+    assert told.endswith("has no answer_decoder: fine-tuning for vqa starts them.")
+
+
 # Learning rate, its end, epochs, batch per GPU and image size of ViCHA, then of SIMLA: the recipes of the papers.
 RECIPES = {
     "retrieval_flickr30k": (1e-5, 1e-6, 10, (16, 380), (32, 384)),

@@ -298,9 +298,9 @@ def _build_model(
     require_weights_of_folder(own.from_pretrained)
     with without_load_report():
         model, info = head.from_pretrained(own.from_pretrained, config=config, output_loading_info=True)
-    # A weight that is tied to another one comes with that.
-    missing, tied = info["missing_keys"], model.all_tied_weights_keys
-    if new := sorted({_part_of(name) for name in missing if name not in tied or tied[name] in missing}):
+    # A tied weight has no value of its own: the one that it follows counts for its own part.
+    missing = info["missing_keys"] - model.all_tied_weights_keys.keys()
+    if new := sorted({_part_of(name) for name in missing}):
         logger.info("%s has no %s: fine-tuning for %s starts them.", own.from_pretrained, ", ".join(new), task)
     if own.image_size not in (None, config.vision_config.image_size):
         model.resize_image_size(own.image_size)

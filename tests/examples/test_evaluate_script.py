@@ -42,7 +42,7 @@ def options(models, task_files, tmp_path):
             f"--data={task_files / task}.json",
             f"--output_dir={tmp_path / 'out'}",
             "--batch_size=4",
-            "--k=5",
+            *(["--k=5"] if task in ("retrieval", "vqa") else []),
             *overrides,
         ]
 
@@ -100,14 +100,38 @@ def test_the_task_is_that_of_the_models_head(task, models, task_files, tmp_path)
         "evaluate",
         str(run),
         str(task_files / f"{task}.json"),
-        "--k",
-        "5",
+        *(["--k", "5"] if task in ("retrieval", "vqa") else []),
         "--output_dir",
         str(tmp_path / "out"),
     ]
     assert command_line(command) == 0
     metrics, _ = written(tmp_path / "out")
     assert metrics["task"] == task and metrics["model"] == str(run / "model")
+
+
+@pytest.mark.parametrize(
+    ("task", "option", "readers"),
+    [
+        ("retrieval", "every_layer=true", "grounding"),
+        ("retrieval", "methods=[itc]", "grounding"),
+        ("retrieval", "generate=true", "vqa"),
+        ("vqa", "top=3", "retrieval"),
+        ("grounding", "vqa_rules=2017", "vqa"),
+        ("entailment", "k=5", "retrieval and vqa"),
+    ],
+)
+def test_an_option_of_another_task_is_named(task, option, readers, models, task_files, tmp_path, capsys):
+    """Also where the task is found in the model's folder."""
+    command = ["evaluate", str(models / task), str(task_files / f"{task}.json"), f"--{option}"]
+    for more in ([], ["--task", task]):
+        try:
+            status = command_line([*command, *more])
+        except SystemExit as usage:
+            status = usage.code
+        assert status == (2 if more else 1)
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f" is not possible: it belongs to {readers}, and the task is {task}; leave it out." in error
+        assert error.startswith(f"vicha-hf evaluate: {option.split('=')[0]}=")
 
 
 @pytest.mark.parametrize("task", ["entailment", "reasoning"])

@@ -6,13 +6,14 @@ import math
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError
-from simla_models import simla_batch, simla_config
+from simla_models import block, simla_batch, simla_config
 from tiny_models import assert_same, gradients, tiny_batch, tiny_config, tiny_model, tiny_pretraining_model
 from transformers import AutoModel
 
 from vicha_hf import SimlaForPreTraining, ViChaModel
 from vicha_hf.models.configuration_vicha import ViChaVisionConfig
 from vicha_hf.models.encoder_vision import ConvolutionalStem
+from vicha_hf.models.objective_mim import draw_patch_mask
 
 
 STEM = {"stem": "convolutional"}
@@ -101,6 +102,54 @@ def test_the_parts_of_a_batch_have_the_gradient_of_the_whole():
         embeds = parts.encode_images(pixels[rows]).embeds
         embeds.square().mul(torch.arange(6.0)[rows, None] + 1).sum().backward()
     assert_same(gradients(parts), gradients(whole), tolerance=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mode", ["unimodal", "crossmodal", "both"])
+def test_what_is_to_be_reconstructed_is_not_seen_through_the_stem(mode):
+    """A kept patch's embedding reads the rims of its neighbours, and those may be removed."""
+    model = tiny_pretraining_model(vision_config=STEM, mim_mode=mode)
+    batch, noise = tiny_batch(), torch.rand(4, 16)
+    mask = draw_patch_mask(noise, model.config.mim_mask_ratio)
+    other = batch["pixel_values"] + 3.0 * pixels_of(mask.removed)
+    encoder = model.vicha.vision_model
+    # Without the masking of pixels, the two would differ.
+    seen = [
+        encoder(pixels, patch_indices=mask.kept_indices).last_hidden_state for pixels in (batch["pixel_values"], other)
+    ]
+    assert not torch.allclose(*seen, atol=1e-3)
+
+    def reconstruct(pixel_values):
+        texts = torch.ones(4, 5, model.config.text_config.hidden_size), torch.ones(4, 5)
+        return model.mim(pixel_values, encoder, model.vicha.text_model, *texts, noise)
+
+    found, expected = reconstruct(other), reconstruct(batch["pixel_values"])
+    assert torch.equal(found.image_tokens, expected.image_tokens)
+    for one, another in zip(found.predictions, expected.predictions, strict=True):
+        assert torch.equal(one, another)
+    # The target is of the whole image.
+    assert not torch.allclose(found.target, expected.target, atol=1e-3)
+
+
+@torch.no_grad()
+def test_masked_visual_tokens_are_not_seen_through_the_stem():
+    model = SimlaForPreTraining(simla_config(vision_config=STEM)).eval()
+    batch, mask = simla_batch(), block(4)
+    embeddings = torch.randn(4, 5, model.config.text_config.hidden_size)
+
+    def reconstruct(pixel_values):
+        return model.mim.reconstruct(model.simla.vision_model, model.simla.text_model, pixel_values, mask, embeddings)
+
+    changed = batch["pixel_values"] + 3.0 * pixels_of(mask)
+    assert torch.equal(reconstruct(changed), reconstruct(batch["pixel_values"]))
+    kept = batch["pixel_values"] + 3.0 * pixels_of(~mask)
+    assert not torch.allclose(reconstruct(kept), reconstruct(batch["pixel_values"]), atol=1e-3)
+
+
+def pixels_of(patches):
+    """Random pixels [B, 3, 32, 32] where `patches` [B, 16] says yes, and zeros elsewhere."""
+    grid = patches.float().unflatten(1, (1, 4, 4))
+    return torch.nn.functional.interpolate(grid, scale_factor=8) * torch.randn(len(patches), 3, 32, 32)
 
 
 @torch.no_grad()

@@ -42,6 +42,13 @@ _OF_RESULTS = (
     *("use_concepts", "concepts", "text_only", "splits", "k", "exact", "generate", "vqa_rules"),
     *("methods", "layer_itm", "layer_itc", "every_layer"),
 )
+# Options that only some tasks read.
+_TASKS_OF = {
+    "k": ("retrieval", "vqa"),
+    "top": ("retrieval",),
+    **dict.fromkeys(("answer_list", "exact", "generate", "vqa_rules"), ("vqa",)),
+    **dict.fromkeys(("methods", "layer_itm", "layer_itc", "every_layer"), ("grounding",)),
+}
 # Tasks where a text alone can be answered; in the others chance says what an image is worth.
 TASKS_WITH_TEXT_ONLY = ("vqa", "entailment", "reasoning")
 
@@ -113,8 +120,12 @@ class EvaluationArguments(ReadingArguments):
     @property
     def unusual_settings(self) -> dict[str, Any]:
         """The options that a result depends on, where they are not the usual ones."""
+        return {name: getattr(self, name) for name in _OF_RESULTS if self._is_unusual(name)}
+
+    def _is_unusual(self, name: str) -> bool:
         usual = {one.name: one.default for one in fields(self)} | {"methods": list(GROUNDING_METHODS)}
-        return {name: getattr(self, name) for name in _OF_RESULTS if getattr(self, name) != usual[name]}
+        value = getattr(self, name)
+        return (list(value) if name == "methods" else value) != usual[name]
 
     def __post_init__(self):
         for name in ("batch_size", "k", "top"):
@@ -132,6 +143,13 @@ class EvaluationArguments(ReadingArguments):
                 name,
                 getattr(self, name),
                 "every_layer=true tries all of them; choose one of the two.",
+            )
+        for name, tasks in _TASKS_OF.items():
+            require(
+                self.task is None or self.task in tasks or not self._is_unusual(name),
+                name,
+                getattr(self, name),
+                f"it belongs to {' and '.join(tasks)}, and the task is {self.task}; leave it out.",
             )
         require(bool(self.methods), "methods", self.methods, f"choose among {GROUNDING_METHODS}.")
         require(

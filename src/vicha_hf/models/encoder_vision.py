@@ -283,6 +283,17 @@ class VisionEncoder(PreTrainedModel):
         return VisionOutput(last_hidden_state=self.layernorm(hidden_states), attention_mask=token_mask)
 
 
+def blank_patches(pixel_values: torch.Tensor, removed: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """
+    Images [B, 3, H, W] whose `removed` patches [B, P] are zero, the mean colour. A convolutional stem embeds a patch with
+    the rims of its neighbours: without this, an encoder would see parts of what it is to reconstruct.
+    """
+    height, width = (side // patch_size for side in pixel_values.shape[-2:])
+    removed = removed.bool().unflatten(1, (height, width))
+    removed = removed.repeat_interleave(patch_size, dim=1).repeat_interleave(patch_size, dim=2)
+    return pixel_values[..., : height * patch_size, : width * patch_size].masked_fill(removed[:, None], 0.0)
+
+
 def _image_attention_mask(
     image_tokens: torch.Tensor, concept_attention_mask: torch.Tensor | None
 ) -> torch.Tensor | None:

@@ -16,6 +16,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_simla import SimlaConfig
+from .encoder_vision import blank_patches
 from .input_checks import value_bounds
 from .objective_mlm import IGNORED, distilled_cross_entropy, leading_positions, predicted_rows
 from .pair_step import PairStep
@@ -174,6 +175,7 @@ class ImageTokenReconstruction(nn.Module):
         Returns:
             The fused image tokens [B, 1 + P, d_t], or [B, Q, d_t].
         """
+        pixel_values = blank_patches(pixel_values, bool_masked_pos, self.config.vision_config.patch_size)
         image_tokens = vision_model(
             pixel_values, bool_masked_pos=bool_masked_pos, mask_token=self.mask_token
         ).last_hidden_state

@@ -16,7 +16,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_vicha import ViChaConfig
-from .encoder_vision import VisionLayer
+from .encoder_vision import VisionLayer, blank_patches
 from .input_checks import check_shape
 from .pair_step import PairStep
 from .process_group import mean_over_processes
@@ -205,7 +205,7 @@ class PixelReconstruction(nn.Module):
         vision = self.config.vision_config
         mask = draw_patch_mask(noise, self.config.mim_mask_ratio)
         image_tokens = vision_model(
-            pixel_values,
+            blank_patches(pixel_values, mask.removed, vision.patch_size),
             patch_indices=mask.kept_indices,
             cls_position=not self.config.quirks.mim_cls_without_position,
         ).last_hidden_state

@@ -51,8 +51,10 @@ def _report(arguments: argparse.Namespace) -> None:
         "on_bad_record": arguments.on_bad_record,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    candidates = arguments.k or run.data.get("rerank_k") or EvaluationArguments.k
-    page = build_run_page(
-        run, arguments.data, k=candidates, top=candidates, batch_size=arguments.batch_size, **options
-    )
+    candidates = arguments.k or run.data.get("rerank_k")
+    if candidates is not None:
+        options["k"] = candidates
+    if run.task == "retrieval":
+        options["top"] = candidates or EvaluationArguments.k
+    page = build_run_page(run, arguments.data, batch_size=arguments.batch_size, **options)
     print(f"Written to {page.write(output)}")

@@ -153,6 +153,16 @@ def pixels_of(patches):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("start", [None, 0.8])
+def test_the_last_convolution_starts_as_asked(start):
+    model = ViChaModel(tiny_config(vision_config=STEM | {"stem_initializer_range": start}))
+    *others, last = [one for one in model.vision_model.embeddings.patch_embeddings if hasattr(one, "stride")]
+    usual = model.config.vision_config.initializer_range
+    assert last.weight.std().item() == pytest.approx(start or usual, rel=0.2)
+    assert all(one.weight.std().item() == pytest.approx(usual, rel=0.2) for one in others)
+
+
+@torch.no_grad()
 def test_a_folder_keeps_it(tmp_path):
     model = tiny_model(vision_config=STEM)
     model.save_pretrained(tmp_path)
@@ -181,6 +191,8 @@ def test_it_exports_to_onnx(tmp_path):
         (STEM | {"patch_size": 12}, r"`vision_config\.patch_size=12`.*power of two"),
         (STEM | {"patch_size": 1}, r"`vision_config\.patch_size=1`.*2 or more"),
         (STEM | {"hidden_size": 12, "patch_size": 16}, r"`vision_config\.hidden_size=12`.*multiple of 8"),
+        (STEM | {"stem_initializer_range": 0.0}, r"`vision_config\.stem_initializer_range=0\.0`.*above 0"),
+        ({"stem_initializer_range": 0.5}, r"`vision_config\.stem_initializer_range=0\.5`.*stem='convolutional'"),
     ],
 )
 def test_what_cannot_be_built_is_named(fields, message):

@@ -145,6 +145,9 @@ class VisionConfig(CheckedConfig):
         patch_size (`int`, defaults to 16): side of a patch, pixels.
         stem (`str`, defaults to `"patchify"`): patches are embedded by one linear map. `"convolutional"` takes a few small
             convolutions (arXiv 2106.14881), which learn far more from few images; not of the papers.
+        stem_initializer_range (`float`, *optional*): standard deviation that the stem's last convolution starts with; defaults
+            to `initializer_range`. Where patches' embeddings are small beside what the layers add, all patches of an image
+            soon look alike.
         layer_norm_eps (`float`, defaults to 1e-6): of the blocks and of the final norm.
     """
 
@@ -158,6 +161,7 @@ class VisionConfig(CheckedConfig):
     image_size: int = 256
     patch_size: int = 16
     stem: str = "patchify"
+    stem_initializer_range: float | None = None
     hidden_act: str = "gelu"
     qkv_bias: bool = True
     layer_norm_eps: float = 1e-6
@@ -192,6 +196,12 @@ class VisionConfig(CheckedConfig):
         require(self.stem in STEMS, "vision_config.stem", self.stem, f"choose one of {STEMS}.")
         if self.stem == "convolutional":
             self._check_convolutions()
+        require(
+            self.stem_initializer_range is None or (self.stem == "convolutional" and self.stem_initializer_range > 0),
+            "vision_config.stem_initializer_range",
+            self.stem_initializer_range,
+            "it is above 0, and belongs to stem='convolutional'.",
+        )
 
     def _check_convolutions(self) -> None:
         """Each convolution halves the patch and, but for the first, doubles the width."""

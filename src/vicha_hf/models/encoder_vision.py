@@ -232,6 +232,8 @@ class VisionEncoder(PreTrainedModel):
             std = self.config.initializer_range
             init.trunc_normal_(module.cls_token, mean=0.0, std=std)
             init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
+            if self.config.stem_initializer_range is not None:
+                init.normal_(module.patch_embeddings[-1].weight, mean=0.0, std=self.config.stem_initializer_range)
 
     @classmethod
     def _can_set_attn_implementation(cls) -> bool:

@@ -1,4 +1,4 @@
-"""What re-ranking could gain at most: R@1 by similarity, by matching, by both, and of a judge who always picks the right one.
+"""Bounds of re-ranking: R@1 by similarity, by matching, by both, and of a judge who always picks the right one.
 
     python examples/benchmarks/reranking_bounds.py MODEL test.json test_compositional.json --json reranking_bounds.json
 

@@ -41,6 +41,6 @@ def test_nothing_else_is_replaced(measuring, tmp_path, content):
 def test_every_benchmark_names_itself():
     scripts = [path for path in (ROOT / "examples/benchmarks").glob("*.py") if path.stem != "measuring"]
     with_json = [path for path in scripts if "json_option(" in path.read_text()]
-    assert len(with_json) == 16
+    assert len(with_json) == 17
     assert all(f'add_json_option(parser, "{path.stem}")' in path.read_text() for path in with_json)
     assert not [path.stem for path in scripts if '"--json"' in path.read_text() and path not in with_json]

@@ -48,7 +48,7 @@ def options(corpus, output_dir, *overrides):
         f"--data.visual_tokenizer={corpus / 'codes'}",
         "--model.vision_config={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2, image_size: 32, patch_size: 8}",
         "--model.text_config={hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2}",
-        *("--model.config.projection_dim=16", "--model.config.queue_size=8"),
+        *("--model.config.projection_dim=16", "--model.config.queue_size=8", "--model.config.grounding_layer=1"),
         *("--model.config.mim_max_masked_patches=5", "--model.config.mim_min_block_patches=2"),
         *("--per_device_batch_size=4", "--max_steps=3", "--logging_steps=1", "--evaluation_steps=null"),
         *("--checkpoint_steps=2", "--trackers=[]"),

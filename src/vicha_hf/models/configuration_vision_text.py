@@ -200,7 +200,7 @@ class VisionConfig(CheckedConfig):
             self.stem_initializer_range is None or (self.stem == "convolutional" and self.stem_initializer_range > 0),
             "vision_config.stem_initializer_range",
             self.stem_initializer_range,
-            "it is above 0, and belongs to stem='convolutional'.",
+            "it is above 0 with stem='convolutional', and null with any other.",
         )
 
     def _check_convolutions(self) -> None:

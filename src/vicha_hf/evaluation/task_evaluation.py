@@ -1,7 +1,7 @@
 """One evaluation for every task and family: behind `examples/evaluate.py` and `vicha-hf evaluate`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -123,9 +123,9 @@ class EvaluationArguments(ReadingArguments):
         return {name: getattr(self, name) for name in _OF_RESULTS if self._is_unusual(name)}
 
     def _is_unusual(self, name: str) -> bool:
-        usual = {one.name: one.default for one in fields(self)} | {"methods": list(GROUNDING_METHODS)}
-        value = getattr(self, name)
-        return (list(value) if name == "methods" else value) != usual[name]
+        value, usual = getattr(self, name), getattr(type(self), name)
+        # The command line gives a list where the default is a tuple.
+        return (tuple(value) if isinstance(value, list) else value) != usual
 
     def __post_init__(self):
         for name in ("batch_size", "k", "top"):

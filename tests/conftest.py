@@ -13,6 +13,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 sys.path.insert(0, str(Path(__file__).parent))
 
 
+_breakdowns = []
+
+
+def pytest_internalerror(excrepr):
+    _breakdowns.append(str(excrepr).splitlines())
+
+
+def pytest_unconfigure():
+    # The first one is the cause of those that follow, and a log of which only the end is kept does not show it.
+    for breakdown in _breakdowns[:1]:
+        print("The first internal error was:", *breakdown[-12:], sep="\n", file=sys.stderr)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 1 MiB of its own."""

@@ -181,8 +181,11 @@ def test_killed_ten_times_is_never_stopped(clip, corpus, tmp_path):
         if child == 0:
             # Processes share the lock of progress bars: one killed while it holds the lock would stop this one for ever.
             tqdm.set_lock(threading.RLock())
-            embed_images(corpus, clip, folder, batch_size=2)
-            os._exit(0)
+            try:
+                embed_images(corpus, clip, folder, batch_size=2)
+            finally:
+                # Whatever happened: two processes must not go on with the tests.
+                os._exit(0)
         time.sleep(rng.random() * seconds / 3)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

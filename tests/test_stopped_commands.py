@@ -97,6 +97,41 @@ def test_a_process_that_was_killed_is_one_line(capsys):
     assert line.startswith("vicha-hf data check: a process that did a part of the work was ended from outside")
 
 
+KILLED_LOADING = """
+import os, sys
+from torch.utils.data import DataLoader, Dataset
+from vicha_hf.mistakes import run_command
+
+class Numbers(Dataset):
+    def __len__(self):
+        return 100
+    def __getitem__(self, index):
+        {end}
+        return index
+
+sys.exit(run_command("pretrain.py", lambda words: list(DataLoader(Numbers(), num_workers=1)), []))
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "how"),
+    [
+        ("os.kill(os.getpid(), 9)", "is killed by signal: Killed, usually for want of memory"),
+        ("os.kill(os.getpid(), 7)", "is killed by signal: Bus error, usually for want of shared memory"),
+        ("os._exit(7)", "exited unexpectedly with exit code 7, usually for want of memory"),
+    ],
+)
+def test_a_loading_process_that_ended_is_one_line(end, how):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_LOADING.format(end=end)], capture_output=True, text=True, timeout=120
+    )
+    # Before it torch may report the signal, with a NUL at the end.
+    line = done.stderr.splitlines()[-1].strip("\0")
+    said = f"pretrain.py: a process that loads data {how}; take fewer (num_workers), or 0 to see its own error"
+    assert (done.returncode, line) == (1, said), done.stderr
+    assert "Traceback" not in done.stderr
+
+
 LOADING = """
 import os, signal, sys, time
 from torch.utils.data import DataLoader, Dataset

@@ -22,6 +22,8 @@ STOPPED_BY_SIGTERM = 143
 DEBUG_OPTION = "--debug"
 _OF_VALIDATOR = re.compile(r"^Class validation error for validator '\w+':\s+\w+: ")
 _FROM_WORKER = re.compile(r"Caught \w+ in DataLoader worker process \d+\.\nOriginal Traceback")
+# torch raises it wherever the main thread is.
+_WORKER_ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) ((?:is killed by|exited)[^.]+)")
 
 
 def run_command(name: str, run: Callable[[list[str]], int | None], argv: Sequence[str]) -> int:
@@ -103,7 +105,7 @@ def is_mistake(error: BaseException) -> bool:
         BrokenExecutor,
         YAMLError,
     )
-    return isinstance(error, kinds)
+    return isinstance(error, kinds) or _ended_worker(error) is not None
 
 
 def describe(error: BaseException) -> str:
@@ -112,6 +114,10 @@ def describe(error: BaseException) -> str:
         return one_line(f"{error.filename}: {_plain_cause(error)}")
     if isinstance(error, BrokenExecutor):
         return "a process that did a part of the work was ended from outside, usually for its memory; take fewer processes"
+    ended = _ended_worker(error)
+    if ended is not None:
+        wanted = "shared memory" if "Bus error" in ended else "memory"
+        return f"a process that loads data {ended}, usually for want of {wanted}; take fewer (num_workers), or 0 to see its own error"
     message = str(error)
     # A configuration's check is a step of the class: its name says nothing to a user.
     message = _OF_VALIDATOR.sub("", message)
@@ -119,6 +125,16 @@ def describe(error: BaseException) -> str:
         # A loading process hands on its whole trace as the message.
         message = message.rpartition(f"\n{type(error).__module__}.{type(error).__qualname__}: ")[2]
     return one_line(message) or type(error).__name__
+
+
+def _ended_worker(error: BaseException) -> str | None:
+    """How a process of a `DataLoader` has ended if that is what torch says; None of any other error."""
+    # What waited for the process only knows that it is gone; the cause knows the signal.
+    for told in (error.__cause__, error):
+        match = _WORKER_ENDED.match(str(told)) if isinstance(told, RuntimeError) else None
+        if match:
+            return match[1].strip()
+    return None
 
 
 def _plain_cause(error: OSError) -> str:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from simla_models import simla_batch, simla_model
-from tiny_models import tiny_batch, tiny_pretraining_model
+from tiny_models import tiny_batch, tiny_pretraining_model, tiny_retrieval_model
 
 from vicha_hf import SimlaForPreTraining
 from vicha_hf.models.objective_itm import HardNegatives, HardNegativeSampler, ImageTextMatching
@@ -101,14 +102,17 @@ def test_given_negatives_are_kept():
     assert negatives.image_indices is images and negatives.text_indices is texts
 
 
-def matching_loop(logits, image_exists, text_exists):
+def matching_loop(logits, image_exists, text_exists, smoothing=0.0):
     batch_size, total, count = len(logits) // 3, 0.0, 0
     for row in range(3 * batch_size):
         kind, sample = divmod(row, batch_size)
         if (kind == 1 and not image_exists[sample]) or (kind == 2 and not text_exists[sample]):
             continue
         probabilities = logits[row].double().softmax(dim=0)
-        total -= probabilities[1 if kind == 0 else 0].log().item()
+        right = 1 if kind == 0 else 0
+        total -= (1 - smoothing / 2) * probabilities[right].log().item() + smoothing / 2 * probabilities[
+            1 - right
+        ].log().item()
         count += 1
     return total / count
 
@@ -126,6 +130,24 @@ def test_matching_loss_leaves_out_negatives_that_do_not_exist(image_exists, text
     output.loss.backward()
     counted = torch.tensor([True] * 3 + image_exists + text_exists)
     assert (logits.grad[~counted] == 0).all() and (logits.grad[counted] != 0).all()
+
+
+def test_smoothed_labels_give_a_share_to_both_answers():
+    logits = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    exists = [True, False, True]
+    negatives = HardNegatives(image_exists=torch.tensor(exists), text_exists=torch.tensor(exists))
+    loss = ImageTextMatching(label_smoothing=0.3)(logits, negatives).loss
+    assert loss.item() == pytest.approx(matching_loop(logits, exists, exists, smoothing=0.3), abs=1e-6)
+    assert loss.item() != pytest.approx(matching_loop(logits, exists, exists), abs=1e-2)
+
+
+@pytest.mark.parametrize("build", [tiny_pretraining_model, tiny_retrieval_model])
+def test_heads_smooth_as_the_configuration_says(build):
+    assert build().itm.label_smoothing == 0
+    assert build(itm_label_smoothing=0.1).itm.label_smoothing == 0.1
+    for wrong in (-0.1, 1.0, float("nan")):
+        with pytest.raises(StrictDataclassError, match="itm_label_smoothing"):
+            build(itm_label_smoothing=wrong)
 
 
 def test_matching_counts_pairs_exactly_in_half_precision():

@@ -302,6 +302,8 @@ class VisionTextConfig(CheckedConfig):
             token (`"first"`) or the mean of all (`"mean"`). Sentence encoders are trained for the mean.
         temperature_init (`float`, defaults to 0.07): initial softmax temperature, learned, kept in [0.001, 0.5].
         itc_weight, itm_weight, mlm_weight (`float`, default 1): image-text contrast, matching, masked language modelling.
+        itm_label_smoothing (`float`, defaults to 0): share of a pair's label that matching gives to both answers alike
+            (Szegedy et al., arXiv 1512.00567, section 7; not of these papers). A negative may describe its image as well.
         mlm_probability (`float`, defaults to 0.15): share of the tokens that is predicted.
         patch_dropout (`float`, defaults to 0): share of each image's patches that a pretraining step leaves out, drawn anew
             each time (FLIP, arXiv 2212.00794; not of these papers). Contrast and fusion see the rest; the teacher and masked
@@ -340,6 +342,7 @@ class VisionTextConfig(CheckedConfig):
     itc_weight: float | int = 1.0
     itm_weight: float | int = 1.0
     mlm_weight: float | int = 1.0
+    itm_label_smoothing: float | int = 0.0
     mlm_probability: float = 0.15
     patch_dropout: float | int = 0.0
     cross_process_negatives: bool = False
@@ -413,6 +416,8 @@ class VisionTextConfig(CheckedConfig):
         for field in self.share_fields:
             value = getattr(self, field)
             require(0 < value < 1, field, value, "it is a share, strictly between 0 and 1.")
+        smoothing = self.itm_label_smoothing
+        require(0 <= smoothing < 1, "itm_label_smoothing", smoothing, "it is a share: at least 0, less than 1.")
         for field in ("momentum", "distillation_alpha"):
             value = getattr(self, field)
             require(0 <= value <= 1, field, value, "it lies between 0 and 1.")

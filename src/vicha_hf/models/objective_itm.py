@@ -116,11 +116,13 @@ class ImageTextMatching(nn.Module):
 
     Args:
         cross_process: the negatives come from the batch of all processes instead of the own one.
+        label_smoothing: share of each label that both answers get alike; 0 is the papers' loss.
     """
 
-    def __init__(self, cross_process: bool = False):
+    def __init__(self, cross_process: bool = False, label_smoothing: float = 0.0):
         super().__init__()
         self.cross_process = cross_process
+        self.label_smoothing = label_smoothing
 
     def on_pairs(
         self,
@@ -190,7 +192,9 @@ class ImageTextMatching(nn.Module):
         batch_size = logits.shape[0] // 3
         positive = torch.ones(batch_size, dtype=torch.bool, device=logits.device)
         labels = torch.cat([positive, ~positive, ~positive]).long()
-        losses = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        losses = nn.functional.cross_entropy(
+            logits.float(), labels, reduction="none", label_smoothing=self.label_smoothing
+        )
         exists = torch.cat([positive, negatives.image_exists, negatives.text_exists]).to(losses.dtype)
         loss = mean_over_processes((losses * exists).sum(), exists.sum())
         return MatchingOutput(loss=loss, logits=logits, labels=labels)

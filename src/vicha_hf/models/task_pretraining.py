@@ -31,7 +31,7 @@ class PretrainingTask(RetrievalScoring):
         self.itm_head = nn.Linear(text.hidden_size, 2) if config.itm_weight > 0 else None
         self.itc = ImageTextContrast("excluded", local_columns=config.quirks.itc_local_columns)
         self.negative_sampler = HardNegativeSampler()
-        self.itm = ImageTextMatching(config.cross_process_negatives)
+        self.itm = ImageTextMatching(config.cross_process_negatives, config.itm_label_smoothing)
         self.mlm_head = LanguageModelingHead(text) if config.mlm_weight > 0 else None
         word_embeddings = f"{self.base_model_prefix}.text_model.embeddings.word_embeddings.weight"
         self._tied_weights_keys = {} if self.mlm_head is None else {"mlm_head.decoder.weight": word_embeddings}

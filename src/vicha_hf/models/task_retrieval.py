@@ -29,7 +29,7 @@ class RetrievalTask(RetrievalScoring):
         self.itm_head = nn.Linear(config.text_config.hidden_size, 2)
         self.itc = ImageTextContrast("positive", local_columns=config.quirks.itc_local_columns)
         self.negative_sampler = HardNegativeSampler()
-        self.itm = ImageTextMatching(config.cross_process_negatives)
+        self.itm = ImageTextMatching(config.cross_process_negatives, config.itm_label_smoothing)
         self.post_init()
 
     def _online_modules(self) -> dict[str, nn.Module]:

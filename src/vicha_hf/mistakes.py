@@ -128,7 +128,7 @@ def describe(error: BaseException) -> str:
 
 
 def _ended_worker(error: BaseException) -> str | None:
-    """How a process of a `DataLoader` has ended if that is what torch says; None of any other error."""
+    """Reads out of torch's error how a process of a `DataLoader` has ended; None of any other error."""
     # What waited for the process only knows that it is gone; the cause knows the signal.
     for told in (error.__cause__, error):
         match = _WORKER_ENDED.match(str(told)) if isinstance(told, RuntimeError) else None

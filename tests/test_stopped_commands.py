@@ -97,6 +97,19 @@ def test_a_process_that_was_killed_is_one_line(capsys):
     assert line.startswith("vicha-hf data check: a process that did a part of the work was ended from outside")
 
 
+def test_a_script_that_failed_within_another_is_one_line(tmp_path, capfd):
+    (tmp_path / "train.py").write_text("import sys; sys.exit('train.py: no such corpus')")
+
+    def run(words):
+        subprocess.run([sys.executable, tmp_path / "train.py"], check=True)
+
+    assert run_command("benchmark.py", run, []) == 1
+    assert capfd.readouterr().err.splitlines() == [
+        "train.py: no such corpus",
+        "benchmark.py: train.py ended with status 1; its message stands above",
+    ]
+
+
 KILLED_LOADING = """
 import os, sys
 from torch.utils.data import DataLoader, Dataset

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from .arguments import one_line
 
@@ -103,6 +104,8 @@ def is_mistake(error: BaseException) -> bool:
         OutOfMemoryError,
         # A process that loads data was ended from outside, usually for its memory.
         BrokenExecutor,
+        # A script that another one runs has said itself what is wrong.
+        CalledProcessError,
         YAMLError,
     )
     return isinstance(error, kinds) or _ended_worker(error) is not None
@@ -114,6 +117,9 @@ def describe(error: BaseException) -> str:
         return one_line(f"{error.filename}: {_plain_cause(error)}")
     if isinstance(error, BrokenExecutor):
         return "a process that did a part of the work was ended from outside, usually for its memory; take fewer processes"
+    if isinstance(error, CalledProcessError):
+        script = next((word for word in map(str, error.cmd) if word.endswith(".py")), str(error.cmd[0]))
+        return f"{Path(script).name} ended with status {error.returncode}; its message stands above"
     ended = _ended_worker(error)
     if ended is not None:
         wanted = "shared memory" if "Bus error" in ended else "memory"

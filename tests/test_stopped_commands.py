@@ -106,8 +106,12 @@ def test_a_script_that_failed_within_another_is_one_line(tmp_path, capfd):
     assert run_command("benchmark.py", run, []) == 1
     assert capfd.readouterr().err.splitlines() == [
         "train.py: no such corpus",
-        "benchmark.py: train.py ended with status 1; its message stands above",
+        "benchmark.py: train.py ended with an error; its message stands above",
     ]
+
+    # What was caught stands nowhere: its trace must.
+    with pytest.raises(subprocess.CalledProcessError):
+        run_command("benchmark.py", lambda words: subprocess.check_output([sys.executable, tmp_path / "train.py"]), [])
 
 
 KILLED_LOADING = """

@@ -104,11 +104,9 @@ def is_mistake(error: BaseException) -> bool:
         OutOfMemoryError,
         # A process that loads data was ended from outside, usually for its memory.
         BrokenExecutor,
-        # A script that another one runs has said itself what is wrong.
-        CalledProcessError,
         YAMLError,
     )
-    return isinstance(error, kinds) or _ended_worker(error) is not None
+    return isinstance(error, kinds) or _ended_worker(error) is not None or _failed_script(error) is not None
 
 
 def describe(error: BaseException) -> str:
@@ -117,9 +115,9 @@ def describe(error: BaseException) -> str:
         return one_line(f"{error.filename}: {_plain_cause(error)}")
     if isinstance(error, BrokenExecutor):
         return "a process that did a part of the work was ended from outside, usually for its memory; take fewer processes"
-    if isinstance(error, CalledProcessError):
-        script = next((word for word in map(str, error.cmd) if word.endswith(".py")), str(error.cmd[0]))
-        return f"{Path(script).name} ended with status {error.returncode}; its message stands above"
+    script = _failed_script(error)
+    if script is not None:
+        return f"{script} ended with an error; its message stands above"
     ended = _ended_worker(error)
     if ended is not None:
         wanted = "shared memory" if "Bus error" in ended else "memory"
@@ -141,6 +139,13 @@ def _ended_worker(error: BaseException) -> str | None:
         if match:
             return match[1].strip()
     return None
+
+
+def _failed_script(error: BaseException) -> str | None:
+    """Names a script that another one ran and that has printed itself what is wrong; None of any other error."""
+    if not isinstance(error, CalledProcessError) or error.output is not None or error.stderr is not None:
+        return None
+    return next((Path(word).name for word in map(str, error.cmd) if word.endswith(".py")), None)
 
 
 def _plain_cause(error: OSError) -> str:
